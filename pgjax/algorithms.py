@@ -1,0 +1,224 @@
+"""`reinforce(...)` ties policy, estimator, critic and optimiser into an Algorithm."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from pgjax import losses
+from pgjax.advantages import Estimator, normalized, reward_to_go
+from pgjax.chunks import CHUNK_SIZE, join_rows, split_rows, sum_chunks, sum_rows
+from pgjax.errors import ConfigError
+from pgjax.returns import discounted_returns
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, segment_ends, zero_padding
+
+
+class _Batch(NamedTuple):
+    """Rows ready for the loss; nothing in it depends on what is differentiated."""
+
+    obs: jax.Array
+    action: jax.Array
+    weight: jax.Array
+    advantage: jax.Array
+    target: jax.Array  # what the critic is fitted to; zero without one
+
+
+def _critic_params(params: Params) -> Params:
+    return {"params": params["critic"]}
+
+
+def reinforce(
+    policy: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    estimator: Estimator | None = None,
+    critic: nn.Module | None = None,
+    entropy_coef: float = 0.0,
+    value_coef: float = 0.5,
+    mean_over: str = "episodes",
+    chunk_size: int | None = CHUNK_SIZE,
+) -> Algorithm:
+    """REINFORCE, with or without a critic, as five pure, jitted functions.
+
+    The loss is (sum over real steps of
+        -stop_gradient(advantage) log_prob + value_coef (V - target)^2 / 2 - entropy_coef entropy
+    ) / N, with N the number of episodes or of real steps.
+
+    Args:
+      policy: a Flax module, policy.apply(params, obs [..., d]) -> a distribution.
+      optimizer: any optax transformation; it sees the critic's parameters too.
+      estimator: (rollout, value, next_value) -> advantage [T, B]; by default
+        normalized(reward_to_go(gamma=0.99)), the lesson's.
+      critic: a Flax module, critic.apply(params, obs [..., d]) -> [...], or None.
+      entropy_coef, value_coef: >= 0.
+      mean_over: "episodes" or "steps": what N counts.
+      chunk_size: rows summed at a time, 1 to 128 for results that do not depend on threads,
+        padding or devices. None takes the batch whole, which is quicker on an accelerator and
+        gives that promise up.
+
+    Returns:
+      Algorithm(init, act, log_prob, loss, update). `init` takes a typed key and one observation or
+      a batch of them; the key is split, one half initialises and the other becomes state.key.
+      `act` takes one key for all rows of obs or a batch of keys [B], one for each row, and consumes
+      them. `loss` may be differentiated with respect to params. `update` makes one optimiser step.
+
+    Raises:
+      ConfigError: for an argument out of its range, or a key that is not typed.
+
+    Source: Williams 1992; with a critic, Sutton & Barto, 2nd ed., section 13.4.
+    """
+    if mean_over not in ("episodes", "steps"):
+        raise ConfigError(f'mean_over must be "episodes" or "steps", got {mean_over!r}')
+    if chunk_size is not None and not 1 <= chunk_size <= CHUNK_SIZE:
+        raise ConfigError(f"chunk_size must be None or lie in 1..{CHUNK_SIZE}, got {chunk_size}")
+    for name, coef in (("entropy_coef", entropy_coef), ("value_coef", value_coef)):
+        if not 0.0 <= coef < float("inf"):
+            raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
+    estimator = estimator or normalized(reward_to_go(gamma=0.99))
+
+    def init(key: jax.Array, obs: jax.Array) -> TrainState:
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            raise ConfigError("a typed key is needed: jax.random.key(seed), not PRNGKey(seed)")
+        init_key, run_key = jax.random.split(key)
+        policy_key, critic_key = jax.random.split(init_key)
+        # One dict for both: Flax ignores a collection that a module does not use, so that
+        # policy.apply(state.params, obs) works with and without a critic.
+        params = dict(policy.init(policy_key, obs))
+        if critic is not None:
+            params["critic"] = critic.init(critic_key, obs)["params"]
+        return TrainState(params, optimizer.init(params), run_key, jnp.zeros((), jnp.int32))
+
+    def act(params: Params, key: jax.Array, obs: jax.Array) -> jax.Array:
+        distribution: Any = policy.apply(params, obs)
+        if key.ndim == 0:
+            return distribution.sample(key)
+        return jax.vmap(lambda d, k: d.sample(k))(distribution, key)
+
+    def log_prob(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+        distribution: Any = policy.apply(params, obs)
+        return distribution.log_prob(action)
+
+    def prepare(params: Params, rollout: Rollout) -> tuple[_Batch, jax.Array, Info]:
+        rollout = zero_padding(rollout)
+        value = next_value = None
+        if critic is not None:
+            value, next_value = _values(critic, params, rollout, chunk_size)
+        advantage = estimator(rollout, value, next_value)
+        target = jnp.zeros_like(rollout.reward)
+        if value is not None:
+            target = inspect.unwrap(estimator)(rollout, value, next_value) + value
+        batch = _Batch(rollout.obs, rollout.action, rollout.weight, advantage, target)
+        info = _episode_info(rollout)
+        if value is not None:
+            info["explained_variance"] = _explained_variance(rollout.weight, value, target)
+        # Safe where a batch holds no real step at all: nothing over one.
+        n = jnp.maximum(info["episodes" if mean_over == "episodes" else "env_steps"], 1)
+        return lax.stop_gradient((split_rows(batch, chunk_size), n, info))
+
+    def chunk_loss(params: Params, chunk: _Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        distribution: Any = policy.apply(params, chunk.obs)
+        log_p = distribution.log_prob(chunk.action)
+        terms = {
+            "policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage),
+            "entropy": distribution.entropy(),
+        }
+        total = terms["policy_loss"] - entropy_coef * terms["entropy"]
+        if critic is not None:
+            value = critic.apply(_critic_params(params), chunk.obs)
+            terms["value_loss"] = losses.value_loss(value, chunk.target)
+            total = total + value_coef * terms["value_loss"]
+        return _weighted_sums((total, terms), chunk.weight)
+
+    def finish(sums: dict[str, jax.Array], n: jax.Array, info: Info) -> Info:
+        steps = jnp.maximum(info["env_steps"], 1)
+        means = {name: sums[name] / (n if name == "policy_loss" else steps) for name in sums}
+        return info | means
+
+    def loss(params: Params, rollout: Rollout) -> tuple[jax.Array, Info]:
+        chunks, n, info = prepare(params, rollout)
+        total, sums = sum_chunks(_skip_empty(lambda chunk: chunk_loss(params, chunk)), chunks)
+        return total / n, finish(sums, n, info)
+
+    def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Info]:
+        chunks, n, info = prepare(state.params, rollout)
+        gradient_of = jax.value_and_grad(chunk_loss, has_aux=True)
+        (_, sums), grads = sum_chunks(
+            _skip_empty(lambda chunk: gradient_of(state.params, chunk)), chunks
+        )
+        grads = jax.tree.map(lambda g: g / n.astype(g.dtype), grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        info = finish(sums, n, info) | {"grad_norm": optax.global_norm(grads)}
+        return TrainState(params, opt_state, state.key, state.step + 1), info
+
+    return Algorithm(*(jax.jit(f) for f in (init, act, log_prob, loss, update)))
+
+
+def _skip_empty(fn: Any) -> Any:
+    """`fn`, but zeros at once for a chunk that holds only padding."""
+
+    def maybe(chunk: _Batch) -> Any:
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, chunk))
+        return lax.cond(jnp.any(chunk.weight > 0), fn, lambda _: zeros, chunk)
+
+    return maybe
+
+
+def _weighted_sums(tree: Any, weight: jax.Array) -> Any:
+    """Sum of weight * leaf over the real rows of a chunk, for each leaf [chunk_size]."""
+    return jax.tree.map(lambda x: jnp.sum(jnp.where(weight > 0, weight * x, 0.0)), tree)
+
+
+def _values(
+    critic: nn.Module, params: Params, rollout: Rollout, chunk_size: int | None
+) -> tuple[jax.Array, jax.Array]:
+    """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit."""
+    variables, shape = _critic_params(params), rollout.reward.shape
+
+    def apply(obs: jax.Array) -> Any:
+        return critic.apply(variables, obs)
+
+    chunks = split_rows((rollout.obs, rollout.next_obs), chunk_size)
+    value, next_value = (join_rows(lax.map(apply, obs), shape) for obs in chunks)
+    return value, next_value
+
+
+def _episode_info(rollout: Rollout) -> Info:
+    """Counts, returns and lengths of the episodes of a rollout whose padding is zero."""
+    real, ends, dtype = rollout.weight > 0, segment_ends(rollout), rollout.reward.dtype
+    starts = real & jnp.concatenate([jnp.ones_like(ends[:1]), ends[:-1]])
+    # Summed by the recursion, whose order is fixed; [T, B, 2], so that one loop serves both.
+    per_step = jnp.stack([rollout.reward, rollout.weight.astype(dtype)], -1)
+    sums = discounted_returns(per_step, jnp.where(ends, 0.0, 1.0).astype(dtype)[..., None])
+    cut = ends & rollout.truncated & ~rollout.terminated
+    columns = {"return": sums[..., 0], "length": sums[..., 1]}
+    totals = {f"mean_{name}": jnp.where(starts, x, 0.0) for name, x in columns.items()}
+    totals["truncated_fraction"] = cut.astype(dtype)
+    counts = {"episodes": starts.astype(jnp.int32), "env_steps": real.astype(jnp.int32)}
+    totals, counts = sum_rows((totals, counts))
+    info = counts | {k: x / jnp.maximum(counts["episodes"], 1) for k, x in totals.items()}
+    for name, x in columns.items():
+        info[f"min_{name}"] = jnp.min(x, where=starts, initial=jnp.inf)
+        info[f"max_{name}"] = jnp.max(x, where=starts, initial=-jnp.inf)
+    return info
+
+
+def _explained_variance(weight: jax.Array, value: jax.Array, target: jax.Array) -> jax.Array:
+    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant."""
+
+    def only_real(x: jax.Array) -> jax.Array:
+        return jnp.where(weight > 0, x, 0.0)
+
+    pair = (only_real(target - value), only_real(target))
+    (sum_residual, sum_target), count = sum_rows((pair, weight))
+    count = jnp.maximum(count, 1)
+    squares = (
+        only_real((pair[0] - sum_residual / count) ** 2),
+        only_real((pair[1] - sum_target / count) ** 2),
+    )
+    residual, total = sum_rows(squares)
+    return 1.0 - residual / (total + 1e-8)

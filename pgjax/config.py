@@ -1,0 +1,181 @@
+"""What a run is made of: plain values, checked before anything starts."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pgjax.chunks import CHUNK_SIZE
+from pgjax.errors import ConfigError
+
+# Tuned settings, over the defaults below; every value can be overridden from the command line.
+PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": dict(updates=120),
+    "Pendulum-v1": dict(
+        updates=1000,
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        learning_rate=1e-3,
+        estimator="gae",
+        critic=True,
+        gamma=0.95,
+        reward_scale=0.1,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run."""
+
+    env_id: str
+    """Gymnasium's name of the environment, such as CartPole-v1."""
+    seed: int = 0
+    """Root of all randomness of the run, 0 to 2**32 - 1."""
+    updates: int = 200
+    """Optimiser steps in all."""
+    episodes_per_update: int = 16
+    """Whole episodes collected for each update."""
+
+    num_envs: int = 8
+    """Environments side by side; changes the speed, never the result."""
+    vectorization: Literal["sync", "async"] = "sync"
+    """Environments in this process (sync) or each in its own (async, for slow ones)."""
+    max_episode_steps: int | None = None
+    """Truncate episodes after so many steps, in place of the environment's own limit."""
+
+    hidden_sizes: tuple[int, ...] = (16, 16)
+    """Units of each hidden layer, of the policy and of the critic."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """After each hidden layer."""
+    squash: bool = False
+    """Bound continuous actions by tanh rather than by clipping them."""
+
+    learning_rate: float = 0.01
+    """Adam's step size."""
+    max_grad_norm: float | None = None
+    """Clip gradients to this global L2 norm."""
+    gamma: float = 0.99
+    """Discount per step, 0 to 1."""
+    estimator: Literal["reward_to_go", "gae"] = "reward_to_go"
+    """Of the advantage; gae needs the critic."""
+    gae_lambda: float = 0.95
+    """Lambda of gae, 0 to 1: 1 has no bias from the critic, 0 the least variance."""
+    critic: bool = False
+    """Learn a value function, as a baseline and to bootstrap from."""
+    reward_scale: float = 1.0
+    """Factor on rewards before returns are formed, to bring a critic's values near 1."""
+    leave_one_out: bool = False
+    """Subtract the mean return-to-go of the other episodes of the batch."""
+    normalize: bool = True
+    """Bring the advantages of a batch to mean 0 and standard deviation 1."""
+    time_discount: bool = False
+    """Weigh step t by gamma**t: the textbook gradient of the discounted objective."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus, at least 0."""
+    value_coef: float = 0.5
+    """Weight of the critic's loss, at least 0."""
+    mean_over: Literal["episodes", "steps"] = "episodes"
+    """What the loss is divided by: the number of episodes, or of steps."""
+    chunk_size: int | None = CHUNK_SIZE
+    """Steps per gradient chunk, 1 to 128; None takes the batch whole: the same bits are then not
+    promised."""
+
+    eval_episodes: int = 100
+    """Episodes of the evaluation at the end."""
+    run_dir: Path | None = None
+    """Where to write; by default runs/ENV-seedN-TIME."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_ranges(self)
+        if self.estimator == "gae" and not self.critic:
+            raise ConfigError("estimator gae bootstraps from a critic: add --critic")
+        if self.leave_one_out and self.episodes_per_update < 2:
+            raise ConfigError("leave-one-out needs at least 2 episodes: raise --episodes-per-update")
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON can hold; without run_dir, which may differ from machine to machine."""
+        values = dataclasses.asdict(self)
+        del values["run_dir"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of to_json.
+
+        Raises:
+          ConfigError: for an unknown name, or a value out of range.
+        """
+        try:
+            sizes = tuple(values.get("hidden_sizes", cls.hidden_sizes))
+            return cls(**values | {"hidden_sizes": sizes})
+        except TypeError as e:
+            raise ConfigError(f"not the configuration of a run: {e}") from None
+
+    @classmethod
+    def preset(cls, env_id: str, **overrides: Any) -> "TrainConfig":
+        """The tuned settings for an environment where there are any, else the defaults."""
+        return cls(**{"env_id": env_id, **PRESETS.get(env_id, {}), **overrides})
+
+
+_INTEGERS = ("seed", "updates", "episodes_per_update", "num_envs", "eval_episodes")
+_OPTIONAL_INTEGERS = ("max_episode_steps", "chunk_size")
+_CHOICES = {
+    "vectorization": ("sync", "async"),
+    "activation": ("relu", "tanh"),
+    "estimator": ("reward_to_go", "gae"),
+    "mean_over": ("episodes", "steps"),
+}
+# name: (lowest, highest), both allowed
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "updates": (1, math.inf),
+    "episodes_per_update": (1, math.inf),
+    "num_envs": (1, math.inf),
+    "max_episode_steps": (1, math.inf),
+    "max_grad_norm": (1e-30, math.inf),
+    "learning_rate": (0, math.inf),
+    "gamma": (0, 1),
+    "gae_lambda": (0, 1),
+    "reward_scale": (1e-30, math.inf),
+    "entropy_coef": (0, math.inf),
+    "value_coef": (0, math.inf),
+    "chunk_size": (1, CHUNK_SIZE),
+    "eval_episodes": (1, math.inf),
+}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check_types(config: TrainConfig) -> None:
+    for name in _INTEGERS + _OPTIONAL_INTEGERS:
+        value = getattr(config, name)
+        if not (_is_integer(value) or (value is None and name in _OPTIONAL_INTEGERS)):
+            raise ConfigError(f"{_option(name)} must be an integer, got {value!r}")
+    if not config.hidden_sizes or not all(_is_integer(n) and n > 0 for n in config.hidden_sizes):
+        raise ConfigError(
+            f"--hidden-sizes must be one or more positive integers, got {config.hidden_sizes!r}"
+        )
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ConfigError(
+                f"{_option(name)} must be one of {', '.join(choices)}, got {getattr(config, name)!r}"
+            )
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    for name, (lowest, highest) in _RANGES.items():
+        value = getattr(config, name)
+        if value is None and name in (*_OPTIONAL_INTEGERS, "max_grad_norm"):
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not lowest <= value <= highest or not math.isfinite(value):
+            top = "up" if highest == math.inf else f"to {highest}"
+            raise ConfigError(f"{_option(name)} must be a number from {lowest} {top}, got {value!r}")

@@ -1,0 +1,22 @@
+"""What pgjax raises, so that a caller can catch one type. Every message says what to do."""
+
+
+class PgjaxError(Exception):
+    """Base of all errors that pgjax raises on purpose."""
+
+
+class ConfigError(PgjaxError, ValueError):
+    """An argument or option that cannot work, alone or together with another."""
+
+
+class SpaceError(ConfigError):
+    """An observation or action space, or a vector mode, that pgjax does not support."""
+
+
+class RolloutError(PgjaxError, RuntimeError):
+    """An environment gave something unusable: the message names the sub-environment, the
+    episode, the step and the field."""
+
+
+class RunError(PgjaxError, OSError):
+    """A run folder that is missing, incomplete, or in the way."""

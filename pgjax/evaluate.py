@@ -1,0 +1,75 @@
+"""How good an agent is: fresh episodes, apart from all randomness of training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgjax.errors import ConfigError
+from pgjax.gym_rollout import collect_episodes
+from pgjax.train import Run, make_env
+from pgjax.types import Algorithm, TrainState
+
+_EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed
+_MAX_ENVS = 16  # side by side: for speed only
+
+
+def by_mode(run: Run) -> Algorithm:
+    """The run's algorithm, acting by the mode of its policy: it needs no randomness."""
+
+    def act(params: Any, key: jax.Array, obs: jax.Array) -> jax.Array:
+        distribution: Any = run.agent.policy.apply(params, obs)
+        return distribution.mode()
+
+    return run.agent.algorithm._replace(act=act)
+
+
+def evaluation_state(run: Run, seed: int) -> TrainState:
+    """The run's parameters, with the randomness of an evaluation and episodes numbered from 0.
+
+    Raises:
+      ConfigError: for a seed that is not an integer from 0 to 2**32 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed must be an integer from 0 to {2**32 - 1}, got {seed!r}")
+    key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
+    return run.state._replace(key=key, step=jnp.zeros((), jnp.int32))
+
+
+def evaluate(
+    run: Run, episodes: int = 100, seed: int = 1000, *, stochastic: bool = False
+) -> dict[str, Any]:
+    """Returns and lengths over fresh episodes.
+
+    Args:
+      run: a run, from train or load.
+      episodes: how many, at least 1.
+      seed: root of the episodes' randomness, 0 to 2**32 - 1.
+      stochastic: sample actions; by default the mode acts.
+
+    Returns:
+      mean, std (of the population), min, max of the undiscounted return, mean_length in steps, and
+      episodes.
+
+    Raises:
+      ConfigError: for an argument out of range.
+    """
+    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
+        raise ConfigError(f"--episodes must be an integer of at least 1, got {episodes!r}")
+    algorithm = run.agent.algorithm if stochastic else by_mode(run)
+    state = evaluation_state(run, seed)
+    env = make_env(run.config, min(_MAX_ENVS, episodes))
+    try:
+        rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)
+    finally:
+        env.close()
+    returns = np.sum(rollout.reward, 0, dtype=np.float64)
+    return {
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "mean_length": float(np.sum(rollout.weight, 0).mean()),
+        "episodes": episodes,
+    }

@@ -1,0 +1,208 @@
+"""The thin Python loop over Gymnasium: whole episodes, numbered, the same for any width.
+
+What costs here is dispatch and the Python between two steps. So parameters travel as one flat
+vector, the noise of many steps is drawn in one call, an observation is copied once, straight to
+the row the policy reads, and episodes are cut out of the log at the end.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from jax.flatten_util import ravel_pytree
+
+from pgjax import spaces
+from pgjax.episode_log import Episode, EpisodeLog
+from pgjax.errors import ConfigError, SpaceError
+from pgjax.noise import split_noise
+from pgjax.types import Algorithm, Rollout, TrainState
+
+_BLOCK = 128  # steps whose noise is drawn in one call
+_RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
+
+
+def collect_episodes(
+    env: gym.Env | VectorEnv,
+    algorithm: Algorithm,
+    state: TrainState,
+    num_episodes: int,
+    *,
+    squash: bool = False,
+) -> Rollout:
+    """Run whole episodes, each until it is terminated or truncated.
+
+    Episode e of a run, e = state.step * num_episodes + b, is column b of the rollout. It is reset
+    with a seed hashed from (state.key, e) and acts at time t with fold_in(fold_in(state.key, e), t),
+    whichever sub-environment runs it: the result does not depend on their number. A
+    sub-environment that finishes takes the next episode. state.key is not consumed: the same state
+    gives the same rollout, so that `num_episodes` should stay the same over a run.
+
+    Args:
+      env: one environment, or a vector of them. A plain SyncVectorEnv may have any autoreset mode,
+        since its environments are stepped one by one; any other vector needs DISABLED.
+      algorithm: `act` is used.
+      state: `params`, `key` and `step` are used.
+      num_episodes: columns of the rollout, at least 1.
+      squash: send tanh of the raw action, scaled to the bounds of a Box, instead of clipping it.
+
+    Returns:
+      Rollout of numpy arrays, [T, num_episodes, ...], T the longest length rounded up to a power of
+      two and at least 8. Observations are flattened: [T, num_episodes, d].
+
+    Raises:
+      ConfigError: num_episodes below 1.
+      SpaceError: a space or vector mode that is not supported.
+      RolloutError: an observation of the wrong shape, or a value that is not finite.
+    """
+    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
+        raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
+    envs = _Together(env) if _steps_together(env) else _InTurn(_single_envs(env))
+    sends = spaces.actions(envs.action_space, squash)
+    log = EpisodeLog(envs.num_envs, spaces.observations(envs.observation_space))
+    first = int(state.step) * num_episodes
+    ravel, draw, act = _compile(algorithm, state, log.obs[0, 0])
+    params, noise = ravel(state.params), _Noise(draw, state.key, first, num_episodes)
+
+    waiting = iter(range(num_episodes))
+    running: dict[int, Episode] = {}  # by sub-environment
+
+    def start(slots: Iterable[int]) -> None:
+        new = [Episode(b, first + b, slot, log.time) for slot, b in zip(slots, waiting)]  # noqa: B905
+        if new:
+            all_obs = envs.reset({episode.slot: noise.seeds[episode.column] for episode in new})
+            for episode, obs in zip(new, all_obs, strict=True):
+                running[episode.slot] = episode
+                log.observe(episode, obs)
+
+    start(range(envs.num_envs))
+    rows = noise.rows(log.rows)
+    while running:
+        for slot, episode in running.items():
+            noise.write(rows, slot, episode.column, log.time - episode.start)
+        action = np.asarray(act(params, rows, log.obs[log.time]))
+        ended = log.step(running, action, envs.step(sends.send(action), running))
+        for slot in ended:
+            del running[slot]
+        start(ended)
+    return log.rollout()
+
+
+class _InTurn:
+    """Environments of this process, stepped one after the other; none that has ended is touched."""
+
+    def __init__(self, envs: Sequence[gym.Env]):
+        self.envs, self.num_envs = envs, len(envs)
+        self.action_space, self.observation_space = envs[0].action_space, envs[0].observation_space
+
+    def reset(self, seeds: dict[int, int]) -> list[Any]:
+        return [self.envs[slot].reset(seed=seed)[0] for slot, seed in seeds.items()]
+
+    def step(self, actions: Any, slots: Iterable[int]) -> Iterable[Any]:
+        return [self.envs[slot].step(actions[slot]) for slot in slots]
+
+
+class _Together:
+    """A VectorEnv whose environments all step at once.
+
+    One that has no episode left to run repeats its last, unrecorded, since Gymnasium lets none be
+    stepped beyond its end.
+    """
+
+    def __init__(self, env: VectorEnv):
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.DISABLED:
+            raise SpaceError(
+                f"a vector environment must leave resets to pgjax, and this one has {mode}: make it "
+                'with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
+                'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED})'
+            )
+        self.env, self.num_envs = env, env.num_envs
+        self.action_space = env.single_action_space
+        self.observation_space = env.single_observation_space
+        self._seeds = [0] * env.num_envs
+        self._over = np.ones(env.num_envs, bool)
+
+    def reset(self, seeds: dict[int, int]) -> list[Any]:
+        for slot, seed in seeds.items():
+            self._seeds[slot] = seed
+        mask = np.isin(np.arange(self.num_envs), list(seeds))
+        obs, _ = self.env.reset(seed=list(self._seeds), options={"reset_mask": mask})
+        self._over[mask] = False
+        return [obs[slot] for slot in seeds]
+
+    def step(self, actions: Any, slots: Iterable[int]) -> Iterable[Any]:
+        if self._over.any():
+            self.reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
+        obs, reward, terminated, truncated, _ = self.env.step(np.asarray(actions)[: self.num_envs])
+        self._over = terminated | truncated
+        return [(obs[s], reward[s], terminated[s], truncated[s], None) for s in slots]
+
+
+def _steps_together(env: gym.Env | VectorEnv) -> bool:
+    return isinstance(env, VectorEnv) and type(env) is not SyncVectorEnv
+
+
+def _single_envs(env: Any) -> Sequence[gym.Env]:
+    return env.envs if isinstance(env, SyncVectorEnv) else [env]
+
+
+class _Noise:
+    """Seeds and noise of the episodes first, first + 1, ..., drawn many steps at a time."""
+
+    def __init__(self, draw: Callable[..., Any], key: jax.Array, first: int, num_episodes: int):
+        self._draw = functools.partial(draw, key, np.uint32(first), num_episodes)
+        seeds, block = jax.device_get(self._draw(np.uint32(0)))
+        self.seeds: list[int] = seeds.tolist()
+        self._blocks = [block]
+
+    def rows(self, count: int) -> list[np.ndarray]:
+        """A buffer for each array of the noise, [count, ...]."""
+        return [np.zeros((count, *x.shape[2:]), x.dtype) for x in self._blocks[0]]
+
+    def write(self, rows: list[np.ndarray], slot: int, column: int, t: int) -> None:
+        """Copy the noise of an episode's step t into a slot of the buffers."""
+        index, offset = divmod(t, _BLOCK)
+        if index == len(self._blocks):
+            self._blocks.append(jax.device_get(self._draw(np.uint32(index))[1]))
+        for row, block in zip(rows, self._blocks[index], strict=True):
+            row[slot] = block[column, offset]
+
+
+def _compile(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> tuple[Any, Any, Any]:
+    """(ravel, draw, act) for an algorithm, as compiled before where shapes are the same."""
+    leaves, treedef = jax.tree.flatten(state.params)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    impl = str(jax.random.key_impl(state.key))
+    return _compiled(algorithm.act, treedef, shapes, obs.shape, obs.dtype, impl)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    act: Callable[..., jax.Array], treedef: Any, shapes: Any, obs_shape: Any, dtype: Any, impl: str
+) -> tuple[Any, Any, Any]:
+    params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
+    _, unravel = ravel_pytree(params)
+    draw_one, act_on = split_noise(
+        act, params, jax.random.key(0, impl=impl), jnp.zeros(obs_shape, dtype)
+    )
+
+    def draw(key: jax.Array, first: jax.Array, num_episodes: int, block: jax.Array) -> Any:
+        """Seeds [num_episodes] uint32, and the noise [num_episodes, _BLOCK, ...] of some steps."""
+        numbers = first + jnp.arange(num_episodes, dtype=jnp.uint32)
+        times = block * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.uint32)
+        keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(numbers)
+        seeds = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, _RESET)))(keys)
+        at_time = jax.vmap(lambda k, t: draw_one(jax.random.fold_in(k, t)), in_axes=(None, 0))
+        return seeds, jax.vmap(at_time, in_axes=(0, None))(keys, times)
+
+    def act_on_flat(flat: jax.Array, noise: Any, obs: jax.Array) -> jax.Array:
+        params = unravel(flat)
+        return jax.vmap(lambda n, o: act_on(params, n, o))(noise, obs)
+
+    ravel = jax.jit(lambda params: ravel_pytree(params)[0])
+    return ravel, jax.jit(draw, static_argnums=2), jax.jit(act_on_flat)

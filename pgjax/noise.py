@@ -1,0 +1,79 @@
+"""Draw the noise of many steps in one call, for any policy.
+
+Sampling an action is cheap arithmetic on noise that depends on the key alone: Gumbel noise for a
+categorical, a normal for a Gaussian. On CPU the generator costs as much as the rest of `act`. So
+`act` is split: what follows from the key is computed ahead for a block of steps, and what is left
+takes that noise instead. The split is made on the traced program, and so asks nothing of the
+policy or its distribution, and changes no bit.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+Noise = tuple[jax.Array, ...]
+
+
+def split_noise(
+    act: Callable[[Any, jax.Array, jax.Array], Any], params: Any, key: jax.Array, obs: jax.Array
+) -> tuple[Callable[[jax.Array], Noise], Callable[[Any, Noise, jax.Array], Any]]:
+    """(draw, act_on) such that act_on(params, draw(key), obs) is act(params, key, obs).
+
+    Args:
+      act: (params, key, obs) -> action, pure; a jitted function is looked into.
+      params, key, obs: examples of the arguments, for their shapes and dtypes.
+
+    Returns:
+      draw: key -> a tuple of plain arrays, empty if nothing is drawn.
+      act_on: (params, noise, obs) -> action.
+    """
+    act = getattr(act, "__wrapped__", act)  # within a jitted function, not around it
+    closed, out_shape = jax.make_jaxpr(act, return_shape=True)(params, key, obs)
+    jaxpr = closed.jaxpr
+    before = len(jax.tree.leaves(params))
+    key_vars = jaxpr.invars[before : before + 1]
+    other_vars = jaxpr.invars[:before] + jaxpr.invars[before + 1 :]
+
+    from_key, from_other = set(key_vars), set(other_vars)
+    early, late = [], []
+    for eqn in jaxpr.eqns:
+        inputs = {v for v in eqn.invars if not isinstance(v, Literal)}
+        if inputs & from_other:
+            late.append(eqn)
+            from_other.update(eqn.outvars)
+        elif inputs & from_key:
+            early.append(eqn)
+            from_key.update(eqn.outvars)
+        else:  # of constants only: either side may need it
+            early.append(eqn)
+            late.append(eqn)
+
+    used = {v for eqn in late for v in eqn.invars if not isinstance(v, Literal)}
+    used |= {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    order = key_vars + [v for eqn in early for v in eqn.outvars]
+    noise_vars = [v for v in order if v in used and v in from_key]
+    is_key = [jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key) for v in noise_vars]
+
+    def part(**changes: Any) -> Callable[..., Any]:
+        return jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(debug_info=None, **changes), closed.consts))
+
+    drawn = part(invars=key_vars, outvars=noise_vars, eqns=early)
+    rest = part(invars=other_vars + noise_vars, eqns=late)
+
+    def draw(key: jax.Array) -> Noise:
+        values = drawn(key)
+        return tuple(jax.random.key_data(x) if k else x for x, k in zip(values, is_key, strict=True))
+
+    def act_on(params: Any, noise: Noise, obs: jax.Array) -> Any:
+        impl = jax.random.key_impl(key)
+        values = [
+            jax.random.wrap_key_data(x, impl=impl) if k else x
+            for x, k in zip(noise, is_key, strict=True)
+        ]
+        leaves = rest(*jax.tree.leaves(params), obs, *values)
+        return jax.tree.unflatten(jax.tree.structure(out_shape), leaves)
+
+    return draw, act_on

@@ -1,0 +1,71 @@
+"""What a person sees while a run trains: rich in a terminal, plain lines elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pgjax import spaces
+from pgjax.config import TrainConfig
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Terminal:
+    """A progress bar with updates, episodes, steps a second and recent mean return."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.fields[counts]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._recent: list[float] = []
+        self._last_line = time.monotonic()
+        self._updates = 0
+
+    def start(self, config: TrainConfig, env: Any, policy: Any) -> None:
+        """Say what was found, and begin the bar."""
+        single = getattr(env, "single_action_space", env.action_space)
+        seen = getattr(env, "single_observation_space", env.observation_space)
+        say = self._console.print
+        say(f"[bold]{config.env_id}[/bold], seed {config.seed}")
+        say(f"  observations  {spaces.describe(seen)}", highlight=False)
+        say(f"  actions       {spaces.describe(single)}", highlight=False)
+        layers = "-".join(str(n) for n in config.hidden_sizes)
+        say(f"  policy        {type(policy).__name__}, hidden layers {layers}", highlight=False)
+        method = "REINFORCE with a critic" if config.critic else "REINFORCE"
+        say(
+            f"  method        {method}, {config.estimator}, {config.updates} updates of "
+            f"{config.episodes_per_update} episodes, {config.num_envs} environments side by side",
+            highlight=False,
+        )
+        self._updates = config.updates
+        self._task = self._bar.add_task(
+            "", total=config.updates, counts=f"0/{config.updates} updates", figures="compiling"
+        )
+        if self._console.is_terminal:
+            self._bar.start()
+
+    def update(self, metrics: dict[str, Any], timings: dict[str, float]) -> None:
+        """Show one more update."""
+        self._recent = [*self._recent[-9:], metrics["mean_return"]]
+        recent = sum(self._recent) / len(self._recent)
+        counts = f"{metrics['update']}/{self._updates} updates"
+        figures = (
+            f"{metrics['total_episodes']:,} episodes  {timings['steps_per_second']:,.0f} steps/s  "
+            f"return {recent:.1f}"
+        )
+        self._bar.update(self._task, completed=metrics["update"], counts=counts, figures=figures)
+        due = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
+        if not self._console.is_terminal and (due or metrics["update"] == self._updates):
+            self._console.print(f"{counts}  {figures}", highlight=False)
+            self._last_line = time.monotonic()
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()

@@ -1,0 +1,148 @@
+"""The run folder: what a run leaves behind, and how it is read back.
+
+  config.json            the settings
+  metrics.jsonl          a line per update; follows from config and seed alone
+  timings.jsonl          a line per update: seconds, steps a second
+  manifest.json          versions, platform, threads, params_sha256
+  checkpoints/N.msgpack  the TrainState after N updates
+  evaluation.json        returns and lengths of the evaluation at the end
+  learning_curve.png
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import jax
+import numpy as np
+
+from pgjax.config import TrainConfig
+from pgjax.errors import RunError
+from pgjax.types import Params, TrainState
+
+_PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnasium", "numpy")
+
+
+def params_sha256(params: Params) -> str:
+    """Hex digest over the bytes of the parameters, leaf by leaf in tree order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def new_run_dir(config: TrainConfig) -> Path:
+    """The folder of a new run, not made yet: config.run_dir, or a fresh one under runs/.
+
+    Raises:
+      RunError: if it exists and holds anything, or is no folder.
+    """
+    if config.run_dir is None:
+        name = re.sub(r"[^\w.-]", "-", config.env_id)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return Path("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
+    path = Path(config.run_dir)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not an empty folder: choose another --run-dir")
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file whole or not at all."""
+    _write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Add one JSON line to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def save_state(run_dir: Path, state: TrainState) -> None:
+    """Write a TrainState to checkpoints/."""
+    folder = run_dir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+    data = flax.serialization.to_bytes(plain)
+    _write(folder / f"{int(state.step):08d}.msgpack", data)
+
+
+def load_state(run_dir: Path, like: TrainState) -> TrainState:
+    """The last TrainState of a run, in the shape of another.
+
+    Raises:
+      RunError: if there is none, or it does not fit.
+    """
+    files = sorted((run_dir / "checkpoints").glob("*.msgpack"))
+    if not files:
+        raise RunError(f"{run_dir} holds no checkpoint: the run did not finish, train again")
+    plain = like._replace(key=jax.random.key_data(like.key))
+    try:
+        state = flax.serialization.from_bytes(plain, files[-1].read_bytes())
+        for old, new in zip(jax.tree.leaves(plain), jax.tree.leaves(state), strict=True):
+            if (old.shape, old.dtype) != (new.shape, new.dtype):
+                raise ValueError(f"{new.dtype}{new.shape} where {old.dtype}{old.shape} belongs")
+    except Exception as e:  # of many types: whatever a damaged file makes a parser raise
+        raise RunError(f"{files[-1]} cannot be read ({e}): train again") from None
+    impl = jax.random.key_impl(like.key)
+    return state._replace(key=jax.random.wrap_key_data(state.key, impl=impl))
+
+
+def load_config(run_dir: Path) -> TrainConfig:
+    """The settings of a run.
+
+    Raises:
+      RunError: if the folder holds none.
+      ConfigError: if they are not valid.
+    """
+    try:
+        values = json.loads((run_dir / "config.json").read_text())
+    except (OSError, ValueError) as e:
+        raise RunError(f"{run_dir} is not a run folder ({e}): name one that pgjax train left") from None
+    return TrainConfig.from_json(values)
+
+
+def manifest(config: TrainConfig, state: TrainState, totals: dict[str, int]) -> dict[str, Any]:
+    """What a result rests on, and the digest of the result."""
+    device = jax.devices()[0]
+    return {
+        "params_sha256": params_sha256(state.params),
+        "updates": int(state.step),
+        **totals,
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": jax.device_count(),
+        "threads": int(os.environ.get("NPROC") or _cores()),
+        "prng": str(jax.random.key_impl(state.key)),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,136 @@
+"""What stands between Gymnasium's spaces and the arrays a policy reads and writes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import gymnasium as gym
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from pgjax.errors import SpaceError
+from pgjax.policies import Activation, GaussianPolicy, SoftmaxPolicy
+
+
+class Observations(NamedTuple):
+    """How observations of a space become the rows that a policy sees."""
+
+    size: int  # length d of a row
+    dtype: Any  # of a row
+    encode: Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError for a wrong shape
+
+
+class Actions(NamedTuple):
+    """How the raw actions of a policy become what an environment of a space receives."""
+
+    shape: tuple[int, ...]  # of one raw action: () or (d,)
+    send: Callable[[np.ndarray], Any]  # raw [n, ...] -> n actions, each contained in the space
+
+
+def observations(space: gym.Space) -> Observations:
+    """Box of any shape and dtype, flattened; Discrete, one-hot.
+
+    float64 becomes float32 where JAX computes in that (its default).
+
+    Raises:
+      SpaceError: for any other space.
+    """
+    if isinstance(space, spaces.Box):
+        shape, size = space.shape, int(np.prod(space.shape))
+        dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+
+        def flatten(obs: Any) -> np.ndarray:
+            obs = np.asarray(obs)
+            if obs.shape != shape:
+                raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
+            return obs if len(shape) == 1 else obs.ravel()
+
+        return Observations(size, dtype, flatten)
+    if isinstance(space, spaces.Discrete):
+        start, n = int(space.start), int(space.n)
+
+        def one_hot(obs: Any) -> np.ndarray:
+            if np.shape(obs) != () or not start <= int(obs) < start + n:
+                raise ValueError(f"is {obs!r}, but the space says {start} to {start + n - 1}")
+            row = np.zeros(n, np.float32)
+            row[int(obs) - start] = 1.0
+            return row
+
+        return Observations(n, np.float32, one_hot)
+    raise SpaceError(_unsupported("observation", space))
+
+
+def actions(space: gym.Space, squash: bool = False) -> Actions:
+    """Discrete adds its start; Box clips to its bounds, or with `squash` scales tanh to them.
+
+    Box is per dimension, in the shape and dtype of the space; integers are rounded.
+
+    Raises:
+      SpaceError: for any other space, or a bound that tanh cannot be scaled to.
+    """
+    if isinstance(space, spaces.Discrete):
+        start = int(space.start)
+        return Actions((), lambda raw: (raw.astype(np.int64) + start).tolist())
+    if isinstance(space, spaces.Box):
+        return Actions((int(np.prod(space.shape)),), _send_box(space, squash))
+    raise SpaceError(_unsupported("action", space))
+
+
+def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], np.ndarray]:
+    dtype, shape = space.dtype, space.shape
+    low, high = space.low.ravel(), space.high.ravel()
+    integers = np.issubdtype(dtype, np.integer)
+    working = np.float64 if integers else dtype
+    if squash and not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise SpaceError(f"tanh needs finite bounds, and the action space is {space}: do not squash")
+    middle, half = (low / 2 + high / 2).astype(working), (high / 2 - low / 2).astype(working)
+
+    def send(raw: np.ndarray) -> np.ndarray:
+        raw = raw.astype(working, copy=False)
+        if squash:
+            raw = middle + half * np.tanh(raw)
+        if integers:
+            raw = np.rint(raw)
+        # Last, and after the cast: float32(0.1) lies above a float64 bound of 0.1.
+        return np.minimum(np.maximum(raw, low), high).astype(dtype).reshape(-1, *shape)
+
+    return send
+
+
+def policy_for(
+    space: gym.Space,
+    hidden_sizes: tuple[int, ...] = (16, 16),
+    activation: Activation = nn.relu,
+    squash: bool = False,
+) -> nn.Module:
+    """The policy for an action space: a softmax for Discrete, a Gaussian for Box.
+
+    Raises:
+      SpaceError: for any other space, or where there is nothing to choose.
+    """
+    if isinstance(space, spaces.Discrete):
+        return SoftmaxPolicy(int(space.n), hidden_sizes, activation)
+    if isinstance(space, spaces.Box) and np.prod(space.shape) > 0:
+        return GaussianPolicy(int(np.prod(space.shape)), hidden_sizes, activation, squash)
+    raise SpaceError(_unsupported("action", space))
+
+
+def describe(space: gym.Space) -> str:
+    """One line for a person: discrete or continuous, how many, which bounds."""
+    if isinstance(space, spaces.Discrete):
+        return f"discrete, {space.n} values from {space.start}"
+    if isinstance(space, spaces.Box):
+        bounds = {
+            (True, True): "bounded",
+            (False, False): "unbounded",
+        }.get((bool(space.bounded_below.all()), bool(space.bounded_above.all())), "half-bounded")
+        return f"continuous, shape {space.shape}, {space.dtype}, {bounds}"
+    return str(space)
+
+
+def _unsupported(role: str, space: gym.Space) -> str:
+    return (
+        f"{role} space {type(space).__name__} is not supported: Box and Discrete are; wrap the "
+        "environment (gymnasium.wrappers) so that it has one of them"
+    )

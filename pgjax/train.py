@@ -1,0 +1,223 @@
+"""Config to objects, once; then the loop."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import gymnasium as gym
+import jax
+import numpy as np
+import optax
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from pgjax import advantages, runs, spaces
+from pgjax.algorithms import reinforce
+from pgjax.config import TrainConfig
+from pgjax.errors import ConfigError
+from pgjax.gym_rollout import collect_episodes
+from pgjax.policies import ValueNetwork
+from pgjax.types import Algorithm, TrainState
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
+
+
+class Agent(NamedTuple):
+    """The objects that a config stands for."""
+
+    policy: nn.Module
+    algorithm: Algorithm
+    init: Callable[[], TrainState]
+
+
+class Run(NamedTuple):
+    """A run, finished or read back."""
+
+    path: Path
+    config: TrainConfig
+    agent: Agent
+    state: TrainState
+
+
+class Progress(Protocol):
+    """Whoever watches a run."""
+
+    def start(self, config: TrainConfig, env: gym.Env | VectorEnv, policy: nn.Module) -> None: ...
+    def update(self, metrics: dict[str, Any], timings: dict[str, float]) -> None: ...
+
+
+def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
+    """The environment of a config: a VectorEnv for config.num_envs > 1, else a single Env.
+
+    Args:
+      num_envs: in place of config.num_envs.
+      **kwargs: for gymnasium.make.
+
+    Raises:
+      ConfigError: if Gymnasium cannot make it.
+    """
+    num_envs = num_envs or config.num_envs
+    if config.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = config.max_episode_steps
+    try:
+        if num_envs == 1 and config.vectorization == "sync":
+            return gym.make(config.env_id, **kwargs)
+        return gym.make_vec(
+            config.env_id,
+            num_envs,
+            config.vectorization,
+            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+            **kwargs,
+        )
+    except (gym.error.Error, ModuleNotFoundError, ValueError) as e:
+        reason = " ".join(str(e).split())
+        raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
+
+
+def make_agent(config: TrainConfig, env: gym.Env | VectorEnv) -> Agent:
+    """The policy and the algorithm of a config, for an environment's spaces.
+
+    Raises:
+      SpaceError: for spaces that are not supported.
+    """
+    single: Any = env  # a vector's spaces are those of one of its environments, batched
+    prefix = "single_" if isinstance(env, VectorEnv) else ""
+    action_space = getattr(single, f"{prefix}action_space")
+    observations = spaces.observations(getattr(single, f"{prefix}observation_space"))
+    spaces.actions(action_space, config.squash)  # so that what cannot be sent is told at once
+    activation = _ACTIVATIONS[config.activation]
+    policy = spaces.policy_for(action_space, config.hidden_sizes, activation, config.squash)
+    algorithm = reinforce(
+        policy,
+        make_optimizer(config),
+        estimator=make_estimator(config),
+        critic=ValueNetwork(config.hidden_sizes, activation) if config.critic else None,
+        entropy_coef=config.entropy_coef,
+        value_coef=config.value_coef,
+        mean_over=config.mean_over,
+        chunk_size=config.chunk_size,
+    )
+
+    def init() -> TrainState:
+        obs = np.zeros(observations.size, observations.dtype)
+        return algorithm.init(jax.random.key(config.seed), obs)
+
+    return Agent(policy, algorithm, init)
+
+
+def make_estimator(config: TrainConfig) -> advantages.Estimator:
+    """The estimator of a config, from the inside out."""
+    if config.estimator == "gae":
+        estimator = advantages.gae(
+            config.gamma, config.gae_lambda, reward_scale=config.reward_scale
+        )
+    else:
+        estimator = advantages.reward_to_go(config.gamma, reward_scale=config.reward_scale)
+    if config.leave_one_out:
+        estimator = advantages.leave_one_out(estimator)
+    if config.normalize:
+        estimator = advantages.normalized(estimator)
+    if config.time_discount:
+        estimator = advantages.time_discounted(estimator, config.gamma)
+    return estimator
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Adam, behind clipping by the global norm where asked for."""
+    # Flattened, since a small network's Adam is otherwise mostly the overhead of its many leaves.
+    adam = optax.flatten(optax.adam(config.learning_rate))
+    if config.max_grad_norm is None:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+
+
+def train(config: TrainConfig, progress: Progress | None = None) -> Run:
+    """Train, and leave a run folder behind (see pgjax.runs).
+
+    Nothing is written before the first update has succeeded. An interrupt (Ctrl-C) after that ends
+    the training early: what was learned is saved, and the interrupt raised again.
+
+    Args:
+      config: the settings.
+      progress: told what was found and how each update went.
+
+    Returns:
+      The run, with its final TrainState.
+
+    Raises:
+      ConfigError, SpaceError: before the first step.
+      RolloutError: if the environment gives something unusable.
+      RunError: if the run folder is taken.
+    """
+    path = runs.new_run_dir(config)
+    env = make_env(config)
+    try:
+        agent = make_agent(config, env)
+        if progress is not None:
+            progress.start(config, env, agent.policy)
+        state, totals, interrupted = _loop(config, env, agent, path, progress)
+    finally:
+        env.close()
+    runs.save_state(path, state)
+    runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
+    if interrupted:
+        raise KeyboardInterrupt
+    return Run(path, config, agent, state)
+
+
+def _loop(
+    config: TrainConfig, env: Any, agent: Agent, path: Path, progress: Progress | None
+) -> tuple[TrainState, dict[str, int], bool]:
+    """All updates: (state, totals, whether it was cut short)."""
+    state = agent.init()
+    totals = {"total_episodes": 0, "total_env_steps": 0}
+    try:
+        for update in range(config.updates):
+            begun = time.perf_counter()
+            rollout = collect_episodes(
+                env, agent.algorithm, state, config.episodes_per_update, squash=config.squash
+            )
+            collected = time.perf_counter()
+            new_state, info = agent.algorithm.update(state, rollout)
+            info = {name: value.item() for name, value in jax.device_get(info).items()}
+            updated = time.perf_counter()
+            new_totals = {
+                "total_episodes": totals["total_episodes"] + info["episodes"],
+                "total_env_steps": totals["total_env_steps"] + info["env_steps"],
+            }
+            metrics = {"update": update + 1, **new_totals, **info}
+            timings = {
+                "update": update + 1,
+                "seconds_collecting": collected - begun,
+                "seconds_updating": updated - collected,
+                "steps_per_second": info["env_steps"] / (updated - begun),
+            }
+            if update == 0:
+                path.mkdir(parents=True, exist_ok=True)
+                runs.write_json(path / "config.json", config.to_json())
+            runs.append_line(path / "metrics.jsonl", metrics)
+            runs.append_line(path / "timings.jsonl", timings)
+            state, totals = new_state, new_totals
+            if progress is not None:
+                progress.update(metrics, timings)
+    except KeyboardInterrupt:
+        if totals["total_episodes"] == 0:
+            raise
+        return state, totals, True
+    return state, totals, False
+
+
+def load(path: Path) -> Run:
+    """Read a run back from its folder.
+
+    Raises:
+      RunError, ConfigError: if it is not one, or not whole.
+    """
+    config = runs.load_config(path)
+    env = make_env(config, num_envs=1)
+    try:
+        agent = make_agent(config, env)
+    finally:
+        env.close()
+    return Run(path, config, agent, runs.load_state(path, agent.init()))
