@@ -2,7 +2,7 @@
 
     python benchmarks/seeds.py CartPole-v1 --seeds 10 --threshold 475
 
-Each seed is one `python -m pgjax train` in a process of its own; what follows `--` is passed on to
+Each seed is one `python -m pgjax train` in a process of its own; further options are passed on to
 it. Prints a line per seed and exits with 1 if any falls below the threshold.
 """
 
@@ -21,8 +21,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="how many, from --first")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--threshold", type=float, default=float("-inf"))
-    parser.add_argument("options", nargs="*", help="for pgjax train, behind --")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     worst = float("inf")
     for seed in range(args.first, args.first + args.seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -30,7 +29,7 @@ def main() -> None:
             command = [sys.executable, "-m", "pgjax", "train", args.env_id, "--seed", str(seed)]
             begun = time.perf_counter()
             subprocess.run(
-                [*command, "--run-dir", str(run), *args.options],
+                [*command, "--run-dir", str(run), *options],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )

@@ -152,7 +152,7 @@ def reinforce(
         grads = jax.tree.map(lambda g: g / n.astype(g.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        info = finish(sums, n, info) | {"grad_norm": optax.global_norm(grads)}
+        info = finish(sums, n, info) | {"grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, state.key, state.step + 1), info
 
     return Algorithm(*(jax.jit(f) for f in (init, act, log_prob, loss, update)))
@@ -170,7 +170,10 @@ def _skip_empty(fn: Any) -> Any:
 
 def _weighted_sums(tree: Any, weight: jax.Array) -> Any:
     """Sum of weight * leaf over the real rows of a chunk, for each leaf [chunk_size]."""
-    return jax.tree.map(lambda x: jnp.sum(jnp.where(weight > 0, weight * x, 0.0)), tree)
+    leaves, treedef = jax.tree.flatten(tree)
+    weighted = jnp.where((weight > 0)[:, None], weight[:, None] * jnp.stack(leaves, -1), 0.0)
+    total = weighted.sum(0)
+    return treedef.unflatten([total[i] for i in range(len(leaves))])
 
 
 def _values(
@@ -195,16 +198,24 @@ def _episode_info(rollout: Rollout) -> Info:
     per_step = jnp.stack([rollout.reward, rollout.weight.astype(dtype)], -1)
     sums = discounted_returns(per_step, jnp.where(ends, 0.0, 1.0).astype(dtype)[..., None])
     cut = ends & rollout.truncated & ~rollout.terminated
-    columns = {"return": sums[..., 0], "length": sums[..., 1]}
-    totals = {f"mean_{name}": jnp.where(starts, x, 0.0) for name, x in columns.items()}
-    totals["truncated_fraction"] = cut.astype(dtype)
-    counts = {"episodes": starts.astype(jnp.int32), "env_steps": real.astype(jnp.int32)}
-    totals, counts = sum_rows((totals, counts))
-    info = counts | {k: x / jnp.maximum(counts["episodes"], 1) for k, x in totals.items()}
-    for name, x in columns.items():
-        info[f"min_{name}"] = jnp.min(x, where=starts, initial=jnp.inf)
-        info[f"max_{name}"] = jnp.max(x, where=starts, initial=-jnp.inf)
-    return info
+    at_start = jnp.where(starts[..., None], sums, 0.0)
+    episodes, steps, total, length, truncated = sum_rows(
+        (starts, real, at_start[..., 0], at_start[..., 1], cut)
+    )
+    count = jnp.maximum(episodes, 1)
+    lowest = jnp.min(jnp.where(starts[..., None], sums, jnp.inf), (0, 1))
+    highest = jnp.max(jnp.where(starts[..., None], sums, -jnp.inf), (0, 1))
+    return {
+        "episodes": episodes.astype(jnp.int32),
+        "env_steps": steps.astype(jnp.int32),
+        "mean_return": total / count,
+        "min_return": lowest[0],
+        "max_return": highest[0],
+        "mean_length": length / count,
+        "min_length": lowest[1],
+        "max_length": highest[1],
+        "truncated_fraction": truncated / count,
+    }
 
 
 def _explained_variance(weight: jax.Array, value: jax.Array, target: jax.Array) -> jax.Array:

@@ -1,9 +1,12 @@
-"""The command line: pgjax train | evaluate | render | plot."""
+"""Policy gradients in JAX for Gymnasium."""
 
 import contextlib
 import dataclasses
+import functools
 import io
+import itertools
 import json as json_lines
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from pgjax import evaluate as evaluation
 from pgjax import plot as plotting
 from pgjax import runs
 from pgjax.config import PRESETS, TrainConfig
-from pgjax.errors import PgjaxError
+from pgjax.errors import ConfigError, PgjaxError
 from pgjax.progress import Terminal
 from pgjax.train import load
 from pgjax.train import train as run_training
@@ -27,9 +30,14 @@ from pgjax.train import train as run_training
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TrainArguments(TrainConfig):
     env_id: Positional[str]
+    """Gymnasium's name of the environment, such as CartPole-v1; it comes first."""
+
+    def __post_init__(self) -> None:
+        pass  # checked once parsed, so that what is wrong is told by us, in one line
 
 
-def _train(config: TrainConfig) -> None:
+def _train(arguments: _TrainArguments) -> None:
+    config = TrainConfig(**vars(arguments))
     console = Console()
     terminal = Terminal(console)
     try:
@@ -39,7 +47,7 @@ def _train(config: TrainConfig) -> None:
     plotting.learning_curve(run.path)
     result = evaluation.evaluate(run, config.eval_episodes)
     runs.write_json(run.path / "evaluation.json", result)
-    console.print(f"evaluation    {_sentence(result)}", highlight=False)
+    console.print(f"evaluation    {_sentence(result)}", highlight=False, soft_wrap=True)
     console.print(f"run folder    {run.path}", highlight=False, soft_wrap=True)
 
 
@@ -103,32 +111,63 @@ def _sentence(result: dict[str, Any]) -> str:
     ).format(**result)
 
 
-def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., None]]:
-    # The environment comes first, so that --help shows, and options start from, its preset.
-    named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else ""
-    defaults: Any = {"env_id": named} if named and not named.startswith("-") else {}
-    defaults = PRESETS.get(named, {}) | (defaults or {"env_id": tyro.MISSING})
-    config_type = Annotated[_TrainArguments, OmitArgPrefixes]
+_COMMANDS = {"evaluate": _evaluate, "render": _render, "plot": _plot}
 
-    def train(config: config_type) -> None:  # type: ignore[valid-type]
-        """Train an agent, evaluate it, and leave a run folder. The environment comes first."""
+
+def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    # The environment comes first, so that --help shows, and options start from, its preset.
+    named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else "-"
+    env_id: Any = tyro.MISSING if named.startswith("-") else named
+    default = _TrainArguments(**{"env_id": env_id, **PRESETS.get(named, {})})
+
+    def train(config: Annotated[_TrainArguments, OmitArgPrefixes] = default) -> None:
+        """Train an agent, evaluate it, and leave a run folder."""
+        if config.env_id != named:
+            raise ConfigError("the environment comes first: pgjax train ENV_ID [options]")
         _train(config)
 
-    train.__annotations__["config"] = config_type
-    train.__defaults__ = (_TrainArguments(**defaults),)
-    return {"train": train, "evaluate": _evaluate, "render": _render, "plot": _plot}
+    return {name: _deferred(command) for name, command in {"train": train, **_COMMANDS}.items()}
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The same signature, but the work is still to be called: parsing is over before it begins."""
+
+    @functools.wraps(command)
+    def defer(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return defer
+
+
+def _parse(argv: Sequence[str]) -> Callable[[], None]:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                _subcommands(argv), prog="pgjax", description=__doc__, args=list(argv)
+            )
+    except SystemExit as e:
+        if not e.code:  # --help
+            raise
+    # A framed paragraph: what is wrong, a rule, then advice. One line is enough.
+    lines = [line.strip("│╭╮╰╯ ") for line in complaint.getvalue().splitlines()]
+    wrong = itertools.takewhile(lambda line: not line.startswith("──"), lines[1:])
+    command = " ".join(["pgjax", *(name for name in argv[:1] if name in ("train", *_COMMANDS))])
+    raise ConfigError(" ".join(wrong) + f" (see {command} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; exit code 2 and one line for bad input, 130 for Ctrl-C."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     # Each step makes one small call, which hopping to another thread would make several times
     # dearer. Only a program may set this, and only before the first computation.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # Films are drawn in memory; SDL complains of a missing display otherwise.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
-        tyro.extras.subcommand_cli_from_dict(_subcommands(argv), prog="pgjax", args=argv)
+        _parse(sys.argv[1:] if argv is None else argv)()
     except PgjaxError as e:
         print(f"pgjax: {e}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
+        print(f"pgjax: interrupted {e}".rstrip(), file=sys.stderr)
         raise SystemExit(130) from None

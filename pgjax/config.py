@@ -12,10 +12,11 @@ from pgjax.errors import ConfigError
 PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": dict(updates=120),
     "Pendulum-v1": dict(
-        updates=1000,
+        updates=2000,
+        episodes_per_update=8,
         hidden_sizes=(64, 64),
         activation="tanh",
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         estimator="gae",
         critic=True,
         gamma=0.95,
@@ -33,7 +34,7 @@ class TrainConfig:
     seed: int = 0
     """Root of all randomness of the run, 0 to 2**32 - 1."""
     updates: int = 200
-    """Optimiser steps in all."""
+    """How many in all; each is one optimiser step."""
     episodes_per_update: int = 16
     """Whole episodes collected for each update."""
 
@@ -58,7 +59,7 @@ class TrainConfig:
     gamma: float = 0.99
     """Discount per step, 0 to 1."""
     estimator: Literal["reward_to_go", "gae"] = "reward_to_go"
-    """Of the advantage; gae needs the critic."""
+    """How advantages are estimated; gae needs the critic."""
     gae_lambda: float = 0.95
     """Lambda of gae, 0 to 1: 1 has no bias from the critic, 0 the least variance."""
     critic: bool = False

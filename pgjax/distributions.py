@@ -30,8 +30,7 @@ class Categorical(NamedTuple):
     def log_prob(self, action: jax.Array) -> jax.Array:
         """[...]; -inf outside 0..n-1 (a plain index would wrap round)."""
         log_p = jax.nn.log_softmax(self.logits)
-        n = log_p.shape[-1]
-        chosen = jnp.asarray(action)[..., None] == jnp.arange(n)
+        chosen = jax.nn.one_hot(action, log_p.shape[-1], dtype=bool)
         log_p = jnp.where(chosen, log_p, 0.0).sum(-1)
         return jnp.where(chosen.any(-1), log_p, -jnp.inf)
 
@@ -98,9 +97,9 @@ class SquashedGaussian(NamedTuple):
 
     def entropy(self) -> jax.Array:
         """Differential entropy of tanh(raw) in nats, [...], by 32-point Gauss-Hermite quadrature."""
-        mean, std = self.mean[..., None], self.std[..., None]
-        slope = _log_tanh_slope(mean + std * jnp.asarray(_NODES, self.mean.dtype))
-        expected = jnp.sum(slope * jnp.asarray(_WEIGHTS, self.mean.dtype), -1)
+        nodes = jnp.asarray(_NODES, self.mean.dtype)
+        slope = jax.vmap(lambda z: _log_tanh_slope(self.mean + self.std * z))(nodes)
+        expected = jnp.tensordot(jnp.asarray(_WEIGHTS, self.mean.dtype), slope, 1)
         return DiagonalGaussian(self.mean, self.std).entropy() + jnp.sum(expected, -1)
 
     def mode(self) -> jax.Array:

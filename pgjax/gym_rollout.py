@@ -22,7 +22,7 @@ from pgjax.errors import ConfigError, SpaceError
 from pgjax.noise import split_noise
 from pgjax.types import Algorithm, Rollout, TrainState
 
-_BLOCK = 128  # steps whose noise is drawn in one call
+_BLOCK = 32  # steps whose noise is drawn in one call: more are wasted on short episodes
 _RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
 
 
@@ -125,12 +125,15 @@ class _Together:
         self.action_space = env.single_action_space
         self.observation_space = env.single_observation_space
         self._seeds = [0] * env.num_envs
-        self._over = np.ones(env.num_envs, bool)
+        self._over = np.zeros(env.num_envs, bool)
+        self._begun = False
 
     def reset(self, seeds: dict[int, int]) -> list[Any]:
         for slot, seed in seeds.items():
             self._seeds[slot] = seed
-        mask = np.isin(np.arange(self.num_envs), list(seeds))
+        # All the first time, whoever has an episode: none may be stepped before a reset.
+        mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
+        self._begun = True
         obs, _ = self.env.reset(seed=list(self._seeds), options={"reset_mask": mask})
         self._over[mask] = False
         return [obs[slot] for slot in seeds]
@@ -156,9 +159,9 @@ class _Noise:
 
     def __init__(self, draw: Callable[..., Any], key: jax.Array, first: int, num_episodes: int):
         self._draw = functools.partial(draw, key, np.uint32(first), num_episodes)
-        seeds, block = jax.device_get(self._draw(np.uint32(0)))
-        self.seeds: list[int] = seeds.tolist()
-        self._blocks = [block]
+        seeds, block = self._draw(np.uint32(0))
+        self.seeds: list[int] = np.asarray(seeds).tolist()
+        self._blocks = [[np.asarray(x) for x in block]]
 
     def rows(self, count: int) -> list[np.ndarray]:
         """A buffer for each array of the noise, [count, ...]."""
@@ -168,7 +171,7 @@ class _Noise:
         """Copy the noise of an episode's step t into a slot of the buffers."""
         index, offset = divmod(t, _BLOCK)
         if index == len(self._blocks):
-            self._blocks.append(jax.device_get(self._draw(np.uint32(index))[1]))
+            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(index))[1]])
         for row, block in zip(rows, self._blocks[index], strict=True):
             row[slot] = block[column, offset]
 

@@ -58,7 +58,7 @@ def split_noise(
     is_key = [jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key) for v in noise_vars]
 
     def part(**changes: Any) -> Callable[..., Any]:
-        return jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(debug_info=None, **changes), closed.consts))
+        return jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**changes), closed.consts))
 
     drawn = part(invars=key_vars, outvars=noise_vars, eqns=early)
     rest = part(invars=other_vars + noise_vars, eqns=late)

@@ -41,7 +41,7 @@ class Terminal:
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
         say(
             f"  method        {method}, {config.estimator}, {config.updates} updates of "
-            f"{config.episodes_per_update} episodes, {config.num_envs} environments side by side",
+            f"{config.episodes_per_update} episodes, {config.num_envs} environments",
             highlight=False,
         )
         self._updates = config.updates
@@ -68,4 +68,5 @@ class Terminal:
 
     def stop(self) -> None:
         """Leave the bar as it stands."""
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()

@@ -16,11 +16,13 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.serialization
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pgjax.config import TrainConfig
@@ -74,13 +76,16 @@ def save_state(run_dir: Path, state: TrainState) -> None:
     """Write a TrainState to checkpoints/."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    plain = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
-    data = flax.serialization.to_bytes(plain)
+    data = flax.serialization.to_bytes(jax.device_get(_plain(state)))
     _write(folder / f"{int(state.step):08d}.msgpack", data)
 
 
-def load_state(run_dir: Path, like: TrainState) -> TrainState:
-    """The last TrainState of a run, in the shape of another.
+def load_state(run_dir: Path, init: Callable[[], TrainState]) -> TrainState:
+    """The last TrainState of a run.
+
+    Args:
+      run_dir: the run folder.
+      init: gives a state of the same shapes; it is traced, not run.
 
     Raises:
       RunError: if there is none, or it does not fit.
@@ -88,16 +93,20 @@ def load_state(run_dir: Path, like: TrainState) -> TrainState:
     files = sorted((run_dir / "checkpoints").glob("*.msgpack"))
     if not files:
         raise RunError(f"{run_dir} holds no checkpoint: the run did not finish, train again")
-    plain = like._replace(key=jax.random.key_data(like.key))
+    like = jax.eval_shape(lambda: _plain(init()))
     try:
-        state = flax.serialization.from_bytes(plain, files[-1].read_bytes())
-        for old, new in zip(jax.tree.leaves(plain), jax.tree.leaves(state), strict=True):
+        state = flax.serialization.from_bytes(like, files[-1].read_bytes())
+        for old, new in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
             if (old.shape, old.dtype) != (new.shape, new.dtype):
                 raise ValueError(f"{new.dtype}{new.shape} where {old.dtype}{old.shape} belongs")
     except Exception as e:  # of many types: whatever a damaged file makes a parser raise
         raise RunError(f"{files[-1]} cannot be read ({e}): train again") from None
-    impl = jax.random.key_impl(like.key)
-    return state._replace(key=jax.random.wrap_key_data(state.key, impl=impl))
+    state = jax.tree.map(jnp.asarray, state)
+    return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def _plain(state: TrainState) -> TrainState:
+    return state._replace(key=jax.random.key_data(state.key))
 
 
 def load_config(run_dir: Path) -> TrainConfig:

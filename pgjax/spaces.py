@@ -82,14 +82,13 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], np.ndar
     low, high = space.low.ravel(), space.high.ravel()
     integers = np.issubdtype(dtype, np.integer)
     working = np.float64 if integers else dtype
-    if squash and not (np.isfinite(low).all() and np.isfinite(high).all()):
+    if squash and not space.is_bounded():
         raise SpaceError(f"tanh needs finite bounds, and the action space is {space}: do not squash")
-    middle, half = (low / 2 + high / 2).astype(working), (high / 2 - low / 2).astype(working)
 
     def send(raw: np.ndarray) -> np.ndarray:
         raw = raw.astype(working, copy=False)
         if squash:
-            raw = middle + half * np.tanh(raw)
+            raw = low + (high - low) * ((np.tanh(raw) + 1) / 2)
         if integers:
             raw = np.rint(raw)
         # Last, and after the cast: float32(0.1) lies above a float64 bound of 0.1.
@@ -121,10 +120,8 @@ def describe(space: gym.Space) -> str:
     if isinstance(space, spaces.Discrete):
         return f"discrete, {space.n} values from {space.start}"
     if isinstance(space, spaces.Box):
-        bounds = {
-            (True, True): "bounded",
-            (False, False): "unbounded",
-        }.get((bool(space.bounded_below.all()), bool(space.bounded_above.all())), "half-bounded")
+        sides = np.concatenate([space.bounded_below.ravel(), space.bounded_above.ravel()])
+        bounds = "bounded" if sides.all() else "partly bounded" if sides.any() else "unbounded"
         return f"continuous, shape {space.shape}, {space.dtype}, {bounds}"
     return str(space)
 

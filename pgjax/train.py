@@ -1,5 +1,6 @@
 """Config to objects, once; then the loop."""
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,11 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     num_envs = num_envs or config.num_envs
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
+    vector_kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
+    if config.vectorization == "async":
+        # Never a plain fork: JAX has threads, whose locks a forked child would inherit held.
+        methods = multiprocessing.get_all_start_methods()
+        vector_kwargs["context"] = "forkserver" if "forkserver" in methods else "spawn"
     try:
         if num_envs == 1 and config.vectorization == "sync":
             return gym.make(config.env_id, **kwargs)
@@ -67,7 +73,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
             config.env_id,
             num_envs,
             config.vectorization,
-            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+            vector_kwargs=vector_kwargs,
             **kwargs,
         )
     except (gym.error.Error, ModuleNotFoundError, ValueError) as e:
@@ -162,7 +168,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Run:
     runs.save_state(path, state)
     runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
     if interrupted:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"after {int(state.step)} updates; saved in {path}")
     return Run(path, config, agent, state)
 
 
@@ -179,8 +185,8 @@ def _loop(
                 env, agent.algorithm, state, config.episodes_per_update, squash=config.squash
             )
             collected = time.perf_counter()
-            new_state, info = agent.algorithm.update(state, rollout)
-            info = {name: value.item() for name, value in jax.device_get(info).items()}
+            new_state, scalars = agent.algorithm.update(state, rollout)
+            info = {name: value.item() for name, value in scalars.items()}
             updated = time.perf_counter()
             new_totals = {
                 "total_episodes": totals["total_episodes"] + info["episodes"],
@@ -220,4 +226,4 @@ def load(path: Path) -> Run:
         agent = make_agent(config, env)
     finally:
         env.close()
-    return Run(path, config, agent, runs.load_state(path, agent.init()))
+    return Run(path, config, agent, runs.load_state(path, agent.init))

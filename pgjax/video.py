@@ -64,13 +64,16 @@ def render(
     with tempfile.TemporaryDirectory() as folder:
         # A length that is never reached, so that one film goes on over several episodes.
         env = wrappers.RecordVideo(
-            _renderable(run), folder, episode_trigger=lambda e: e == 0, video_length=10**9
+            _renderable(run),
+            str(Path(folder) / "film"),
+            episode_trigger=lambda episode: episode == 0,
+            video_length=10**9,
         )
         try:
             _play(run, env, episodes, seed, stochastic)
         finally:
             env.close()
-        (film,) = Path(folder).glob("*.mp4")
+        (film,) = Path(folder).glob("film/*.mp4")
         shutil.move(film, out)
     return out
 

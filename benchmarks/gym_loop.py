@@ -1,0 +1,185 @@
+"""The Python loop over Gymnasium beside the lesson's in torch: training CartPole-v1, in turns.
+
+    python benchmarks/gym_loop.py
+
+In one process each contender trains from scratch for a number of environment steps, one after the
+other, several rounds over; a row is the median over rounds, and a ratio the median of the rounds'
+own ratios, so that a drift of the machine's speed cancels. Compiling is done before the first
+round. All use the lesson's settings: 16-16 networks, normalised reward-to-go, Adam at 0.01. Prints
+a table, writes gym_loop.json beside this file, and puts the table into README.md there.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import jax
+import numpy as np
+import optax
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+import torch_lesson  # noqa: E402
+
+import pgjax  # noqa: E402
+
+ENV_ID, LONGEST = "CartPole-v1", 500
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does
+
+
+def environment_alone(steps: int, round_: int) -> float:
+    """Steps a second of one environment, alternating actions, nothing learned."""
+    env = gym.make(ENV_ID)
+    env.reset(seed=round_)
+    begun = time.perf_counter()
+    for t in range(steps):
+        _, _, terminated, truncated, _ = env.step(t % 2)
+        if terminated or truncated:
+            env.reset()
+    return steps / (time.perf_counter() - begun)
+
+
+def lesson(steps: int, round_: int) -> float:
+    """Steps a second of the lesson in torch."""
+    torch.manual_seed(round_)
+    env = gym.make(ENV_ID)
+    policy = torch_lesson.Softmax(4, 2)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
+    done, begun = 0, time.perf_counter()
+    while done < steps:
+        log_probs, rewards = torch_lesson.episode(env, policy, seed=done)
+        torch_lesson.update(optimizer, log_probs, rewards)
+        done += len(rewards)
+    return done / (time.perf_counter() - begun)
+
+
+class Contender:
+    """pgjax with a number of environments side by side, as many episodes per update."""
+
+    def __init__(self, num_envs: int):
+        self._n = num_envs
+        self._env = gym.make(ENV_ID) if num_envs == 1 else gym.make_vec(ENV_ID, num_envs, "sync")
+        self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
+        length = 8
+        while length < LONGEST:  # every padded length, so that no round compiles
+            self._algorithm.update(self._init(0), rollout_of(length, num_envs))
+            length *= 2
+        self._algorithm.update(self._init(0), rollout_of(length, num_envs))
+        self(100, 0)
+
+    def _init(self, seed: int) -> pgjax.TrainState:
+        return self._algorithm.init(jax.random.key(seed), np.zeros(4, np.float32))
+
+    def __call__(self, steps: int, round_: int) -> float:
+        state, done, begun = self._init(round_), 0, time.perf_counter()
+        while done < steps:
+            rollout = pgjax.collect_episodes(self._env, self._algorithm, state, self._n)
+            state, info = self._algorithm.update(state, rollout)
+            done += {name: value.item() for name, value in info.items()}["env_steps"]
+        return done / (time.perf_counter() - begun)
+
+
+def rollout_of(length: int, num_episodes: int, real: int | None = None) -> pgjax.Rollout:
+    """Random experience, padded behind `real` steps."""
+    rng, shape = np.random.default_rng(0), (length, num_episodes)
+    steps = np.broadcast_to(np.arange(length)[:, None], shape)
+    real = real or length
+    return pgjax.Rollout(
+        obs=rng.normal(size=(*shape, 4)).astype(np.float32),
+        action=rng.integers(2, size=shape, dtype=np.int32),
+        reward=np.ones(shape, np.float32),
+        terminated=steps == real - 1,
+        truncated=np.zeros(shape, bool),
+        next_obs=rng.normal(size=(*shape, 4)).astype(np.float32),
+        weight=(steps < real).astype(np.float32),
+    )
+
+
+def lesson_update(repeats: int, round_: int) -> float:
+    """Updates a second of the lesson, on an episode of 500 steps; acting is not timed."""
+    policy = torch_lesson.Softmax(4, 2)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
+    rollout, seconds = rollout_of(LONGEST, 1), 0.0
+    for _ in range(repeats):
+        log_probs = []
+        for obs, action in zip(rollout.obs[:, 0], rollout.action[:, 0], strict=True):
+            log_probs.append(policy(torch.from_numpy(obs)).log_prob(torch.tensor(action)))
+        begun = time.perf_counter()
+        torch_lesson.update(optimizer, log_probs, [1.0] * LONGEST)
+        seconds += time.perf_counter() - begun
+    return repeats / seconds
+
+
+class OneUpdate:
+    """pgjax on the same, from numpy arrays to the numbers that are logged."""
+
+    def __init__(self) -> None:
+        self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
+        self._rollout = rollout_of(512, 1, real=LONGEST)
+        self(1, 0)
+
+    def __call__(self, repeats: int, round_: int) -> float:
+        state = self._algorithm.init(jax.random.key(round_), np.zeros(4, np.float32))
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            state, info = self._algorithm.update(state, self._rollout)
+            _ = {name: value.item() for name, value in info.items()}
+        return repeats / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4000, help="environment steps a turn")
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    steps = args.steps
+    table: dict[str, tuple[Callable[[int, int], float], int, str]] = {
+        "lesson, torch": (lesson, steps, "lesson, torch"),
+        "pgjax, 1 environment": (Contender(1), steps, "lesson, torch"),
+        "pgjax, 8 environments": (Contender(8), 4 * steps, "lesson, torch"),
+        "pgjax, 32 environments": (Contender(32), 4 * steps, "lesson, torch"),
+        "environment alone, 1": (environment_alone, steps, "lesson, torch"),
+        "lesson's update, T = 500": (lesson_update, 3, "lesson's update, T = 500"),
+        "pgjax's update, T = 500": (OneUpdate(), 100, "lesson's update, T = 500"),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in table}
+    for round_ in range(args.rounds):
+        for name, (contender, amount, _) in table.items():
+            rates[name].append(contender(amount, round_))
+            print(f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True)
+
+    lines = ["| what | per second | times the lesson | lowest to highest |", "|---|---|---|---|"]
+    for name, (_, _, base) in table.items():
+        ratios = [a / b for a, b in zip(rates[name], rates[base], strict=True)]
+        unit = "updates" if "update" in name else "steps"
+        lines.append(
+            f"| {name} | {statistics.median(rates[name]):,.0f} {unit} | "
+            f"{statistics.median(ratios):.1f} | {min(ratios):.1f} to {max(ratios):.1f} |"
+        )
+    facts = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {len(jax.devices())} {jax.devices()[0].platform} device, "
+        f"torch with {torch.get_num_threads()} threads, Python {platform.python_version()}",
+        "versions": f"jax {jax.__version__}, torch {torch.__version__}, gymnasium {gym.__version__}",
+        "rounds": args.rounds,
+    }
+    block = "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in facts.items())])
+    print(block)
+    (args.out / "gym_loop.json").write_text(json.dumps(facts | {"rates": rates}, indent=2) + "\n")
+    readme = args.out / "README.md"
+    if readme.exists():
+        start, end = "<!-- gym_loop -->\n", "<!-- /gym_loop -->"
+        before, rest = readme.read_text().split(start)
+        readme.write_text(before + start + block + "\n" + end + rest.split(end)[1])
+
+
+if __name__ == "__main__":
+    main()

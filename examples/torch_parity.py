@@ -1,0 +1,137 @@
+"""Gradients beside torch's: how far pgjax and the PyTorch lesson are apart, in a table.
+
+    python examples/torch_parity.py
+
+One batch of one episode (and ten Adam updates on it) through both, from the same parameters. The
+relative difference of a quantity is its largest difference over torch's largest value; that of the
+loss, a sum whose terms nearly cancel, is over the sum of their sizes.
+"""
+
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import torch
+import torch_lesson as lesson
+
+import pgjax
+
+OBS_DIM, LENGTH, UPDATES = 4, 200, 10
+AFTER = f"parameters after {UPDATES} updates"
+BOUNDS = {np.float32: 1e-5, np.float64: 1e-10}
+PAIRS: dict[str, tuple[Any, Any]] = {
+    "softmax": (pgjax.SoftmaxPolicy(3), lesson.Softmax(OBS_DIM, 3)),
+    "lesson's Gaussian": (pgjax.LessonGaussianPolicy(2), lesson.LessonGaussian(OBS_DIM, 2)),
+    "well-posed Gaussian": (pgjax.GaussianPolicy(2), lesson.Gaussian(OBS_DIM, 2)),
+}
+
+
+class Difference(NamedTuple):
+    """Between two arrays, or lists of them."""
+
+    absolute: float
+    relative: float
+
+
+def difference(ours: list[Any], theirs: list[Any]) -> Difference:
+    """The largest over all pairs of arrays."""
+    rows = []
+    for x, y in zip(ours, theirs, strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        if x.shape != y.shape:
+            raise ValueError(f"shapes {x.shape} and {y.shape} differ")
+        gap = float(np.abs(x - y).max())
+        rows.append((gap, gap / float(np.abs(y).max())))
+    return Difference(*(max(column) for column in zip(*rows, strict=True)))
+
+
+def torch_leaves(module: torch.nn.Module, gradients: bool = False) -> list[np.ndarray]:
+    """Parameters (or gradients) in the order of the Flax tree: bias, kernel of each layer; log_std."""
+    leaves = []
+    for layer in (m for m in module.net if isinstance(m, torch.nn.Linear)):
+        leaves += [layer.bias, layer.weight]
+    if hasattr(module, "log_std"):
+        leaves.append(module.log_std)
+    arrays = [(p.grad if gradients else p).detach().numpy() for p in leaves]
+    return [a.T if a.ndim == 2 else a for a in arrays]
+
+
+def compare(name: str, dtype: type[np.floating]) -> dict[str, Difference]:
+    """How far apart one policy is in the two libraries, computing in float32 or float64."""
+    with jax.enable_x64(dtype is np.float64):
+        policy, module = PAIRS[name]
+        torch.manual_seed(0)
+        module = type(module)(OBS_DIM, 3 if name == "softmax" else 2).to(
+            torch.float64 if dtype is np.float64 else torch.float32
+        )
+        rng = np.random.default_rng(0)
+        obs = rng.normal(size=(LENGTH, OBS_DIM)).astype(dtype)
+        reward = rng.normal(1.0, 1.0, LENGTH).astype(dtype)
+        if name == "softmax":
+            action: np.ndarray = rng.integers(3, size=LENGTH)
+        else:
+            action = rng.normal(size=(LENGTH, 2)).astype(dtype)
+            with torch.no_grad():  # so that the lesson's last ReLU is alive, yet not everywhere
+                module.net[-1].bias += 0.3
+        ended = np.arange(LENGTH) == LENGTH - 1
+        rollout = pgjax.Rollout(
+            *(x[:, None] for x in (obs, action, reward, ended, np.zeros_like(ended), obs)),
+            weight=np.ones((LENGTH, 1), dtype),
+        )
+
+        algorithm = pgjax.reinforce(policy, optax.adam(0.01))
+        state = algorithm.init(jax.random.key(0), obs[0])
+        treedef = jax.tree.structure(state.params)
+        params = treedef.unflatten([jax.numpy.array(x) for x in torch_leaves(module)])
+        state = state._replace(params=params, opt_state=optax.adam(0.01).init(params))
+
+        log_prob = module(torch.from_numpy(obs)).log_prob(torch.from_numpy(action))
+        advantage = lesson.normalized_returns(reward.tolist(), dtype=log_prob.dtype)
+        loss = lesson.reinforce_loss(list(log_prob), advantage)
+        size = (log_prob * advantage).abs().sum().item()
+        module.zero_grad()
+        loss.backward()
+
+        our_loss = algorithm.loss(params, rollout)[0]
+        gradients = jax.grad(lambda p: algorithm.loss(p, rollout)[0])(params)
+        result = {
+            "log-probabilities": difference(
+                [algorithm.log_prob(params, obs, action)], [log_prob.detach()]
+            ),
+            "loss": Difference(gap := abs(float(our_loss) - loss.item()), gap / size),
+            "gradients": difference(jax.tree.leaves(gradients), torch_leaves(module, True)),
+        }
+
+        optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+        for _ in range(UPDATES):
+            state, _ = algorithm.update(state, rollout)
+            log_prob = module(torch.from_numpy(obs)).log_prob(torch.from_numpy(action))
+            optimizer.zero_grad()
+            lesson.reinforce_loss(list(log_prob), advantage).backward()
+            optimizer.step()
+        after = difference(jax.tree.leaves(state.params), torch_leaves(module))
+        return result | {AFTER: after}
+
+
+def main() -> int:
+    print(f"{'policy':21}{'dtype':10}{'quantity':30}{'absolute':>10}{'relative':>10}")
+    apart = False
+    for name in PAIRS:
+        for dtype, bound in BOUNDS.items():
+            for quantity, gap in compare(name, dtype).items():
+                row = f"{name:21}{dtype.__name__:10}{quantity:30}"
+                print(f"{row}{gap.absolute:10.1e}{gap.relative:10.1e}")
+                # Adam divides by the size of a gradient, and so makes more of a small one's rounding.
+                apart |= gap.relative > bound * (10 if quantity == AFTER else 1)
+    print(
+        "TOO FAR APART"
+        if apart
+        else "log-probabilities, loss and gradients within 1e-5 (float32) and 1e-10 (float64)"
+    )
+    return int(apart)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

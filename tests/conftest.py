@@ -1,0 +1,57 @@
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import pgjax
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))
+
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # see the README: for speed only
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def make_rollout(rng, lengths, obs_dim=4, action=None, time=None, terminated=True, padding=0.0):
+    """Random experience with columns of the given lengths, padded to `time` steps."""
+    time = time or max(lengths)
+    shape = (time, len(lengths))
+    steps = np.arange(time)[:, None]
+    real = steps < np.array(lengths)
+    last = steps == np.array(lengths) - 1
+    obs = rng.normal(size=(*shape, obs_dim)).astype(np.float32)
+    next_obs = rng.normal(size=(*shape, obs_dim)).astype(np.float32)
+    action = rng.integers(2, size=shape) if action is None else action(shape)
+    reward = rng.normal(size=shape).astype(np.float32)
+    for leaf in (obs, next_obs, reward, action):
+        if np.issubdtype(leaf.dtype, np.floating):
+            leaf[~real] = padding
+    return pgjax.Rollout(
+        obs=obs,
+        action=action,
+        reward=reward,
+        terminated=last & np.broadcast_to(terminated, (len(lengths),)),
+        truncated=last & ~np.broadcast_to(terminated, (len(lengths),)),
+        next_obs=next_obs,
+        weight=real.astype(np.float32),
+    )
+
+
+def assert_trees_equal(a, b):
+    """The same bits in every leaf; keys by their data."""
+
+    def plain(x):
+        is_key = isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(plain(x), plain(y))

@@ -1,0 +1,143 @@
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_rollout
+
+import pgjax
+from pgjax import advantages
+from pgjax.types import zero_padding
+
+BAD = [np.nan, 1e30]
+
+
+def by_hand(rollout, gamma, value=None, next_value=None):
+    """Reward-to-go of each column, as the sum it stands for."""
+    out = np.zeros_like(rollout.reward)
+    for b in range(out.shape[1]):
+        length = int(rollout.weight[:, b].sum())
+        for t in range(length):
+            out[t, b] = sum(gamma ** (k - t) * rollout.reward[k, b] for k in range(t, length))
+            if value is not None:
+                out[t, b] -= value[t, b]
+                if not rollout.terminated[length - 1, b]:
+                    out[t, b] += gamma ** (length - t) * next_value[length - 1, b]
+    return out
+
+
+@pytest.mark.parametrize("padding", [0.0, *BAD])
+def test_reward_to_go_with_and_without_a_critic(rng, padding):
+    rollout = make_rollout(rng, [3, 8, 1], terminated=[True, False, False], padding=padding)
+    rollout = rollout._replace(terminated=rollout.terminated)
+    value = rng.normal(size=(8, 3)).astype(np.float32)
+    next_value = rng.normal(size=(8, 3)).astype(np.float32)
+    estimate = advantages.reward_to_go(gamma=0.9)
+    np.testing.assert_allclose(
+        estimate(rollout, None, None), by_hand(rollout, 0.9), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        estimate(rollout, value, next_value),
+        by_hand(rollout, 0.9, value, next_value),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_reward_scale_scales(rng):
+    rollout = make_rollout(rng, [5, 8])
+    value = jnp.zeros((8, 2))
+    for make in (advantages.reward_to_go, functools.partial(advantages.gae, lambda_=0.9)):
+        plain = make(0.9)(rollout, value, value)
+        scaled = make(0.9, reward_scale=0.25)(rollout, value, value)
+        np.testing.assert_allclose(scaled, 0.25 * plain, rtol=1e-6)
+
+
+def test_gae_at_lambda_one_is_reward_to_go(rng):
+    rollout = make_rollout(rng, [3, 8, 5], terminated=[True, False, False], padding=np.nan)
+    value, next_value = rng.normal(size=(2, 8, 3)).astype(np.float32)
+    # V of the step after is the next_value of the step before, where there is one
+    value[1:] = next_value[:-1]
+    np.testing.assert_allclose(
+        advantages.gae(0.9, 1.0)(rollout, value, next_value),
+        advantages.reward_to_go(0.9)(rollout, value, next_value),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_gae_without_a_critic_says_what_to_do(rng):
+    with pytest.raises(pgjax.ConfigError, match="critic"):
+        advantages.gae()(make_rollout(rng, [2]), None, None)
+
+
+def test_normalized_is_torchs_over_real_steps(rng):
+    torch = pytest.importorskip("torch")
+    rollout = make_rollout(rng, [3, 8, 5], padding=np.nan)
+    plain = np.asarray(advantages.reward_to_go(0.9)(rollout))
+    real = rollout.weight > 0
+    x = torch.tensor(plain[real])
+    expected = np.zeros_like(plain)
+    expected[real] = (x - x.mean()) / (x.std() + 1e-9)
+    result = advantages.normalized(advantages.reward_to_go(0.9))(rollout)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[1], [5], [300, 7]])
+@pytest.mark.parametrize("reward", [0.1, 1.0, 1e6])
+def test_equal_advantages_normalise_to_exactly_zero(rng, lengths, reward):
+    rollout = make_rollout(rng, lengths)
+    rollout = rollout._replace(reward=np.full_like(rollout.reward, reward))
+    result = advantages.normalized(advantages.reward_to_go(gamma=0.0))(rollout)
+    np.testing.assert_array_equal(result, 0.0)
+
+
+def test_leave_one_out_by_hand(rng):
+    rollout = make_rollout(rng, [2, 1, 2])
+    reward = np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 5.0]], np.float32)
+    result = advantages.leave_one_out(advantages.reward_to_go(1.0))(rollout._replace(reward=reward))
+    # To go: 5 2 8 and then 4 - 5; the others' means: 5, 6.5, 3.5 and 2.5, -, 2.
+    np.testing.assert_allclose(result, [[0.0, -4.5, 4.5], [1.5, 0.0, 3.0]])
+
+
+def test_leave_one_out_needs_another_episode(rng):
+    with pytest.raises(pgjax.ConfigError, match="at least 2"):
+        advantages.leave_one_out(advantages.reward_to_go())(make_rollout(rng, [4]), None, None)
+
+
+def test_time_discounted_weighs_by_gamma_to_the_t_and_restarts_with_an_episode(rng):
+    rollout = make_rollout(rng, [4, 3])
+    rollout.terminated[1, 0] = True  # a stream: an episode of two steps, then another
+
+    def ones(rollout, value, next_value):
+        return jnp.asarray(rollout.weight)
+
+    result = advantages.time_discounted(ones, 0.5)(rollout, None, None)
+    np.testing.assert_allclose(result, [[1, 1], [0.5, 0.5], [1, 0.25], [0.5, 0]])
+
+
+def test_streams_are_cut_at_their_ends(rng):
+    """A column with an end in the middle is two episodes, one after the other."""
+    joined = make_rollout(rng, [6])
+    joined.terminated[2, 0] = True
+    halves = [pgjax.Rollout(*(x[part] for x in joined)) for part in (slice(3), slice(3, 6))]
+    estimate = advantages.reward_to_go(0.9)
+    expected = np.concatenate([estimate(half) for half in halves])
+    np.testing.assert_allclose(estimate(joined), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, np.nan])
+def test_rates_out_of_range(gamma):
+    for make in (advantages.reward_to_go, advantages.gae):
+        with pytest.raises(pgjax.ConfigError, match="gamma"):
+            make(gamma)
+
+
+@pytest.mark.parametrize("padding", BAD)
+def test_zero_padding_touches_nothing_real(rng, padding):
+    rollout = make_rollout(rng, [3, 8], padding=padding)
+    clean = zero_padding(rollout)
+    real = rollout.weight > 0
+    for before, after in zip(rollout, clean, strict=True):
+        np.testing.assert_array_equal(np.asarray(before)[real], np.asarray(after)[real])
+        np.testing.assert_array_equal(np.asarray(after)[~real], 0)

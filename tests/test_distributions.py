@@ -1,0 +1,152 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+
+from pgjax import distributions as d
+
+LOGITS = np.array([[0.3, -1.2, 2.0], [5.0, -5.0, 0.0]], np.float32)
+MEAN = np.array([[0.3, -1.2], [0.0, 4.0]], np.float32)
+STD = np.array([[0.5, 2.0], [1e-3, 30.0]], np.float32)
+
+# ours, torch's of the same law, actions to ask about
+CASES = {
+    "categorical": (
+        d.Categorical(jnp.array(LOGITS)),
+        torch.distributions.Categorical(logits=torch.tensor(LOGITS)),
+        np.array([2, 1]),
+    ),
+    "gaussian": (
+        d.DiagonalGaussian(jnp.array(MEAN), jnp.array(STD)),
+        torch.distributions.Independent(
+            torch.distributions.Normal(torch.tensor(MEAN), torch.tensor(STD)), 1
+        ),
+        np.array([[0.1, 0.2], [0.002, -40.0]], np.float32),
+    ),
+    "bernoulli": (
+        d.Bernoulli(jnp.array(LOGITS)),
+        torch.distributions.Independent(
+            torch.distributions.Bernoulli(logits=torch.tensor(LOGITS)), 1
+        ),
+        np.array([[1, 0, 0], [0, 1, 1]]),
+    ),
+}
+ALL = {name: case[0] for name, case in CASES.items()} | {
+    "squashed": d.SquashedGaussian(jnp.array(MEAN), jnp.array(STD)),
+    "multicategorical": d.MultiCategorical((jnp.array(LOGITS), jnp.array(LOGITS[:, :2]))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_prob_and_entropy_are_torchs(name):
+    ours, theirs, action = CASES[name]
+    # torch's Bernoulli wants floats, its Categorical integers
+    asked = torch.tensor(action, dtype=torch.float32 if name == "bernoulli" else None)
+    np.testing.assert_allclose(ours.log_prob(action), theirs.log_prob(asked), rtol=1e-5)
+    np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-5, atol=1e-6)
+
+
+def test_multicategorical_is_a_sum_of_categoricals():
+    parts = [torch.distributions.Categorical(logits=torch.tensor(x)) for x in (LOGITS, LOGITS[:, :2])]
+    action = np.array([[2, 0], [1, 1]])
+    expected = sum(p.log_prob(torch.tensor(action[:, i])) for i, p in enumerate(parts))
+    np.testing.assert_allclose(ALL["multicategorical"].log_prob(action), expected, rtol=1e-5)
+    expected = sum(p.entropy() for p in parts)
+    np.testing.assert_allclose(ALL["multicategorical"].entropy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_protocol(name):
+    """A pytree of two rows whose methods have the shapes of the batch, alone and under vmap."""
+    dist = ALL[name]
+    action = dist.sample(jax.random.key(0))
+    assert action.shape == dist.mode().shape
+    assert action.dtype == dist.mode().dtype
+    assert dist.log_prob(action).shape == dist.entropy().shape == (2,)
+    rows = jax.vmap(lambda row, a: row.log_prob(a))(dist, action)
+    np.testing.assert_allclose(rows, dist.log_prob(action), rtol=1e-6)
+    with pytest.raises(AttributeError):
+        dist.logits = None  # immutable; those without logits refuse it too
+
+
+@pytest.mark.parametrize("name", ["categorical", "bernoulli", "multicategorical"])
+def test_sample_frequencies_are_the_probabilities(name):
+    dist = ALL[name]
+    n = 20_000
+    keys = jax.random.split(jax.random.key(3), n)
+    samples = np.asarray(jax.vmap(dist.sample)(keys))
+    for action in np.unique(samples[:, 0], axis=0):
+        seen = np.mean((samples[:, 0] == action).reshape(n, -1).all(1))
+        p = float(jnp.exp(dist.log_prob(jnp.broadcast_to(action, samples.shape[1:])))[0])
+        # 5 standard errors
+        assert abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 1e-4
+
+
+def test_gaussian_samples_have_its_law():
+    dist = d.DiagonalGaussian(jnp.array([0.7]), jnp.array([2.5]))
+    samples = jax.vmap(dist.sample)(jax.random.split(jax.random.key(4), 5000))
+    assert scipy.stats.kstest(np.ravel(samples), scipy.stats.norm(0.7, 2.5).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.3), (-1.5, 2.0)])
+def test_squashed_density_integrates_to_one_and_entropy_is_its_integral(mean, std):
+    dist = d.SquashedGaussian(jnp.array([mean]), jnp.array([std]))
+
+    def slope(raw):  # of tanh: da = slope * d(raw), in float64
+        return 1 / np.cosh(raw) ** 2
+
+    raw = np.linspace(-9, 9, 2001)
+    log_p = jax.vmap(dist.log_prob)(raw[:, None].astype(np.float32))
+    p = np.exp(np.asarray(log_p, np.float64))
+    mass = scipy.integrate.simpson(p * slope(raw), x=raw)
+    assert mass == pytest.approx(1.0, abs=2e-3)
+    entropy = -scipy.integrate.simpson(p * slope(raw) * np.log(p), x=raw)
+    assert float(dist.entropy()) == pytest.approx(entropy, abs=1e-2)
+
+
+def test_squashed_log_prob_is_torchs_near_and_finite_far_out():
+    dist = d.SquashedGaussian(jnp.array(MEAN), jnp.array(STD))
+    theirs = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(torch.tensor(MEAN).double(), torch.tensor(STD).double()),
+        [torch.distributions.transforms.TanhTransform()],
+    )
+    raw = np.array([[0.1, -2.0], [1e-3, 1.5]])
+    expected = theirs.log_prob(torch.tanh(torch.tensor(raw))).sum(-1)
+    np.testing.assert_allclose(dist.log_prob(raw), expected, rtol=1e-4)
+    far = d.SquashedGaussian(jnp.zeros(1), jnp.ones(1))
+    value, slope = jax.value_and_grad(lambda x: far.log_prob(x[None]))(50.0)
+    # log N(50) - log(1 - tanh(50)^2) = -50^2/2 - log sqrt(2 pi) + 100 - 2 log 2
+    expected = -1250 - 0.5 * np.log(2 * np.pi) + 100 - 2 * np.log(2)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert float(slope) == pytest.approx(-50 + 2, rel=1e-5)
+
+
+def test_categorical_extremes():
+    masked = d.Categorical(jnp.array([0.0, -jnp.inf, 0.0]))
+    assert float(masked.entropy()) == pytest.approx(np.log(2))
+    slope = jax.grad(lambda x: d.Categorical(jnp.array([0.0, -jnp.inf, 0.0]) + x).entropy())
+    assert np.isfinite(slope(jnp.zeros(3))).all()
+    assert float(masked.log_prob(1)) == -np.inf
+    # an action that does not exist is impossible, not the last one
+    assert float(masked.log_prob(-1)) == -np.inf
+    assert float(masked.log_prob(3)) == -np.inf
+    certain = d.Bernoulli(jnp.array([200.0]))
+    assert float(certain.log_prob(jnp.array([0]))) == pytest.approx(-200.0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_expected_score_is_zero(name):
+    """E[d log p / d parameter] = 0, whatever the law."""
+    dist = jax.tree.map(lambda x: x[:1], ALL[name])
+    if name in ("gaussian", "squashed"):  # of moderate scale, so that the mean is well estimated
+        dist = type(dist)(jnp.array([[0.3, -1.0]]), jnp.array([[0.5, 2.0]]))
+    n = 20_000
+    actions = jax.vmap(dist.sample)(jax.random.split(jax.random.key(5), n))
+    score = jax.vmap(lambda a: jax.grad(lambda p: p.log_prob(a).sum())(dist))(actions)
+    for leaf in jax.tree.leaves(score):
+        leaf = np.asarray(leaf, np.float64)
+        error = leaf.std(0) / np.sqrt(n)
+        assert (np.abs(leaf.mean(0)) < 5 * error + 1e-3).all()

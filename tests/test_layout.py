@@ -1,0 +1,91 @@
+"""Pure below, shell above, and nothing heavy behind `import pgjax`."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pgjax
+
+PACKAGE = Path(pgjax.__file__).parent
+# A file imports only from rows above its own.
+ROWS = [
+    ["errors"],
+    ["types"],
+    ["chunks", "returns", "losses", "distributions", "noise"],
+    ["policies", "advantages"],
+    ["algorithms"],
+    # --- the shell ---
+    ["spaces", "config"],
+    ["episode_log"],
+    ["gym_rollout", "runs"],
+    ["train"],
+    ["evaluate", "plot"],
+    ["video", "progress"],
+    ["cli"],
+]
+FIRST_OF_SHELL = 5
+ROW = {name: i for i, row in enumerate(ROWS) for name in row}
+SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich"}
+FILES = sorted(p for p in PACKAGE.glob("*.py") if not p.stem.startswith("__"))
+
+
+def imported(path):
+    """Top-level names of other packages, and pgjax modules, that a file imports anywhere."""
+    outside, inside = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "pgjax":
+            names = [f"pgjax.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            (inside if top == "pgjax" else outside).add(rest[0] if top == "pgjax" else top)
+    return outside, inside
+
+
+def test_every_file_has_a_row():
+    assert {p.stem for p in FILES} == set(ROW)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_no_arrow_points_up(path):
+    outside, inside = imported(path)
+    row = ROW[path.stem]
+    assert all(ROW[name] < row for name in inside), inside
+    if row < FIRST_OF_SHELL:
+        assert not outside & SHELL_ONLY
+    assert not outside & {"pickle", "cloudpickle", "torch"}
+
+
+def test_import_loads_nothing_heavy_and_sets_nothing():
+    script = """
+import sys, warnings, numpy, jax
+import flax, optax, chex, gymnasium
+before = dict(jax.config.values), numpy.geterr(), list(warnings.filters)
+import pgjax
+assert (dict(jax.config.values), numpy.geterr(), list(warnings.filters)) == before
+heavy = {"torch", "matplotlib", "tyro", "pygame", "PIL", "moviepy", "orbax"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_names_of_the_contract():
+    for name in """Rollout TrainState Algorithm SoftmaxPolicy GaussianPolicy LessonGaussianPolicy
+        ValueNetwork reinforce collect_episodes train TrainConfig""".split():
+        assert callable(getattr(pgjax, name))
+    for name in "Categorical DiagonalGaussian SquashedGaussian MultiCategorical Bernoulli".split():
+        assert callable(getattr(pgjax.distributions, name))
+    for name in ("discounted_returns", "lambda_returns", "gae"):
+        assert callable(getattr(pgjax.returns, name))
+    for name in ("reward_to_go", "gae", "normalized", "leave_one_out"):
+        assert callable(getattr(pgjax.advantages, name))
+    assert (PACKAGE / "py.typed").exists()

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from pgjax import returns
+
+
+def naive_returns(r, discount, bootstrap):
+    """Sum over k of r[k] times the product of the discounts from t to k - 1."""
+    out = np.zeros_like(r)
+    for t in range(len(r)):
+        weight = 1.0
+        for k in range(t, len(r)):
+            out[t] += weight * r[k]
+            weight = weight * discount[k]
+        out[t] += weight * bootstrap
+    return out
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (33,), (20, 3)])
+def test_discounted_returns_are_the_sums_they_stand_for(rng, shape):
+    r, discount = rng.normal(size=shape), rng.uniform(0, 1, shape)
+    bootstrap = rng.normal(size=shape[1:])
+    expected = naive_returns(r, discount, bootstrap)
+    np.testing.assert_allclose(
+        returns.discounted_returns(r, discount, bootstrap), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_discounted_returns_by_hand():
+    # 1 + 0.5 * (2 + 0.5 * (3 + 0.5 * 8)), 2 + 0.5 * (3 + 0.5 * 8), 3 + 0.5 * 8
+    np.testing.assert_allclose(returns.discounted_returns([1, 2, 3], 0.5, 8.0), [3.75, 5.5, 7.0])
+
+
+def test_lambda_returns_by_hand():
+    r, v = np.array([1.0, 2.0]), np.array([10.0, 20.0])
+    # last: 2 + 0.5 * 20 = 12; first: 1 + 0.5 * (0.75 * 10 + 0.25 * 12) = 6.25
+    np.testing.assert_allclose(returns.lambda_returns(r, 0.5, v, 0.25), [6.25, 12.0])
+
+
+def test_lambda_one_is_monte_carlo_and_zero_is_one_step(rng):
+    r, v = rng.normal(size=(9, 2)), rng.normal(size=(9, 2))
+    np.testing.assert_allclose(
+        returns.lambda_returns(r, 0.9, v, 1.0),
+        naive_returns(r, np.full((9, 2), 0.9), v[-1]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(returns.lambda_returns(r, 0.9, v, 0.0), r + 0.9 * v, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "expected"),
+    [
+        # gamma 0.5, lambda 0.5; reward 1, value 2, next_value 4 at both steps.
+        # Bootstrapping delta = 1 + 0.5 * 4 - 2 = 1; terminal delta = 1 - 2 = -1.
+        # Going on from step 0 to 1 adds 0.25 A_1.
+        ([False, False], [False, False], [1.25, 1.0]),  # the rollout stops: it bootstraps
+        ([False, True], [False, False], [0.75, -1.0]),
+        ([False, False], [False, True], [1.25, 1.0]),  # cut off: it bootstraps
+        ([False, True], [False, True], [0.75, -1.0]),  # both count as terminated
+        ([True, True], [False, False], [-1.0, -1.0]),  # an end in the middle is a wall
+        ([False, False], [True, True], [1.0, 1.0]),
+    ],
+)
+def test_gae_truncation_by_hand(terminated, truncated, expected):
+    two = np.ones(2)
+    advantage = returns.gae(
+        two, 2 * two, 4 * two, np.array(terminated), np.array(truncated), 0.5, 0.5
+    )
+    np.testing.assert_allclose(advantage, expected)
+
+
+def test_gae_is_the_sum_of_discounted_errors(rng):
+    r, v = rng.normal(size=30), rng.normal(size=31)
+    none = np.zeros(30, bool)
+    delta = r + 0.9 * v[1:] - v[:-1]
+    expected = [sum((0.9 * 0.8) ** k * d for k, d in enumerate(delta[t:])) for t in range(30)]
+    np.testing.assert_allclose(
+        returns.gae(r, v[:-1], v[1:], none, none, 0.9, 0.8), expected, rtol=1e-3, atol=1e-5
+    )
