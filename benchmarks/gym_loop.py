@@ -11,6 +11,7 @@ a table, writes gym_loop.json beside this file, and puts the table into README.m
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -154,7 +155,9 @@ def main() -> None:
     for round_ in range(args.rounds):
         for name, (contender, amount, _) in table.items():
             rates[name].append(contender(amount, round_))
-            print(f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True)
+            print(
+                f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True
+            )
 
     lines = ["| what | per second | times the lesson | lowest to highest |", "|---|---|---|---|"]
     for name, (_, _, base) in table.items():
@@ -166,9 +169,10 @@ def main() -> None:
         )
     facts = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {len(jax.devices())} {jax.devices()[0].platform} device, "
-        f"torch with {torch.get_num_threads()} threads, Python {platform.python_version()}",
-        "versions": f"jax {jax.__version__}, torch {torch.__version__}, gymnasium {gym.__version__}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax on "
+        f"{jax.devices()[0].platform}, torch with {torch.get_num_threads()} threads",
+        "versions": f"Python {platform.python_version()}, jax {jax.__version__}, "
+        f"torch {torch.__version__}, gymnasium {gym.__version__}",
         "rounds": args.rounds,
     }
     block = "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in facts.items())])

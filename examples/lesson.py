@@ -56,7 +56,9 @@ def main() -> None:
 
     run("CartPole-v1", pgjax.SoftmaxPolicy(2), args.cartpole_episodes, args.seed)
     lessons, well_posed = pgjax.LessonGaussianPolicy(1), pgjax.GaussianPolicy(1)
-    states = [run("Pendulum-v1", p, args.pendulum_episodes, args.seed) for p in (lessons, well_posed)]
+    states = [
+        run("Pendulum-v1", p, args.pendulum_episodes, args.seed) for p in (lessons, well_posed)
+    ]
 
     print(f"\nAfter {args.pendulum_episodes} episodes of Pendulum (torque is clipped to -2..2):")
     describe("lesson's Gaussian", lessons, states[0])

@@ -6,6 +6,7 @@ episode also ends when it is truncated.
     python examples/torch_lesson.py
 """
 
+import argparse
 from collections.abc import Callable
 
 import gymnasium as gym
@@ -123,5 +124,7 @@ def train(env_id: str = "CartPole-v1", episodes: int = 80, seed: int = 0) -> lis
 
 
 if __name__ == "__main__":
-    for k, value in enumerate(train(), start=1):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=80)
+    for k, value in enumerate(train(episodes=parser.parse_args().episodes), start=1):
         print(f"Episode {k}: {value:.0f}")

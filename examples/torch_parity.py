@@ -48,7 +48,7 @@ def difference(ours: list[Any], theirs: list[Any]) -> Difference:
 
 
 def torch_leaves(module: torch.nn.Module, gradients: bool = False) -> list[np.ndarray]:
-    """Parameters (or gradients) in the order of the Flax tree: bias, kernel of each layer; log_std."""
+    """Parameters (or gradients) in the order of the Flax tree: a layer's bias, kernel; log_std."""
     leaves = []
     for layer in (m for m in module.net if isinstance(m, torch.nn.Linear)):
         leaves += [layer.bias, layer.weight]
@@ -123,7 +123,7 @@ def main() -> int:
             for quantity, gap in compare(name, dtype).items():
                 row = f"{name:21}{dtype.__name__:10}{quantity:30}"
                 print(f"{row}{gap.absolute:10.1e}{gap.relative:10.1e}")
-                # Adam divides by the size of a gradient, and so makes more of a small one's rounding.
+                # Adam divides by the size of a gradient: a small one's rounding grows.
                 apart |= gap.relative > bound * (10 if quantity == AFTER else 1)
     print(
         "TOO FAR APART"

@@ -66,9 +66,7 @@ def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Estimator
     return estimate
 
 
-def gae(
-    gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
-) -> Estimator:
+def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0) -> Estimator:
     """Generalised advantage estimation; needs a critic.
 
     Args:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from pgjax import losses
 from pgjax.advantages import Estimator, normalized, reward_to_go
@@ -128,7 +129,7 @@ def reinforce(
         }
         total = terms["policy_loss"] - entropy_coef * terms["entropy"]
         if critic is not None:
-            value = critic.apply(_critic_params(params), chunk.obs)
+            value: Any = critic.apply(_critic_params(params), chunk.obs)
             terms["value_loss"] = losses.value_loss(value, chunk.target)
             total = total + value_coef * terms["value_loss"]
         return _weighted_sums((total, terms), chunk.weight)
@@ -145,11 +146,15 @@ def reinforce(
 
     def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Info]:
         chunks, n, info = prepare(state.params, rollout)
-        gradient_of = jax.value_and_grad(chunk_loss, has_aux=True)
-        (_, sums), grads = sum_chunks(
-            _skip_empty(lambda chunk: gradient_of(state.params, chunk)), chunks
-        )
-        grads = jax.tree.map(lambda g: g / n.astype(g.dtype), grads)
+        # The gradient travels as one vector: adding it up is then one operation, not one a leaf.
+        _, unravel = ravel_pytree(state.params)
+
+        def gradient(chunk: _Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            grads, sums = jax.grad(chunk_loss, has_aux=True)(state.params, chunk)
+            return ravel_pytree(grads)[0], sums
+
+        total, sums = sum_chunks(_skip_empty(gradient), chunks)
+        grads = unravel(total / n.astype(total.dtype))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         info = finish(sums, n, info) | {"grad_norm": optax.tree.norm(grads)}
@@ -173,7 +178,7 @@ def _weighted_sums(tree: Any, weight: jax.Array) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
     weighted = jnp.where((weight > 0)[:, None], weight[:, None] * jnp.stack(leaves, -1), 0.0)
     total = weighted.sum(0)
-    return treedef.unflatten([total[i] for i in range(len(leaves))])
+    return jax.tree.unflatten(treedef, [total[i] for i in range(len(leaves))])
 
 
 def _values(

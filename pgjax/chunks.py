@@ -31,7 +31,7 @@ def split_rows(tree: Any, chunk_size: int | None) -> Any:
     return jax.tree.map(split, tree)
 
 
-def join_rows(leaf: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def join_rows(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The inverse of `split_rows` for one leaf: [n, chunk_size, ...] -> [T, B, ...]."""
     rows = leaf.reshape((-1,) + leaf.shape[2:])
     return rows[: shape[0] * shape[1]].reshape(shape + rows.shape[1:])
@@ -56,4 +56,4 @@ def sum_rows(tree: Any) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
     together = jnp.stack([leaf.astype(jnp.result_type(float, *leaves)) for leaf in leaves], -1)
     total = sum_chunks(lambda chunk: chunk.sum(0), split_rows(together, CHUNK_SIZE))
-    return treedef.unflatten([total[i] for i in range(len(leaves))])
+    return jax.tree.unflatten(treedef, [total[i] for i in range(len(leaves))])

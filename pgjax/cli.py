@@ -111,7 +111,11 @@ def _sentence(result: dict[str, Any]) -> str:
     ).format(**result)
 
 
-_COMMANDS = {"evaluate": _evaluate, "render": _render, "plot": _plot}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "evaluate": _evaluate,
+    "render": _render,
+    "plot": _plot,
+}
 
 
 def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -126,7 +130,8 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
             raise ConfigError("the environment comes first: pgjax train ENV_ID [options]")
         _train(config)
 
-    return {name: _deferred(command) for name, command in {"train": train, **_COMMANDS}.items()}
+    commands: dict[str, Callable[..., None]] = {"train": train, **_COMMANDS}
+    return {name: _deferred(command) for name, command in commands.items()}
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:

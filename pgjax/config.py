@@ -11,6 +11,14 @@ from pgjax.errors import ConfigError
 # Tuned settings, over the defaults below; every value can be overridden from the command line.
 PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": dict(updates=120),
+    "Acrobot-v1": dict(
+        updates=200,
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        learning_rate=3e-3,
+        estimator="gae",
+        critic=True,
+    ),
     "Pendulum-v1": dict(
         updates=2000,
         episodes_per_update=8,
@@ -93,7 +101,9 @@ class TrainConfig:
         if self.estimator == "gae" and not self.critic:
             raise ConfigError("estimator gae bootstraps from a critic: add --critic")
         if self.leave_one_out and self.episodes_per_update < 2:
-            raise ConfigError("leave-one-out needs at least 2 episodes: raise --episodes-per-update")
+            raise ConfigError(
+                "leave-one-out needs at least 2 episodes: raise --episodes-per-update"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can hold; without run_dir, which may differ from machine to machine."""
@@ -166,9 +176,8 @@ def _check_types(config: TrainConfig) -> None:
         )
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
-            raise ConfigError(
-                f"{_option(name)} must be one of {', '.join(choices)}, got {getattr(config, name)!r}"
-            )
+            given = getattr(config, name)
+            raise ConfigError(f"{_option(name)} must be {' or '.join(choices)}, got {given!r}")
 
 
 def _check_ranges(config: TrainConfig) -> None:
@@ -179,4 +188,6 @@ def _check_ranges(config: TrainConfig) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not lowest <= value <= highest or not math.isfinite(value):
             top = "up" if highest == math.inf else f"to {highest}"
-            raise ConfigError(f"{_option(name)} must be a number from {lowest} {top}, got {value!r}")
+            raise ConfigError(
+                f"{_option(name)} must be a number from {lowest} {top}, got {value!r}"
+            )

@@ -96,7 +96,7 @@ class SquashedGaussian(NamedTuple):
         return normal - jnp.sum(_log_tanh_slope(action), -1)
 
     def entropy(self) -> jax.Array:
-        """Differential entropy of tanh(raw) in nats, [...], by 32-point Gauss-Hermite quadrature."""
+        """Differential entropy of tanh(raw) in nats, [...], by Gauss-Hermite quadrature."""
         nodes = jnp.asarray(_NODES, self.mean.dtype)
         slope = jax.vmap(lambda z: _log_tanh_slope(self.mean + self.std * z))(nodes)
         expected = jnp.tensordot(jnp.asarray(_WEIGHTS, self.mean.dtype), slope, 1)

@@ -1,4 +1,4 @@
-"""What the Python loop writes down, and how whole episodes are cut out of it."""
+"""What the Python loop reads and writes down, and how whole episodes are cut out of it."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -10,7 +10,8 @@ from pgjax.errors import RolloutError
 from pgjax.spaces import Observations
 from pgjax.types import Rollout
 
-_CAPACITY = 128  # steps, at first
+BLOCK = 32  # steps whose noise is drawn in one call: more are wasted on short episodes
+_CAPACITY = 128  # steps of the log, at first
 _MIN_LENGTH = 8  # of the padded time axis, which doubles from here
 
 
@@ -22,6 +23,7 @@ class Episode:
     number: int  # in the run
     slot: int  # the sub-environment that runs it
     start: int  # its first step in the log
+    planned: int = 0  # one past the last step in the log whose noise is laid out
     stop: int = 0  # one past its last step in the log
     terminated: bool = False
     truncated: bool = False
@@ -38,15 +40,28 @@ class EpisodeLog:
     that an environment that returns NaN is found out even if its episode never ends.
     """
 
-    def __init__(self, num_envs: int, observations: Observations):
+    def __init__(
+        self, num_envs: int, observations: Observations, noise: list[tuple[tuple[int, ...], Any]]
+    ):
         # At least two rows: a batch of one is computed, and so rounded, another way.
         self.rows = max(2, num_envs)
         self.time = 0
-        self.obs = np.zeros((_CAPACITY, self.rows, observations.size), observations.dtype)
-        self._action = np.zeros((_CAPACITY, self.rows))  # its shape is known at the first step
-        self._reward = np.zeros((_CAPACITY, self.rows), np.float32)
+        self.obs = self._zeros((observations.size,), observations.dtype)
+        self.noise = [self._zeros(shape, dtype) for shape, dtype in noise]
+        self._reward = self._zeros((), np.float32)
+        self._action = self._reward  # its shape is known at the first step
         self._encode = observations.encode
         self._done: list[Episode] = []
+
+    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        # Longer by a block, since noise is laid out that far ahead.
+        return np.zeros((_CAPACITY + BLOCK, self.rows, *shape), dtype)
+
+    def plan(self, episode: Episode, noise: Iterable[np.ndarray]) -> None:
+        """Lay out the noise of an episode's next steps, arrays [BLOCK, ...]."""
+        episode.planned = self.time + BLOCK
+        for log, x in zip(self.noise, noise, strict=True):
+            log[self.time : episode.planned, episode.slot] = x
 
     def observe(self, episode: Episode, obs: Any) -> None:
         """The first observation of an episode."""
@@ -58,8 +73,8 @@ class EpisodeLog:
         """Record one step of the running episodes; return the slots of those that ended."""
         now = self.time
         if now == 0:
-            self._action = np.zeros((_CAPACITY, *action.shape), action.dtype)
-        if now + 1 == len(self.obs):
+            self._action = self._zeros(action.shape[1:], action.dtype)
+        if now + 1 + BLOCK == len(self.obs):
             self._grow(running.values())
         self._action[now] = action
         self.time = now + 1
@@ -88,9 +103,12 @@ class EpisodeLog:
     def _grow(self, running: Iterable[Episode]) -> None:
         for episode in running:
             self._check(episode, self.time)
-        for name in ("obs", "_action", "_reward"):
-            old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+
+        def doubled(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([x, np.zeros_like(x[:-BLOCK])])
+
+        self.obs, self._action, self._reward = map(doubled, (self.obs, self._action, self._reward))
+        self.noise = [doubled(x) for x in self.noise]
 
     def _check(self, episode: Episode, stop: int) -> None:
         """Raise for the first value of an episode, up to a time in the log, that is not finite."""
@@ -125,22 +143,23 @@ class EpisodeLog:
         def empty(x: np.ndarray) -> np.ndarray:
             return np.zeros(shape + x.shape[2:], x.dtype)
 
-        rollout = Rollout(
-            obs=empty(self.obs),
-            action=empty(self._action),
-            reward=empty(self._reward),
-            terminated=np.zeros(shape, bool),
-            truncated=np.zeros(shape, bool),
-            next_obs=empty(self.obs),
-            weight=np.zeros(shape, np.float32),
-        )
+        columns: dict[str, Any] = {
+            "obs": empty(self.obs),
+            "action": empty(self._action),
+            "reward": empty(self._reward),
+            "terminated": np.zeros(shape, bool),
+            "truncated": np.zeros(shape, bool),
+            "next_obs": empty(self.obs),
+            "weight": np.zeros(shape, np.float32),
+        }
+        logs = {"obs": self.obs, "action": self._action, "reward": self._reward}
         for b, e in enumerate(done):
-            steps, last = slice(0, e.stop - e.start), e.stop - e.start - 1
-            rollout.obs[steps, b] = self.obs[e.start : e.stop, e.slot]
-            rollout.action[steps, b] = self._action[e.start : e.stop, e.slot]
-            rollout.reward[steps, b] = self._reward[e.start : e.stop, e.slot]
-            rollout.terminated[last, b], rollout.truncated[last, b] = e.terminated, e.truncated
-            rollout.next_obs[:last, b] = rollout.obs[1 : last + 1, b]
-            rollout.next_obs[last, b] = e.final_obs
-            rollout.weight[steps, b] = 1.0
-        return rollout
+            last = e.stop - e.start - 1
+            for name, log in logs.items():
+                columns[name][: last + 1, b] = log[e.start : e.stop, e.slot]
+            columns["terminated"][last, b] = e.terminated
+            columns["truncated"][last, b] = e.truncated
+            columns["next_obs"][:last, b] = columns["obs"][1 : last + 1, b]
+            columns["next_obs"][last, b] = e.final_obs
+            columns["weight"][: last + 1, b] = 1.0
+        return Rollout(**columns)

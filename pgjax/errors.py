@@ -15,7 +15,8 @@ class SpaceError(ConfigError):
 
 class RolloutError(PgjaxError, RuntimeError):
     """An environment gave something unusable: the message names the sub-environment, the
-    episode, the step and the field."""
+    episode, the step and the field.
+    """
 
 
 class RunError(PgjaxError, OSError):

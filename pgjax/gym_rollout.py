@@ -17,12 +17,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from jax.flatten_util import ravel_pytree
 
 from pgjax import spaces
-from pgjax.episode_log import Episode, EpisodeLog
+from pgjax.episode_log import BLOCK, Episode, EpisodeLog
 from pgjax.errors import ConfigError, SpaceError
 from pgjax.noise import split_noise
 from pgjax.types import Algorithm, Rollout, TrainState
 
-_BLOCK = 32  # steps whose noise is drawn in one call: more are wasted on short episodes
 _RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
 
 
@@ -37,10 +36,11 @@ def collect_episodes(
     """Run whole episodes, each until it is terminated or truncated.
 
     Episode e of a run, e = state.step * num_episodes + b, is column b of the rollout. It is reset
-    with a seed hashed from (state.key, e) and acts at time t with fold_in(fold_in(state.key, e), t),
-    whichever sub-environment runs it: the result does not depend on their number. A
-    sub-environment that finishes takes the next episode. state.key is not consumed: the same state
-    gives the same rollout, so that `num_episodes` should stay the same over a run.
+    with a seed hashed from (state.key, e) and acts at time t with
+    fold_in(fold_in(state.key, e), t), whichever sub-environment runs it: the result does not depend
+    on their number. A sub-environment that finishes takes the next episode. state.key is not
+    consumed: the same state gives the same rollout. Keep num_episodes the same over a run, or
+    episodes come up twice.
 
     Args:
       env: one environment, or a vector of them. A plain SyncVectorEnv may have any autoreset mode,
@@ -61,13 +61,15 @@ def collect_episodes(
     """
     if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
         raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
-    envs = _Together(env) if _steps_together(env) else _InTurn(_single_envs(env))
-    sends = spaces.actions(envs.action_space, squash)
-    log = EpisodeLog(envs.num_envs, spaces.observations(envs.observation_space))
+    envs = _adapt(env)
+    sends, seen = (
+        spaces.actions(envs.action_space, squash),
+        spaces.observations(envs.observation_space),
+    )
     first = int(state.step) * num_episodes
-    ravel, draw, act = _compile(algorithm, state, log.obs[0, 0])
+    ravel, draw, act = _compile(algorithm, state, np.zeros(seen.size, seen.dtype))
     params, noise = ravel(state.params), _Noise(draw, state.key, first, num_episodes)
-
+    log = EpisodeLog(envs.num_envs, seen, noise.shapes)
     waiting = iter(range(num_episodes))
     running: dict[int, Episode] = {}  # by sub-environment
 
@@ -80,15 +82,17 @@ def collect_episodes(
                 log.observe(episode, obs)
 
     start(range(envs.num_envs))
-    rows = noise.rows(log.rows)
     while running:
-        for slot, episode in running.items():
-            noise.write(rows, slot, episode.column, log.time - episode.start)
-        action = np.asarray(act(params, rows, log.obs[log.time]))
+        time = log.time
+        for episode in running.values():
+            if episode.planned <= time:
+                log.plan(episode, noise(episode.column, time - episode.start))
+        action = np.asarray(act(params, [x[time] for x in log.noise], log.obs[time]))
         ended = log.step(running, action, envs.step(sends.send(action), running))
-        for slot in ended:
-            del running[slot]
-        start(ended)
+        if ended:
+            for slot in ended:
+                del running[slot]
+            start(ended)
     return log.rollout()
 
 
@@ -117,8 +121,8 @@ class _Together:
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.DISABLED:
             raise SpaceError(
-                f"a vector environment must leave resets to pgjax, and this one has {mode}: make it "
-                'with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
+                f"a vector environment must leave resets to pgjax, and this one has {mode}: make "
+                'it with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
                 'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED})'
             )
         self.env, self.num_envs = env, env.num_envs
@@ -134,7 +138,8 @@ class _Together:
         # All the first time, whoever has an episode: none may be stepped before a reset.
         mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
         self._begun = True
-        obs, _ = self.env.reset(seed=list(self._seeds), options={"reset_mask": mask})
+        all_seeds: Any = list(self._seeds)  # a list by contract, whatever the base class says
+        obs, _ = self.env.reset(seed=all_seeds, options={"reset_mask": mask})
         self._over[mask] = False
         return [obs[slot] for slot in seeds]
 
@@ -146,34 +151,27 @@ class _Together:
         return [(obs[s], reward[s], terminated[s], truncated[s], None) for s in slots]
 
 
-def _steps_together(env: gym.Env | VectorEnv) -> bool:
-    return isinstance(env, VectorEnv) and type(env) is not SyncVectorEnv
-
-
-def _single_envs(env: Any) -> Sequence[gym.Env]:
-    return env.envs if isinstance(env, SyncVectorEnv) else [env]
+def _adapt(env: gym.Env | VectorEnv) -> _InTurn | _Together:
+    if type(env) is SyncVectorEnv:  # itself, not a wrapper of it, which may change what it returns
+        return _InTurn(env.envs)
+    return _Together(env) if isinstance(env, VectorEnv) else _InTurn([env])
 
 
 class _Noise:
-    """Seeds and noise of the episodes first, first + 1, ..., drawn many steps at a time."""
+    """Seeds and noise of the episodes first, first + 1, ..., drawn a block of steps at a time."""
 
     def __init__(self, draw: Callable[..., Any], key: jax.Array, first: int, num_episodes: int):
         self._draw = functools.partial(draw, key, np.uint32(first), num_episodes)
         seeds, block = self._draw(np.uint32(0))
         self.seeds: list[int] = np.asarray(seeds).tolist()
         self._blocks = [[np.asarray(x) for x in block]]
+        self.shapes = [(x.shape[2:], x.dtype) for x in self._blocks[0]]
 
-    def rows(self, count: int) -> list[np.ndarray]:
-        """A buffer for each array of the noise, [count, ...]."""
-        return [np.zeros((count, *x.shape[2:]), x.dtype) for x in self._blocks[0]]
-
-    def write(self, rows: list[np.ndarray], slot: int, column: int, t: int) -> None:
-        """Copy the noise of an episode's step t into a slot of the buffers."""
-        index, offset = divmod(t, _BLOCK)
-        if index == len(self._blocks):
-            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(index))[1]])
-        for row, block in zip(rows, self._blocks[index], strict=True):
-            row[slot] = block[column, offset]
+    def __call__(self, column: int, t: int) -> list[np.ndarray]:
+        """The noise of BLOCK steps of an episode from t on, a multiple of BLOCK: [BLOCK, ...]."""
+        if t // BLOCK == len(self._blocks):
+            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))[1]])
+        return [x[column] for x in self._blocks[t // BLOCK]]
 
 
 def _compile(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> tuple[Any, Any, Any]:
@@ -195,9 +193,9 @@ def _compiled(
     )
 
     def draw(key: jax.Array, first: jax.Array, num_episodes: int, block: jax.Array) -> Any:
-        """Seeds [num_episodes] uint32, and the noise [num_episodes, _BLOCK, ...] of some steps."""
+        """Seeds [num_episodes] uint32, and the noise [num_episodes, BLOCK, ...] of some steps."""
         numbers = first + jnp.arange(num_episodes, dtype=jnp.uint32)
-        times = block * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.uint32)
+        times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
         keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(numbers)
         seeds = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, _RESET)))(keys)
         at_time = jax.vmap(lambda k, t: draw_one(jax.random.fold_in(k, t)), in_axes=(None, 0))

@@ -65,7 +65,9 @@ def split_noise(
 
     def draw(key: jax.Array) -> Noise:
         values = drawn(key)
-        return tuple(jax.random.key_data(x) if k else x for x, k in zip(values, is_key, strict=True))
+        return tuple(
+            jax.random.key_data(x) if k else x for x, k in zip(values, is_key, strict=True)
+        )
 
     def act_on(params: Any, noise: Noise, obs: jax.Array) -> Any:
         impl = jax.random.key_impl(key)

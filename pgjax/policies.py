@@ -31,7 +31,7 @@ class SoftmaxPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Categorical:
-        """obs [..., d] -> Categorical with logits [..., num_actions]."""
+        """Obs [..., d] -> Categorical with logits [..., num_actions]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation)
         return Categorical(nn.Dense(self.num_actions, kernel_init=_SMALL)(x))
 
@@ -50,7 +50,7 @@ class GaussianPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian | SquashedGaussian:
-        """obs [..., d] -> a distribution over raw actions [..., action_dim]; std 1 at first."""
+        """Obs [..., d] -> a distribution over raw actions [..., action_dim]; std 1 at first."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation)
         mean = nn.Dense(self.action_dim, kernel_init=_SMALL)(x)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
@@ -71,7 +71,7 @@ class LessonGaussianPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian:
-        """obs [..., d] -> DiagonalGaussian over [..., action_dim]."""
+        """Obs [..., d] -> DiagonalGaussian over [..., action_dim]."""
         x = _hidden_layers(obs, self.hidden_sizes, nn.relu)
         x = nn.relu(nn.Dense(self.action_dim)(x))
         mean = jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
@@ -86,6 +86,6 @@ class ValueNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """obs [..., d] -> [...]."""
+        """Obs [..., d] -> [...]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation)
         return nn.Dense(1)(x).squeeze(-1)

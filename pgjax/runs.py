@@ -1,12 +1,12 @@
 """The run folder: what a run leaves behind, and how it is read back.
 
-  config.json            the settings
-  metrics.jsonl          a line per update; follows from config and seed alone
-  timings.jsonl          a line per update: seconds, steps a second
-  manifest.json          versions, platform, threads, params_sha256
-  checkpoints/N.msgpack  the TrainState after N updates
-  evaluation.json        returns and lengths of the evaluation at the end
-  learning_curve.png
+config.json            the settings
+metrics.jsonl          a line per update; follows from config and seed alone
+timings.jsonl          a line per update: seconds, steps a second
+manifest.json          versions, platform, threads, params_sha256
+checkpoints/N.msgpack  the TrainState after N updates
+evaluation.json        returns and lengths of the evaluation at the end
+learning_curve.png
 """
 
 import hashlib
@@ -119,7 +119,9 @@ def load_config(run_dir: Path) -> TrainConfig:
     try:
         values = json.loads((run_dir / "config.json").read_text())
     except (OSError, ValueError) as e:
-        raise RunError(f"{run_dir} is not a run folder ({e}): name one that pgjax train left") from None
+        raise RunError(
+            f"{run_dir} is not a run folder ({e}): name one that pgjax train left"
+        ) from None
     return TrainConfig.from_json(values)
 
 

@@ -24,7 +24,6 @@ class Observations(NamedTuple):
 class Actions(NamedTuple):
     """How the raw actions of a policy become what an environment of a space receives."""
 
-    shape: tuple[int, ...]  # of one raw action: () or (d,)
     send: Callable[[np.ndarray], Any]  # raw [n, ...] -> n actions, each contained in the space
 
 
@@ -71,28 +70,32 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
     """
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
-        return Actions((), lambda raw: (raw.astype(np.int64) + start).tolist())
+        return Actions(lambda raw: [action + start for action in raw.tolist()])
     if isinstance(space, spaces.Box):
-        return Actions((int(np.prod(space.shape)),), _send_box(space, squash))
+        return Actions(_send_box(space, squash))
     raise SpaceError(_unsupported("action", space))
 
 
-def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
     dtype, shape = space.dtype, space.shape
     low, high = space.low.ravel(), space.high.ravel()
     integers = np.issubdtype(dtype, np.integer)
     working = np.float64 if integers else dtype
     if squash and not space.is_bounded():
-        raise SpaceError(f"tanh needs finite bounds, and the action space is {space}: do not squash")
+        raise SpaceError(
+            f"tanh needs finite bounds, and the action space is {space}: do not squash"
+        )
 
-    def send(raw: np.ndarray) -> np.ndarray:
+    def send(raw: np.ndarray) -> Any:
         raw = raw.astype(working, copy=False)
         if squash:
             raw = low + (high - low) * ((np.tanh(raw) + 1) / 2)
         if integers:
             raw = np.rint(raw)
         # Last, and after the cast: float32(0.1) lies above a float64 bound of 0.1.
-        return np.minimum(np.maximum(raw, low), high).astype(dtype).reshape(-1, *shape)
+        sent = np.minimum(np.maximum(raw, low), high).astype(dtype).reshape(-1, *shape)
+        # An element of a 1-D array is a scalar, which is not contained in a Box of shape ().
+        return sent if shape else [np.asarray(x) for x in sent]
 
     return send
 

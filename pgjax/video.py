@@ -1,4 +1,4 @@
-"""Films of a trained agent, by Gymnasium's own recording wrappers. Needs the environment's renderer."""
+"""Films of a trained agent, by Gymnasium's own recording wrappers."""
 
 import shutil
 import tempfile

@@ -55,7 +55,9 @@ def test_an_algorithm_is_five_functions():
 
 def test_policies_read_the_state_with_and_without_a_critic(case):
     algorithm, state, _ = case
-    policy = pgjax.GaussianPolicy(2, (8,)) if "critic" in state.params else pgjax.SoftmaxPolicy(2, (8,))
+    policy = (
+        pgjax.GaussianPolicy(2, (8,)) if "critic" in state.params else pgjax.SoftmaxPolicy(2, (8,))
+    )
     dist = policy.apply(state.params, OBS)
     action = dist.mode()
     np.testing.assert_allclose(
@@ -79,10 +81,7 @@ def test_padding_changes_no_bit(case, padding, time):
     expected = algorithm.update(state, rollout(np.random.default_rng(0), lengths, time=128))
     filled = rollout(np.random.default_rng(0), lengths, time=128, padding=padding)
     longer = pgjax.Rollout(
-        *(
-            np.concatenate([x, np.broadcast_to(x[-1:], (time - 128, *x.shape[1:]))])
-            for x in filled
-        )
+        *(np.concatenate([x, np.broadcast_to(x[-1:], (time - 128, *x.shape[1:]))]) for x in filled)
     )
     longer = longer._replace(
         weight=np.where(np.arange(time)[:, None] < 128, np.resize(filled.weight, (time, 3)), 0)
@@ -199,10 +198,12 @@ def test_critic_is_fitted_to_the_returns():
     state = algorithm.init(jax.random.key(0), OBS)
     batch = make_rollout(np.random.default_rng(0), [16, 16], terminated=False)
     batch = batch._replace(
-        reward=-np.ones_like(batch.reward), obs=np.ones_like(batch.obs), next_obs=np.ones_like(batch.obs)
+        reward=-np.ones_like(batch.reward),
+        obs=np.ones_like(batch.obs),
+        next_obs=np.ones_like(batch.obs),
     )
     for _ in range(300):
-        state, info = algorithm.update(state, batch)
+        state, _ = algorithm.update(state, batch)
     value = pgjax.ValueNetwork((8,)).apply({"params": state.params["critic"]}, np.ones(4))
     assert float(value) == pytest.approx(-2.0, abs=0.02)  # -1 / (1 - 0.5)
 

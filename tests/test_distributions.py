@@ -50,7 +50,9 @@ def test_log_prob_and_entropy_are_torchs(name):
 
 
 def test_multicategorical_is_a_sum_of_categoricals():
-    parts = [torch.distributions.Categorical(logits=torch.tensor(x)) for x in (LOGITS, LOGITS[:, :2])]
+    parts = [
+        torch.distributions.Categorical(logits=torch.tensor(x)) for x in (LOGITS, LOGITS[:, :2])
+    ]
     action = np.array([[2, 0], [1, 1]])
     expected = sum(p.log_prob(torch.tensor(action[:, i])) for i, p in enumerate(parts))
     np.testing.assert_allclose(ALL["multicategorical"].log_prob(action), expected, rtol=1e-5)

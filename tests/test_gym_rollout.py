@@ -39,7 +39,9 @@ def test_a_column_is_an_episode_as_the_environment_tells_it():
         np.testing.assert_array_equal(rollout.obs[:length, b], expected)
         np.testing.assert_array_equal(rollout.next_obs[:length, b], expected + [0, 1, 0])
         np.testing.assert_array_equal(rollout.reward[:length, b], name + t + 1)
-        np.testing.assert_array_equal(rollout.terminated[:, b], np.arange(len(rollout.weight)) == length - 1)
+        np.testing.assert_array_equal(
+            rollout.terminated[:, b], np.arange(len(rollout.weight)) == length - 1
+        )
         np.testing.assert_array_equal(rollout.action[:length, b], [next(sent) for _ in t])
         np.testing.assert_array_equal(rollout.weight[:, b], np.arange(len(rollout.weight)) < length)
     assert not rollout.truncated.any()
@@ -169,7 +171,10 @@ def test_observations_are_flattened_and_discrete_ones_are_one_hot():
     length = int(rollout.weight[:, 0].sum())
     np.testing.assert_array_equal(rollout.obs[:length, 0], np.eye(4)[np.arange(length) % 4])
     pixels = spaces.Box(0, 255, (3,), np.uint8)
-    assert pgjax.collect_episodes(Scripted(obs_space=pixels), ALGORITHM, STATE, 1).obs.dtype == np.uint8
+    assert (
+        pgjax.collect_episodes(Scripted(obs_space=pixels), ALGORITHM, STATE, 1).obs.dtype
+        == np.uint8
+    )
 
 
 @pytest.mark.parametrize("space", [spaces.Dict(a=spaces.Discrete(2)), spaces.Text(3)])
@@ -199,7 +204,11 @@ class Broken(Scripted):
         obs, reward, *rest = super().step(action)
         if len(self.seeds) > 1 and self._t == 2:
             field, value = self._wrong
-            return (value if field == "observation" else obs), (value if field == "reward" else reward), *rest
+            return (
+                (value if field == "observation" else obs),
+                (value if field == "reward" else reward),
+                *rest,
+            )
         return obs, reward, *rest
 
 
@@ -269,5 +278,7 @@ def test_probe_environments_are_learned_to_their_exact_values(name):
     np.testing.assert_allclose(value, expected, atol=0.1)
     best = {"action": [1, 1], "both": [0, 1]}
     if name in best:
-        p = np.asarray(jax.nn.softmax(pgjax.SoftmaxPolicy(2, (16,)).apply(state.params, obs).logits))
+        p = np.asarray(
+            jax.nn.softmax(pgjax.SoftmaxPolicy(2, (16,)).apply(state.params, obs).logits)
+        )
         assert (p[np.arange(2), best[name]] > 0.95).all()

@@ -74,7 +74,9 @@ assert (dict(jax.config.values), numpy.geterr(), list(warnings.filters)) == befo
 heavy = {"torch", "matplotlib", "tyro", "pygame", "PIL", "moviepy", "orbax"}
 print(sorted(heavy & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

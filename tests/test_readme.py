@@ -1,0 +1,56 @@
+"""What the README and the examples say runs, with tiny budgets."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_python_blocks_run(number, capsys):
+    code = (
+        BLOCKS[number].replace("range(30)", "range(2)").replace("num_episodes=16", "num_episodes=4")
+    )
+    names = {}
+    exec(compile(code, f"README block {number + 1}", "exec"), names)
+    if "collect_episodes" in code:
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2
+        assert all(re.fullmatch(r"return \d+\.\d  entropy 0\.\d{3}", line) for line in lines)
+        # a dozen lines, comments and blank lines apart
+        assert len([x for x in code.splitlines() if x.strip() and not x.startswith("#")]) <= 14
+
+
+def test_the_test_command_is_that_of_ci():
+    command = 'pip install -e ".[test]" && pytest'
+    assert command in README
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "words"),
+    [
+        (
+            "lesson.py",
+            ["--cartpole-episodes", "2", "--pendulum-episodes", "1"],
+            ["Episode 2: ", "Pendulum-v1, GaussianPolicy", "lesson's Gaussian", "std from"],
+        ),
+        ("torch_lesson.py", ["--episodes", "2"], ["Episode 2: "]),
+    ],
+)
+def test_examples_run(script, options, words):
+    command = [sys.executable, str(ROOT / "examples" / script), *options]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(word in out for word in words), out
+
+
+def test_parity_table_is_complete():
+    import torch_parity
+
+    assert set(torch_parity.PAIRS) == {"softmax", "lesson's Gaussian", "well-posed Gaussian"}
+    assert torch_parity.BOUNDS[torch_parity.np.float64] == 1e-10
