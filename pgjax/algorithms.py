@@ -118,7 +118,7 @@ def reinforce(
             info["explained_variance"] = _explained_variance(rollout.weight, value, target)
         # Safe where a batch holds no real step at all: nothing over one.
         n = jnp.maximum(info["episodes" if mean_over == "episodes" else "env_steps"], 1)
-        return lax.stop_gradient((split_rows(batch, chunk_size), n, info))
+        return split_rows(batch, chunk_size), n, info
 
     def chunk_loss(params: Params, chunk: _Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         distribution: Any = policy.apply(params, chunk.obs)

@@ -77,6 +77,23 @@ def test_the_rollout_does_not_depend_on_how_many_run_side_by_side(make, n):
     assert_trees_equal(pgjax.collect_episodes(env, ALGORITHM, STATE, 7), expected)
 
 
+def test_continuous_actions_are_the_same_bits_for_any_number_side_by_side():
+    """A batch of one row is computed another way, and so must never be acted on."""
+    policy = pgjax.GaussianPolicy(2, (64, 64), jax.numpy.tanh)
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
+    # not the small first mean, in which no difference would show
+    state = state._replace(params=jax.tree.map(lambda x: x + 0.1, state.params))
+
+    def env():
+        return Scripted(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32))
+
+    expected = pgjax.collect_episodes(env(), algorithm, state, 20)
+    for n in (2, 5, 16, 64):
+        rollout = pgjax.collect_episodes(SyncVectorEnv([env] * n), algorithm, state, 20)
+        assert_trees_equal(rollout, expected)
+
+
 def test_async_environments_give_the_same_rollout():
     expected = pgjax.collect_episodes(Scripted(), ALGORITHM, STATE, 5)
     env = AsyncVectorEnv(
