@@ -1,5 +1,6 @@
 """`reinforce(...)` ties policy, estimator, critic and optimiser into an Algorithm."""
 
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -16,6 +17,18 @@ from pgjax.chunks import CHUNK_SIZE, join_rows, split_rows, sum_chunks, sum_rows
 from pgjax.errors import ConfigError
 from pgjax.returns import discounted_returns
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, segment_ends, zero_padding
+
+
+class _Objective(NamedTuple):
+    """What the loss is made of."""
+
+    policy: nn.Module
+    critic: nn.Module | None
+    estimator: Estimator
+    entropy_coef: float
+    value_coef: float
+    mean_over: str
+    chunk_size: int | None
 
 
 class _Batch(NamedTuple):
@@ -79,7 +92,15 @@ def reinforce(
     for name, coef in (("entropy_coef", entropy_coef), ("value_coef", value_coef)):
         if not 0.0 <= coef < float("inf"):
             raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
-    estimator = estimator or normalized(reward_to_go(gamma=0.99))
+    objective = _Objective(
+        policy,
+        critic,
+        estimator or normalized(reward_to_go(gamma=0.99)),
+        entropy_coef,
+        value_coef,
+        mean_over,
+        chunk_size,
+    )
 
     def init(key: jax.Array, obs: jax.Array) -> TrainState:
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -103,53 +124,19 @@ def reinforce(
         distribution: Any = policy.apply(params, obs)
         return distribution.log_prob(action)
 
-    def prepare(params: Params, rollout: Rollout) -> tuple[_Batch, jax.Array, Info]:
-        rollout = zero_padding(rollout)
-        value = next_value = None
-        if critic is not None:
-            value, next_value = _values(critic, params, rollout, chunk_size)
-        advantage = estimator(rollout, value, next_value)
-        target = jnp.zeros_like(rollout.reward)
-        if value is not None:
-            target = inspect.unwrap(estimator)(rollout, value, next_value) + value
-        batch = _Batch(rollout.obs, rollout.action, rollout.weight, advantage, target)
-        info = _episode_info(rollout)
-        if value is not None:
-            info["explained_variance"] = _explained_variance(rollout.weight, value, target)
-        # Safe where a batch holds no real step at all: nothing over one.
-        n = jnp.maximum(info["episodes" if mean_over == "episodes" else "env_steps"], 1)
-        return split_rows(batch, chunk_size), n, info
-
-    def chunk_loss(params: Params, chunk: _Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        distribution: Any = policy.apply(params, chunk.obs)
-        log_p = distribution.log_prob(chunk.action)
-        terms = {
-            "policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage),
-            "entropy": distribution.entropy(),
-        }
-        total = terms["policy_loss"] - entropy_coef * terms["entropy"]
-        if critic is not None:
-            value: Any = critic.apply(_critic_params(params), chunk.obs)
-            terms["value_loss"] = losses.value_loss(value, chunk.target)
-            total = total + value_coef * terms["value_loss"]
-        return _weighted_sums((total, terms), chunk.weight)
-
-    def finish(sums: dict[str, jax.Array], n: jax.Array, info: Info) -> Info:
-        steps = jnp.maximum(info["env_steps"], 1)
-        means = {name: sums[name] / (n if name == "policy_loss" else steps) for name in sums}
-        return info | means
-
     def loss(params: Params, rollout: Rollout) -> tuple[jax.Array, Info]:
-        chunks, n, info = prepare(params, rollout)
-        total, sums = sum_chunks(_skip_empty(lambda chunk: chunk_loss(params, chunk)), chunks)
-        return total / n, finish(sums, n, info)
+        chunks, n, info = _prepare(objective, params, rollout)
+        chunk_loss = functools.partial(_chunk_loss, objective, params)
+        total, sums = sum_chunks(_skip_empty(chunk_loss), chunks)
+        return total / n, _finish(sums, n, info)
 
     def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Info]:
-        chunks, n, info = prepare(state.params, rollout)
+        chunks, n, info = _prepare(objective, state.params, rollout)
         # The gradient travels as one vector: adding it up is then one operation, not one a leaf.
         _, unravel = ravel_pytree(state.params)
 
         def gradient(chunk: _Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            chunk_loss = functools.partial(_chunk_loss, objective)
             grads, sums = jax.grad(chunk_loss, has_aux=True)(state.params, chunk)
             return ravel_pytree(grads)[0], sums
 
@@ -157,10 +144,53 @@ def reinforce(
         grads = unravel(total / n.astype(total.dtype))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        info = finish(sums, n, info) | {"grad_norm": optax.tree.norm(grads)}
+        info = _finish(sums, n, info) | {"grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, state.key, state.step + 1), info
 
     return Algorithm(*(jax.jit(f) for f in (init, act, log_prob, loss, update)))
+
+
+def _prepare(
+    objective: _Objective, params: Params, rollout: Rollout
+) -> tuple[_Batch, jax.Array, Info]:
+    """Computed once: chunks [n, chunk_size, ...], what the loss is divided by, and counts."""
+    rollout = zero_padding(rollout)
+    value = next_value = None
+    if objective.critic is not None:
+        value, next_value = _values(objective.critic, params, rollout, objective.chunk_size)
+    advantage = objective.estimator(rollout, value, next_value)
+    info, target = _episode_info(rollout), jnp.zeros_like(rollout.reward)
+    if value is not None:
+        target = inspect.unwrap(objective.estimator)(rollout, value, next_value) + value
+        info["explained_variance"] = _explained_variance(rollout.weight, value, target)
+    batch = _Batch(rollout.obs, rollout.action, rollout.weight, advantage, target)
+    # At least one, so that a batch without a real step gives nothing over one.
+    n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
+    return split_rows(batch, objective.chunk_size), n, info
+
+
+def _chunk_loss(
+    objective: _Objective, params: Params, chunk: _Batch
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sums over a chunk's rows: of the loss, and of its terms by name."""
+    distribution: Any = objective.policy.apply(params, chunk.obs)
+    log_p = distribution.log_prob(chunk.action)
+    terms = {
+        "policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage),
+        "entropy": distribution.entropy(),
+    }
+    total = terms["policy_loss"] - objective.entropy_coef * terms["entropy"]
+    if objective.critic is not None:
+        value: Any = objective.critic.apply(_critic_params(params), chunk.obs)
+        terms["value_loss"] = losses.value_loss(value, chunk.target)
+        total = total + objective.value_coef * terms["value_loss"]
+    return _weighted_sums((total, terms), chunk.weight)
+
+
+def _finish(sums: dict[str, jax.Array], n: jax.Array, info: Info) -> Info:
+    """The policy's loss over n as in the loss, other terms as means over real steps."""
+    steps = jnp.maximum(info["env_steps"], 1)
+    return info | {name: sums[name] / (n if name == "policy_loss" else steps) for name in sums}
 
 
 def _skip_empty(fn: Any) -> Any:
