@@ -1,17 +1,28 @@
 """Policy gradients in JAX for Gymnasium: pure functions, explicit keys, the same bits."""
 
+import importlib
+from typing import Any
+
 from pgjax import advantages, distributions, losses, returns
 from pgjax.algorithms import reinforce
 from pgjax.config import TrainConfig
-from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunError, SpaceError
+from pgjax.errors import (
+    ConfigError,
+    DivergedError,
+    PgjaxError,
+    RolloutError,
+    RunError,
+    SpaceError,
+)
 from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import GaussianPolicy, LessonGaussianPolicy, SoftmaxPolicy, ValueNetwork
-from pgjax.train import train
+from pgjax.train import load, train
 from pgjax.types import Algorithm, Info, Rollout, TrainState
 
 __all__ = [
     "Algorithm",
     "ConfigError",
+    "DivergedError",
     "GaussianPolicy",
     "Info",
     "LessonGaussianPolicy",
@@ -27,8 +38,16 @@ __all__ = [
     "advantages",
     "collect_episodes",
     "distributions",
+    "load",
     "losses",
     "reinforce",
     "returns",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What people look at is loaded when it is first asked for.
+    if name in ("evaluate", "plot", "video"):
+        return importlib.import_module(f"pgjax.{name}")
+    raise AttributeError(f"module 'pgjax' has no attribute {name!r}")

@@ -94,7 +94,7 @@ def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
             _masked(rollout, value),
             _masked(rollout, next_value),
             rollout.terminated,
-            rollout.truncated,
+            rollout.truncated | segment_ends(rollout),
             gamma,
             lambda_,
         )
@@ -149,7 +149,9 @@ def leave_one_out(estimator: Estimator) -> Estimator:
                 f"2, got {num_episodes}: collect more per update (--episodes-per-update)"
             )
         x = estimator(rollout, value, next_value)
-        others = (x.sum(1, keepdims=True) - x) / (num_episodes - 1)
+        # A column of nothing but padding is no episode.
+        count = (rollout.weight > 0).any(0).sum()
+        others = (x.sum(1, keepdims=True) - x) / jnp.maximum(count - 1, 1)
         return _masked(rollout, x - others)
 
     return estimate
@@ -170,7 +172,8 @@ def time_discounted(estimator: Estimator, gamma: float = 0.99) -> Estimator:
         rollout: Rollout, value: jax.Array | None = None, next_value: jax.Array | None = None
     ) -> jax.Array:
         x = estimator(rollout, value, next_value)
-        ended = segment_ends(zero_padding(rollout))
+        # A new episode begins behind an end, and behind a gap.
+        ended = segment_ends(zero_padding(rollout)) | ~(rollout.weight > 0)
 
         def step(w: jax.Array, end: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jnp.where(end, jnp.ones_like(w), gamma * w), w

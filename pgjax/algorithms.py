@@ -41,6 +41,11 @@ class _Batch(NamedTuple):
     target: jax.Array  # what the critic is fitted to; zero without one
 
 
+def _check_key(key: jax.Array) -> None:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ConfigError("a typed key is needed: jax.random.key(seed), not PRNGKey(seed)")
+
+
 def _critic_params(params: Params) -> Params:
     return {"params": params["critic"]}
 
@@ -103,8 +108,7 @@ def reinforce(
     )
 
     def init(key: jax.Array, obs: jax.Array) -> TrainState:
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            raise ConfigError("a typed key is needed: jax.random.key(seed), not PRNGKey(seed)")
+        _check_key(key)
         init_key, run_key = jax.random.split(key)
         policy_key, critic_key = jax.random.split(init_key)
         # One dict for both: Flax ignores a collection that a module does not use, so that
@@ -115,6 +119,7 @@ def reinforce(
         return TrainState(params, optimizer.init(params), run_key, jnp.zeros((), jnp.int32))
 
     def act(params: Params, key: jax.Array, obs: jax.Array) -> jax.Array:
+        _check_key(key)
         distribution: Any = policy.apply(params, obs)
         if key.ndim == 0:
             return distribution.sample(key)
@@ -163,10 +168,29 @@ def _prepare(
     if value is not None:
         target = inspect.unwrap(objective.estimator)(rollout, value, next_value) + value
         info["explained_variance"] = _explained_variance(rollout.weight, value, target)
+    # An estimator or a critic of a user's own may leave anything in padded slots.
+    advantage, target = (jnp.where(rollout.weight > 0, x, 0.0) for x in (advantage, target))
     batch = _Batch(rollout.obs, rollout.action, rollout.weight, advantage, target)
     # At least one, so that a batch without a real step gives nothing over one.
     n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
-    return split_rows(batch, objective.chunk_size), n, info
+    return _fill_padding(split_rows(batch, objective.chunk_size)), n, info
+
+
+def _fill_padding(chunks: _Batch) -> _Batch:
+    """Copies of the first real row for the observations and actions of padded ones.
+
+    Not zeros, which need not be possible actions: what is undefined there would give NaN gradients,
+    however it is weighted.
+    """
+    real = chunks.weight > 0
+    first = jnp.argmax(real.ravel())
+
+    def fill(x: jax.Array) -> jax.Array:
+        row = x.reshape((-1,) + x.shape[2:])[first]
+        mask = real.reshape(real.shape + (1,) * (x.ndim - 2))
+        return jnp.where(mask, x, jnp.broadcast_to(row, x.shape))
+
+    return chunks._replace(obs=fill(chunks.obs), action=fill(chunks.action))
 
 
 def _chunk_loss(
@@ -179,7 +203,9 @@ def _chunk_loss(
         "policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage),
         "entropy": distribution.entropy(),
     }
-    total = terms["policy_loss"] - objective.entropy_coef * terms["entropy"]
+    total = terms["policy_loss"]
+    if objective.entropy_coef:  # not 0 * entropy, which is NaN where the entropy is infinite
+        total = total - objective.entropy_coef * terms["entropy"]
     if objective.critic is not None:
         value: Any = objective.critic.apply(_critic_params(params), chunk.obs)
         terms["value_loss"] = losses.value_loss(value, chunk.target)
@@ -228,7 +254,7 @@ def _values(
 def _episode_info(rollout: Rollout) -> Info:
     """Counts, returns and lengths of the episodes of a rollout whose padding is zero."""
     real, ends, dtype = rollout.weight > 0, segment_ends(rollout), rollout.reward.dtype
-    starts = real & jnp.concatenate([jnp.ones_like(ends[:1]), ends[:-1]])
+    starts = real & jnp.concatenate([jnp.ones_like(real[:1]), (ends | ~real)[:-1]])
     # Summed by the recursion, whose order is fixed; [T, B, 2], so that one loop serves both.
     per_step = jnp.stack([rollout.reward, rollout.weight.astype(dtype)], -1)
     sums = discounted_returns(per_step, jnp.where(ends, 0.0, 1.0).astype(dtype)[..., None])

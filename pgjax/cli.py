@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import gymnasium as gym
 import jax
 import tyro
 from rich.console import Console
@@ -58,6 +59,7 @@ def _evaluate(
     seed: int = 1000,
     stochastic: bool = False,
     json: bool = False,
+    allow_env_import: bool = False,
 ) -> None:
     """Run fresh episodes with a trained agent and print their returns.
 
@@ -67,8 +69,10 @@ def _evaluate(
         seed: Root of their randomness, apart from that of training.
         stochastic: Sample actions; by default the agent acts by the mode.
         json: Print one JSON line.
+        allow_env_import: Let an environment named module:Name import that module.
     """
-    result = evaluation.evaluate(load(run), episodes, seed, stochastic=stochastic)
+    loaded = load(run, allow_env_import=allow_env_import)
+    result = evaluation.evaluate(loaded, episodes, seed, stochastic=stochastic)
     print(json_lines.dumps(result) if json else _sentence(result))
 
 
@@ -79,6 +83,7 @@ def _render(
     episodes: int = 1,
     seed: int = 1000,
     stochastic: bool = False,
+    allow_env_import: bool = False,
 ) -> None:
     """Write a film of a trained agent.
 
@@ -88,10 +93,12 @@ def _render(
         episodes: How many episodes, one after the other.
         seed: Root of their randomness: the episodes that evaluate runs with the same seed.
         stochastic: Sample actions; by default the agent acts by the mode.
+        allow_env_import: Let an environment named module:Name import that module.
     """
     from pgjax import video
 
-    print(video.render(load(run), out or run / "film.mp4", episodes, seed, stochastic=stochastic))
+    loaded = load(run, allow_env_import=allow_env_import)
+    print(video.render(loaded, out or run / "film.mp4", episodes, seed, stochastic=stochastic))
 
 
 def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
@@ -170,8 +177,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
         _parse(sys.argv[1:] if argv is None else argv)()
-    except PgjaxError as e:
-        print(f"pgjax: {e}", file=sys.stderr)
+    except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:
+        print("pgjax:", " ".join(str(e).split()), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as e:
         print(f"pgjax: interrupted {e}".rstrip(), file=sys.stderr)

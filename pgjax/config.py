@@ -19,6 +19,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         estimator="gae",
         critic=True,
     ),
+    # Without the entropy bonus it settles for standing still, which costs nothing.
+    "MountainCarContinuous-v0": dict(
+        updates=200,
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        learning_rate=5e-3,
+        gamma=0.999,
+        entropy_coef=0.03,
+    ),
     "Pendulum-v1": dict(
         updates=2000,
         episodes_per_update=8,
@@ -33,12 +42,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run."""
+    """Settings of a training run.
+
+    `TrainConfig(env_id)` has the general defaults; `TrainConfig.preset(env_id)` the tuned settings
+    that `pgjax train` starts from.
+    """
 
     env_id: str
     """Gymnasium's name of the environment, such as CartPole-v1."""
+    _: dataclasses.KW_ONLY
     seed: int = 0
     """Root of all randomness of the run, 0 to 2**32 - 1."""
     updates: int = 200

@@ -10,6 +10,9 @@ from pgjax.errors import RolloutError
 from pgjax.spaces import Observations
 from pgjax.types import Rollout
 
+# Policies act on this many rows at a time, always: a batch of another size is computed, and so
+# rounded, another way. Eight take no longer than one.
+ROWS = 8
 BLOCK = 32  # steps whose noise is drawn in one call: more are wasted on short episodes
 _CAPACITY = 128  # steps of the log, at first
 _MIN_LENGTH = 8  # of the padded time axis, which doubles from here
@@ -43,8 +46,7 @@ class EpisodeLog:
     def __init__(
         self, num_envs: int, observations: Observations, noise: list[tuple[tuple[int, ...], Any]]
     ):
-        # At least two rows: a batch of one is computed, and so rounded, another way.
-        self.rows = max(2, num_envs)
+        self.rows = -(-num_envs // ROWS) * ROWS
         self.time = 0
         self.obs = self._zeros((observations.size,), observations.dtype)
         self.noise = [self._zeros(shape, dtype) for shape, dtype in noise]
@@ -82,7 +84,11 @@ class EpisodeLog:
         for episode, result in zip(running.values(), results, strict=True):
             obs, reward, terminated, truncated, _ = result
             slot, row = episode.slot, self._row(episode, obs)
-            self._reward[now, slot] = reward
+            try:
+                self._reward[now, slot] = reward
+            except (TypeError, ValueError):
+                where = f"{episode}, step {now - episode.start}"
+                raise RolloutError(f"{where}: the reward is {reward!r}, not a number") from None
             if terminated or truncated:
                 episode.stop, episode.final_obs = self.time, np.array(row, self.obs.dtype)
                 episode.terminated, episode.truncated = bool(terminated), bool(truncated)
@@ -126,13 +132,14 @@ class EpisodeLog:
                 first[name] = int(np.argmin(finite.reshape(len(x), -1).all(1)))
         if first:
             name = min(first, key=lambda field: first[field])
-            t = first[name]
+            t, values = first[name], fields[name][first[name]]
             advice = (
                 "the policy has diverged, lower the learning rate"
                 if name == "action"
                 else "correct the environment"
             )
-            raise RolloutError(f"{episode}, step {t}: the {name} is {fields[name][t]}: {advice}")
+            bad = values[~np.isfinite(values)].ravel()[0]
+            raise RolloutError(f"{episode}, step {t}: the {name} is {bad}: {advice}")
 
     def rollout(self) -> Rollout:
         """The episodes that ended, each in its column, with its padding behind it."""

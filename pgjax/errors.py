@@ -19,5 +19,9 @@ class RolloutError(PgjaxError, RuntimeError):
     """
 
 
+class DivergedError(PgjaxError, FloatingPointError):
+    """A loss or gradient that is no longer finite."""
+
+
 class RunError(PgjaxError, OSError):
     """A run folder that is missing, incomplete, or in the way."""

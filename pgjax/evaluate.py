@@ -1,7 +1,10 @@
 """How good an agent is: fresh episodes, apart from all randomness of training."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +20,16 @@ _MAX_ENVS = 16  # side by side: for speed only
 
 def by_mode(run: Run) -> Algorithm:
     """The run's algorithm, acting by the mode of its policy: it needs no randomness."""
+    return run.agent.algorithm._replace(act=_act_by_mode(run.agent.policy))
 
+
+@functools.cache  # one function for one policy, so that it is compiled once
+def _act_by_mode(policy: nn.Module) -> Callable[..., jax.Array]:
     def act(params: Any, key: jax.Array, obs: jax.Array) -> jax.Array:
-        distribution: Any = run.agent.policy.apply(params, obs)
+        distribution: Any = policy.apply(params, obs)
         return distribution.mode()
 
-    return run.agent.algorithm._replace(act=act)
+    return act
 
 
 def evaluation_state(run: Run, seed: int) -> TrainState:

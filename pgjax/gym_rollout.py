@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from pgjax import spaces
-from pgjax.episode_log import BLOCK, Episode, EpisodeLog
+from pgjax.episode_log import BLOCK, ROWS, Episode, EpisodeLog
 from pgjax.errors import ConfigError, SpaceError
 from pgjax.noise import split_noise
 from pgjax.types import Algorithm, Rollout, TrainState
@@ -59,14 +60,15 @@ def collect_episodes(
       SpaceError: a space or vector mode that is not supported.
       RolloutError: an observation of the wrong shape, or a value that is not finite.
     """
-    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
+    integer = isinstance(num_episodes, int | np.integer) and not isinstance(num_episodes, bool)
+    if not integer or num_episodes < 1:
         raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
     envs = _adapt(env)
     sends, seen = (
         spaces.actions(envs.action_space, squash),
         spaces.observations(envs.observation_space),
     )
-    first = int(state.step) * num_episodes
+    first = int(state.step) * int(num_episodes)
     ravel, draw, act = _compile(algorithm, state, np.zeros(seen.size, seen.dtype))
     params, noise = ravel(state.params), _Noise(draw, state.key, first, num_episodes)
     log = EpisodeLog(envs.num_envs, seen, noise.shapes)
@@ -88,6 +90,8 @@ def collect_episodes(
             if episode.planned <= time:
                 log.plan(episode, noise(episode.column, time - episode.start))
         action = np.asarray(act(params, [x[time] for x in log.noise], log.obs[time]))
+        if time == 0:
+            sends.check(action)
         ended = log.step(running, action, envs.step(sends.send(action), running))
         if ended:
             for slot in ended:
@@ -203,7 +207,10 @@ def _compiled(
 
     def act_on_flat(flat: jax.Array, noise: Any, obs: jax.Array) -> jax.Array:
         params = unravel(flat)
-        return jax.vmap(lambda n, o: act_on(params, n, o))(noise, obs)
+        blocks = jax.tree.map(lambda x: x.reshape((-1, ROWS) + x.shape[1:]), (noise, obs))
+        act_on_rows = jax.vmap(lambda n, o: act_on(params, n, o))
+        action = lax.map(lambda block: act_on_rows(*block), blocks)
+        return action.reshape((-1,) + action.shape[2:])
 
     ravel = jax.jit(lambda params: ravel_pytree(params)[0])
     return ravel, jax.jit(draw, static_argnums=2), jax.jit(act_on_flat)

@@ -15,7 +15,7 @@ def discounted_returns(
 
     Args:
       r_t: rewards, [T, ...] float.
-      discount_t: γₜ in [0, 1], a scalar or [T, ...]; 0 where an episode ends at step t.
+      discount_t: γₜ in [0, 1], a scalar, [T] or [T, ...]; 0 where an episode ends at step t.
       bootstrap_value: the value after the last step, a scalar or [...].
 
     Returns:
@@ -35,9 +35,9 @@ def lambda_returns(
 
     Args:
       r_t: rewards, [T, ...] float.
-      discount_t: γₜ in [0, 1], a scalar or [T, ...].
+      discount_t: γₜ in [0, 1], a scalar, [T] or [T, ...].
       v_t: the value of the state that step t leads to, [T, ...].
-      lambda_: λ in [0, 1], a scalar or [T, ...].
+      lambda_: λ in [0, 1], a scalar, [T] or [T, ...].
 
     Returns:
       [T, ...] float.
@@ -47,8 +47,7 @@ def lambda_returns(
     dtype = jnp.result_type(r_t, v_t, float)
     r_t, v_t = jnp.asarray(r_t, dtype), jnp.asarray(v_t, dtype)
     chex.assert_equal_shape([r_t, v_t])
-    discount_t = jnp.broadcast_to(jnp.asarray(discount_t, dtype), r_t.shape)
-    lambda_ = jnp.broadcast_to(jnp.asarray(lambda_, dtype), r_t.shape)
+    discount_t, lambda_ = (_per_step(x, r_t) for x in (discount_t, lambda_))
 
     def step(g: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         r, discount, v, lam = x
@@ -57,6 +56,14 @@ def lambda_returns(
 
     inputs = (r_t, discount_t, v_t, lambda_)
     return lax.scan(step, v_t[-1], inputs, reverse=True, unroll=_UNROLL)[1]
+
+
+def _per_step(x: chex.Numeric, r_t: jax.Array) -> jax.Array:
+    """A scalar, [T] or [T, ...] to the shape of r_t: the leading axis is time."""
+    x = jnp.asarray(x, r_t.dtype)
+    if x.ndim:
+        x = x.reshape(x.shape + (1,) * (r_t.ndim - x.ndim))
+    return jnp.broadcast_to(x, r_t.shape)
 
 
 def gae(
@@ -87,6 +94,8 @@ def gae(
     Source: Schulman et al. 2016, High-dimensional continuous control using generalized advantage
     estimation, eq. 11 and 16.
     """
+    reward, value, next_value = map(jnp.asarray, (reward, value, next_value))
+    terminated, truncated = jnp.asarray(terminated), jnp.asarray(truncated)
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     ended = jnp.logical_or(terminated, truncated)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value

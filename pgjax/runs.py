@@ -53,6 +53,9 @@ def new_run_dir(config: TrainConfig) -> Path:
     path = Path(config.run_dir)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path} exists and is not an empty folder: choose another --run-dir")
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise RunError(f"{path} cannot be made in {existing}: choose another --run-dir")
     return path
 
 
@@ -64,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Add one JSON line to a file."""
     with path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
+        file.write(json.dumps(value, allow_nan=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -122,6 +125,8 @@ def load_config(run_dir: Path) -> TrainConfig:
         raise RunError(
             f"{run_dir} is not a run folder ({e}): name one that pgjax train left"
         ) from None
+    if not isinstance(values, dict):
+        raise RunError(f"{run_dir / 'config.json'} does not hold settings: train again")
     return TrainConfig.from_json(values)
 
 
@@ -139,13 +144,17 @@ def manifest(config: TrainConfig, state: TrainState, totals: dict[str, int]) -> 
         "machine": platform.machine(),
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
-        "threads": int(os.environ.get("NPROC") or _cores()),
+        "threads": _threads(),
         "prng": str(jax.random.key_impl(state.key)),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _cores() -> int:
+def _threads() -> int:
+    """What XLA's CPU backend takes: NPROC if it is set, else the cores this process may use."""
+    asked = os.environ.get("NPROC", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

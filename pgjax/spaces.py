@@ -24,7 +24,19 @@ class Observations(NamedTuple):
 class Actions(NamedTuple):
     """How the raw actions of a policy become what an environment of a space receives."""
 
+    kind: str  # what the space holds: "discrete" or "continuous"
+    shape: tuple[int, ...]  # of one raw action
     send: Callable[[np.ndarray], Any]  # raw [n, ...] -> n actions, each contained in the space
+
+    def check(self, raw: np.ndarray) -> None:
+        """Raise SpaceError unless raw [n, ...] are actions of this space."""
+        kind = "discrete" if np.issubdtype(raw.dtype, np.integer) else "continuous"
+        if (kind, raw.shape[1:]) != (self.kind, self.shape):
+            raise SpaceError(
+                f"the policy's actions are {kind} of shape {raw.shape[1:]}, but the action space "
+                f"needs {self.kind} ones of shape {self.shape}: SoftmaxPolicy(n) fits Discrete(n), "
+                "GaussianPolicy(d) a Box of d numbers"
+            )
 
 
 def observations(space: gym.Space) -> Observations:
@@ -41,6 +53,8 @@ def observations(space: gym.Space) -> Observations:
 
         def flatten(obs: Any) -> np.ndarray:
             obs = np.asarray(obs)
+            if obs.dtype.kind not in "biuf":
+                raise ValueError(f"is {obs!r}, but the space says {space.dtype}")
             if obs.shape != shape:
                 raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
             return obs if len(shape) == 1 else obs.ravel()
@@ -70,9 +84,10 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
     """
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
-        return Actions(lambda raw: [action + start for action in raw.tolist()])
+        return Actions("discrete", (), lambda raw: [action + start for action in raw.tolist()])
     if isinstance(space, spaces.Box):
-        return Actions(_send_box(space, squash))
+        size = int(np.prod(space.shape))
+        return Actions("continuous", (size,), _send_box(space, squash))
     raise SpaceError(_unsupported("action", space))
 
 

@@ -1,6 +1,8 @@
 """Config to objects, once; then the loop."""
 
+import contextlib
 import functools
+import math
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from pgjax import advantages, runs, spaces
 from pgjax.algorithms import reinforce
 from pgjax.config import TrainConfig
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, DivergedError, PgjaxError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import ValueNetwork
 from pgjax.types import Algorithm, TrainState
@@ -65,6 +67,8 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
     make_one = functools.partial(gym.make, config.env_id, disable_env_checker=True, **kwargs)
     try:
+        if num_envs == 1:
+            return make_one()
         if config.vectorization == "async":
             # Never a plain fork: JAX has threads, whose locks a forked child would inherit held.
             methods = multiprocessing.get_all_start_methods()
@@ -73,7 +77,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
                 context="forkserver" if "forkserver" in methods else "spawn",
                 autoreset_mode=AutoresetMode.DISABLED,
             )
-        return make_one() if num_envs == 1 else SyncVectorEnv([make_one] * num_envs)
+        return SyncVectorEnv([make_one] * num_envs)
     except (gym.error.Error, ImportError, ValueError, TypeError) as e:
         reason = " ".join(str(e).split())
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
@@ -139,8 +143,8 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def train(config: TrainConfig, progress: Progress | None = None) -> Run:
     """Train, and leave a run folder behind (see pgjax.runs).
 
-    Nothing is written before the first update has succeeded. An interrupt (Ctrl-C) after that ends
-    the training early: what was learned is saved, and the interrupt raised again.
+    Nothing is written before the first update has succeeded. After that an interrupt (Ctrl-C) or an
+    error ends the training early: what was learned is saved, and it is raised again.
 
     Args:
       config: the settings.
@@ -152,6 +156,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Run:
     Raises:
       ConfigError, SpaceError: before the first step.
       RolloutError: if the environment gives something unusable.
+      DivergedError: if a loss or gradient is not finite.
       RunError: if the run folder is taken.
     """
     path = runs.new_run_dir(config)
@@ -160,20 +165,23 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Run:
         agent = make_agent(config, env)
         if progress is not None:
             progress.start(config, env, agent.policy)
-        state, totals, interrupted = _loop(config, env, agent, path, progress)
+        state, totals, stopped_by = _loop(config, env, agent, path, progress)
     finally:
-        env.close()
+        # Workers that an interrupt has ended can no longer be asked to close.
+        with contextlib.suppress(OSError, EOFError):
+            env.close()
     runs.save_state(path, state)
     runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
-    if interrupted:
-        raise KeyboardInterrupt(f"after {int(state.step)} updates; saved in {path}")
+    if stopped_by is not None:
+        saved = f"after {int(state.step)} updates; saved in {path}"
+        raise type(stopped_by)(f"{stopped_by} ({saved})".lstrip()) from stopped_by
     return Run(path, config, agent, state)
 
 
 def _loop(
     config: TrainConfig, env: Any, agent: Agent, path: Path, progress: Progress | None
-) -> tuple[TrainState, dict[str, int], bool]:
-    """All updates: (state, totals, whether it was cut short)."""
+) -> tuple[TrainState, dict[str, int], BaseException | None]:
+    """All updates: (state, totals, what cut it short after the first)."""
     state = agent.init()
     totals = {"total_episodes": 0, "total_env_steps": 0}
     try:
@@ -185,6 +193,8 @@ def _loop(
             collected = time.perf_counter()
             new_state, scalars = agent.algorithm.update(state, rollout)
             info = {name: value.item() for name, value in scalars.items()}
+            if not all(map(math.isfinite, info.values())):
+                raise DivergedError(f"update {update + 1} is not finite: lower the learning rate")
             updated = time.perf_counter()
             new_totals = {
                 "total_episodes": totals["total_episodes"] + info["episodes"],
@@ -205,20 +215,31 @@ def _loop(
             state, totals = new_state, new_totals
             if progress is not None:
                 progress.update(metrics, timings)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PgjaxError) as e:
         if totals["total_episodes"] == 0:
             raise
-        return state, totals, True
-    return state, totals, False
+        return state, totals, e
+    return state, totals, None
 
 
-def load(path: Path) -> Run:
+def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     """Read a run back from its folder.
+
+    Args:
+      path: the folder.
+      allow_env_import: let an env id of the form module:Name import that module, which runs its
+        code: only for a folder whose writer you trust.
 
     Raises:
       RunError, ConfigError: if it is not one, or not whole.
     """
+    path = Path(path)
     config = runs.load_config(path)
+    if ":" in config.env_id and not allow_env_import:
+        raise ConfigError(
+            f"{path} names an environment in a module to import, {config.env_id!r}: if you trust "
+            "it, say so with --allow-env-import"
+        )
     env = make_env(config, num_envs=1)
     try:
         agent = make_agent(config, env)

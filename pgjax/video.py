@@ -79,7 +79,10 @@ def render(
 
 
 def _renderable(run: Run) -> Any:
-    return make_env(run.config, num_envs=1, render_mode="rgb_array")
+    env = make_env(run.config, num_envs=1, render_mode="rgb_array")
+    if env.render_mode != "rgb_array":
+        raise ConfigError(f"{run.config.env_id} cannot be rendered to pictures")
+    return env
 
 
 def _fps(run: Run) -> float:

@@ -29,7 +29,6 @@ def by_hand(rollout, gamma, value=None, next_value=None):
 @pytest.mark.parametrize("padding", [0.0, *BAD])
 def test_reward_to_go_with_and_without_a_critic(rng, padding):
     rollout = make_rollout(rng, [3, 8, 1], terminated=[True, False, False], padding=padding)
-    rollout = rollout._replace(terminated=rollout.terminated)
     value = rng.normal(size=(8, 3)).astype(np.float32)
     next_value = rng.normal(size=(8, 3)).astype(np.float32)
     estimate = advantages.reward_to_go(gamma=0.9)
@@ -124,6 +123,36 @@ def test_streams_are_cut_at_their_ends(rng):
     estimate = advantages.reward_to_go(0.9)
     expected = np.concatenate([estimate(half) for half in halves])
     np.testing.assert_allclose(estimate(joined), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [0.0, np.nan])
+def test_a_gap_of_padding_is_a_wall(rng, padding):
+    """Two stretches of a column with a gap between are estimated as two columns are."""
+    joined = make_rollout(rng, [7], terminated=False)
+    value, next_value = rng.normal(size=(2, 7, 1)).astype(np.float32)
+    joined.weight[3] = 0.0
+    for leaf in (joined.obs, joined.reward, joined.next_obs, value, next_value):
+        leaf[3] = padding
+    halves = [slice(0, 3), slice(4, 7)]
+    for make in (
+        advantages.reward_to_go(0.9),
+        advantages.gae(0.9, 0.8),
+        advantages.time_discounted(advantages.gae(0.9, 0.8), 0.9),
+    ):
+        whole = np.asarray(make(joined, value, next_value))
+        assert whole[3] == 0
+        for part in halves:
+            half = pgjax.Rollout(*(x[part] for x in joined))
+            np.testing.assert_allclose(
+                whole[part], make(half, value[part], next_value[part]), rtol=1e-5, atol=1e-6
+            )
+
+
+def test_leave_one_out_does_not_count_a_column_of_padding(rng):
+    rollout = make_rollout(rng, [3, 4])
+    wider = pgjax.Rollout(*(np.concatenate([x, np.zeros_like(x[:, :1])], 1) for x in rollout))
+    estimate = advantages.leave_one_out(advantages.reward_to_go(0.9))
+    np.testing.assert_allclose(estimate(wider)[:, :2], estimate(rollout), rtol=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, np.nan])

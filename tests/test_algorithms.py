@@ -1,3 +1,6 @@
+from typing import NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,8 +52,9 @@ def test_an_algorithm_is_five_functions():
     assert act(state.params, jax.random.key(1), OBS).shape == ()
     assert act(state.params, jax.random.key(2), np.zeros((5, 4), np.float32)).shape == (5,)
     assert log_prob(state.params, OBS, jnp.array(1)).shape == ()
-    assert callable(loss)
-    assert callable(update)
+    batch = make_rollout(np.random.default_rng(0), [3])
+    assert loss(state.params, batch)[0].shape == ()
+    assert int(update(state, batch)[0].step) == 1
 
 
 def test_policies_read_the_state_with_and_without_a_critic(case):
@@ -180,6 +184,50 @@ def test_info_by_hand(case):
     assert ("value_loss" in info) == ("explained_variance" in info) == ("critic" in state.params)
 
 
+def test_padding_of_a_users_own_parts_does_no_harm(rng):
+    """A density that is undefined at 0, an entropy that is infinite, NaN left in padded slots."""
+
+    class LogNormal(NamedTuple):
+        mean: jax.Array
+
+        def sample(self, key):
+            return jnp.exp(self.mean + jax.random.normal(key, self.mean.shape))
+
+        def log_prob(self, action):
+            return jnp.sum(-0.5 * (jnp.log(action) - self.mean) ** 2 - jnp.log(action), -1)
+
+        def entropy(self):
+            return jnp.full(self.mean.shape[:-1], jnp.inf)
+
+    class Policy(nn.Module):
+        @nn.compact
+        def __call__(self, obs):
+            return LogNormal(nn.Dense(2)(obs))
+
+    def careless(rollout, value, next_value):
+        return jnp.where(rollout.weight > 0, rollout.reward, jnp.nan)
+
+    algorithm = pgjax.reinforce(Policy(), optax.sgd(0.1), estimator=careless)
+    state = algorithm.init(jax.random.key(0), OBS)
+    batch = make_rollout(rng, [3, 7], action=lambda shape: np.exp(gaussian_actions(rng)(shape)))
+    state, info = algorithm.update(state, batch)
+    assert np.isfinite(info["grad_norm"])
+    assert np.isfinite(info["policy_loss"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_streams_count_their_episodes(rng):
+    """Ends in the middle, a gap, padding in front: N is the number of episodes all the same."""
+    batch = make_rollout(rng, [6, 6], terminated=False)
+    batch.terminated[1, 0] = True
+    batch.weight[3, 0] = 0.0  # steps 0 1 | 2 gap | 4 5
+    batch.weight[:2, 1] = 0.0  # 2 3 4 5
+    info = plain().loss(plain().init(jax.random.key(0), OBS).params, batch)[1]
+    assert int(info["episodes"]) == 4
+    assert int(info["env_steps"]) == 9
+    assert float(info["mean_length"]) == 9 / 4
+
+
 def test_update_is_pure_and_counts(case):
     algorithm, state, rollout = case
     batch = rollout(np.random.default_rng(0), [5, 5])
@@ -232,3 +280,6 @@ def test_bad_arguments(options, word):
 def test_a_raw_key_is_refused():
     with pytest.raises(pgjax.ConfigError, match=r"jax.random.key\(seed\)"):
         plain().init(jax.random.PRNGKey(0), OBS)
+    state = plain().init(jax.random.key(0), OBS)
+    with pytest.raises(pgjax.ConfigError, match=r"jax.random.key\(seed\)"):
+        plain().act(state.params, jax.random.PRNGKey(0), OBS)

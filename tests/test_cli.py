@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import gymnasium as gym
 import jax
@@ -8,6 +9,7 @@ from conftest import assert_trees_equal
 
 import pgjax
 from pgjax import cli, evaluate, runs, video
+from pgjax.config import PRESETS
 from pgjax.train import load
 
 FAST = ["--updates", "3", "--episodes-per-update", "4", "--eval-episodes", "5"]
@@ -72,6 +74,7 @@ def test_the_same_bits_for_any_number_of_environments_and_another_for_another_se
 def test_async_environments_train_to_the_same_bits(run_dir, tmp_path):
     expected = json.loads((run_dir / "manifest.json").read_text())["params_sha256"]
     assert train_again(tmp_path / "a", "--vectorization", "async", "--num-envs", "2") == expected
+    assert len(pgjax.video.frames(load(tmp_path / "a"))) > 1
 
 
 def test_evaluate(run_dir, capsys):
@@ -134,6 +137,8 @@ def test_render_and_plot(run_dir, tmp_path):
         ("render {run} --out film.avi", ".mp4 or .gif"),
         ("plot nowhere", "nowhere is not a run folder"),
         ("train CartPole-v1 --run-dir {run}", "not an empty folder"),
+        ("train CartPole-v1 --run-dir {run}/config.json/x", "cannot be made"),
+        ("render {run} --out {run}/checkpoints.gif/../..", ".mp4 or .gif"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(argv, words, run_dir, tmp_path, monkeypatch, capfd):
@@ -174,6 +179,63 @@ def test_an_environment_that_fails_at_once_leaves_nothing(tmp_path):
     with pytest.raises(pgjax.RolloutError, match="reward is nan"):
         pgjax.train(config)
     assert list(tmp_path.iterdir()) == []
+
+
+class FromSecondUpdate(gym.Wrapper):
+    """NaN rewards from the fifth episode on."""
+
+    resets = 0
+
+    def reset(self, **kwargs):
+        self.resets += 1
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        obs, reward, *rest = self.env.step(action)
+        return obs, float("nan") if self.resets > 4 else reward, *rest
+
+
+def test_what_was_learned_before_a_failure_is_saved(tmp_path):
+    gym.register("FailsLater-v0", entry_point=lambda: FromSecondUpdate(gym.make("CartPole-v1")))
+    config = pgjax.TrainConfig(
+        "FailsLater-v0", updates=9, episodes_per_update=4, num_envs=1, run_dir=tmp_path / "run"
+    )
+    with pytest.raises(pgjax.RolloutError, match=r"episode 4, .*saved in"):
+        pgjax.train(config)
+    assert int(pgjax.load(tmp_path / "run").state.step) == 1
+    assert len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) == 1
+    assert (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_divergence_is_told_and_not_saved(tmp_path):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", learning_rate=1e38, updates=9, episodes_per_update=2,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    with pytest.raises(pgjax.DivergedError, match="lower the learning rate"):
+        pgjax.train(config)
+    state = pgjax.load(tmp_path / "run").state
+    assert 1 <= int(state.step) < 9
+
+
+def test_a_folder_cannot_make_us_import_a_module(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["env_id"] = "antigravity:CartPole-v1"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(pgjax.ConfigError, match="--allow-env-import"):
+        pgjax.load(tmp_path / "run")
+    config["env_id"] = "json:CartPole-v1"  # one that is harmless, and allowed
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert pgjax.load(tmp_path / "run", allow_env_import=True).config.env_id == "json:CartPole-v1"
+
+
+def test_the_presets_are_those_the_readme_names():
+    assert set(PRESETS) == {
+        "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1"
+    }  # fmt: skip
+    assert pgjax.TrainConfig.preset("Pendulum-v1", seed=3).critic
+    assert not pgjax.TrainConfig("Pendulum-v1").critic
 
 
 def test_an_interrupt_saves_what_was_learned(tmp_path):

@@ -78,18 +78,18 @@ def test_the_rollout_does_not_depend_on_how_many_run_side_by_side(make, n):
 
 
 def test_continuous_actions_are_the_same_bits_for_any_number_side_by_side():
-    """A batch of one row is computed another way, and so must never be acted on."""
-    policy = pgjax.GaussianPolicy(2, (64, 64), jax.numpy.tanh)
+    """A one-wide output is rounded another way for 1, 2, 8 and 80 rows, unless blocks are fixed."""
+    policy = pgjax.GaussianPolicy(1, (64, 64), jax.numpy.tanh)
     algorithm = pgjax.reinforce(policy, optax.adam(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
     # not the small first mean, in which no difference would show
     state = state._replace(params=jax.tree.map(lambda x: x + 0.1, state.params))
 
     def env():
-        return Scripted(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32))
+        return Scripted(action_space=spaces.Box(-np.inf, np.inf, (1,), np.float32))
 
     expected = pgjax.collect_episodes(env(), algorithm, state, 20)
-    for n in (2, 5, 16, 64):
+    for n in (2, 3, 8, 9, 40, 80):
         rollout = pgjax.collect_episodes(SyncVectorEnv([env] * n), algorithm, state, 20)
         assert_trees_equal(rollout, expected)
 
@@ -236,6 +236,9 @@ class Broken(Scripted):
     ("observation", np.zeros(4, np.float32), 2),
     ("observation", np.zeros((1,), np.float32), 2),
     ("observation", "text", 2),
+        ("observation", np.array(["a", "b", "c"]), 2),
+        ("reward", None, 1),
+        ("reward", "text", 1),
 ])  # fmt: skip
 def test_what_an_environment_may_not_return(field, value, step):
     message = rf"environment 0, episode 1, step {step}: the {field} "
@@ -250,6 +253,23 @@ def test_a_policy_that_has_diverged_is_named():
     env.action_space.contains = lambda action: True
     with pytest.raises(pgjax.RolloutError, match="action is .*learning rate"):
         pgjax.collect_episodes(env, algorithm, state, 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "space"),
+    [
+        (pgjax.GaussianPolicy(1, (8,)), spaces.Box(-1, 1, (3,), np.float32)),
+        (pgjax.SoftmaxPolicy(2, (8,)), spaces.Box(-1, 1, (1,), np.float32)),
+        (pgjax.GaussianPolicy(1, (8,)), spaces.Discrete(2)),
+    ],
+)
+def test_a_policy_that_does_not_fit_the_action_space(policy, space):
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
+    env = Scripted(action_space=space)
+    with pytest.raises(pgjax.SpaceError, match="fits Discrete"):
+        pgjax.collect_episodes(env, algorithm, state, 1)
+    assert env.actions == []
 
 
 @pytest.mark.parametrize("num_episodes", [0, -1, 2.0, True])

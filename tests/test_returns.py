@@ -37,6 +37,12 @@ def test_lambda_returns_by_hand():
     np.testing.assert_allclose(returns.lambda_returns(r, 0.5, v, 0.25), [6.25, 12.0])
 
 
+def test_a_discount_per_step_is_along_time_even_where_the_shape_is_square(rng):
+    r, discount = rng.normal(size=(4, 4)), rng.uniform(size=4)
+    expected = naive_returns(r, np.repeat(discount[:, None], 4, 1), np.zeros(4))
+    np.testing.assert_allclose(returns.discounted_returns(r, discount), expected, rtol=1e-4)
+
+
 def test_lambda_one_is_monte_carlo_and_zero_is_one_step(rng):
     r, v = rng.normal(size=(9, 2)), rng.normal(size=(9, 2))
     np.testing.assert_allclose(
