@@ -5,6 +5,7 @@ import functools
 import math
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -166,16 +167,21 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Run:
         if progress is not None:
             progress.start(config, env, agent.policy)
         state, totals, stopped_by = _loop(config, env, agent, path, progress)
+        runs.save_state(path, state)
+        runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
     finally:
-        # Workers that an interrupt has ended can no longer be asked to close.
-        with contextlib.suppress(OSError, EOFError):
-            env.close()
-    runs.save_state(path, state)
-    runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
+        _close(env)
     if stopped_by is not None:
         saved = f"after {int(state.step)} updates; saved in {path}"
         raise type(stopped_by)(f"{stopped_by} ({saved})".lstrip()) from stopped_by
     return Run(path, config, agent, state)
+
+
+def _close(env: gym.Env | VectorEnv) -> None:
+    """Close an environment whose workers an interrupt may have ended, or who hand it on to us."""
+    with warnings.catch_warnings(), contextlib.suppress(OSError, EOFError, KeyboardInterrupt):
+        warnings.simplefilter("ignore")
+        env.close()
 
 
 def _loop(
