@@ -138,15 +138,15 @@ class OneUpdate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4000, help="environment steps a turn")
+    parser.add_argument("--steps", type=int, default=8000, help="environment steps a turn")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     steps = args.steps
     table: dict[str, tuple[Callable[[int, int], float], int, str]] = {
         "lesson, torch": (lesson, steps, "lesson, torch"),
         "pgjax, 1 environment": (Contender(1), steps, "lesson, torch"),
-        "pgjax, 8 environments": (Contender(8), 4 * steps, "lesson, torch"),
-        "pgjax, 32 environments": (Contender(32), 4 * steps, "lesson, torch"),
+        "pgjax, 8 environments": (Contender(8), steps, "lesson, torch"),
+        "pgjax, 32 environments": (Contender(32), steps, "lesson, torch"),
         "environment alone, 1": (environment_alone, steps, "lesson, torch"),
         "lesson's update, T = 500": (lesson_update, 3, "lesson's update, T = 500"),
         "pgjax's update, T = 500": (OneUpdate(), 100, "lesson's update, T = 500"),

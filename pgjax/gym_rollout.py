@@ -64,10 +64,8 @@ def collect_episodes(
     if not integer or num_episodes < 1:
         raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
     envs = _adapt(env)
-    sends, seen = (
-        spaces.actions(envs.action_space, squash),
-        spaces.observations(envs.observation_space),
-    )
+    sends = spaces.actions(envs.action_space, squash)
+    seen = spaces.observations(envs.observation_space)
     first = int(state.step) * int(num_episodes)
     ravel, draw, act = _compile(algorithm, state, np.zeros(seen.size, seen.dtype))
     params, noise = ravel(state.params), _Noise(draw, state.key, first, num_episodes)
