@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         estimator="gae",
         critic=True,
     ),
-    # Without the entropy bonus it settles for standing still, which costs nothing.
+    # The entropy bonus is against settling for standing still, which costs nothing.
     "MountainCarContinuous-v0": dict(
         updates=200,
         hidden_sizes=(64, 64),

@@ -11,7 +11,7 @@ from pgjax.spaces import Observations
 from pgjax.types import Rollout
 
 # Policies act on this many rows at a time, always: a batch of another size is computed, and so
-# rounded, another way. Eight take no longer than one.
+# rounded, another way. Eight take no longer than two.
 ROWS = 8
 BLOCK = 32  # steps whose noise is drawn in one call: more are wasted on short episodes
 _CAPACITY = 128  # steps of the log, at first
