@@ -3,10 +3,11 @@
     python benchmarks/gym_loop.py
 
 In one process each contender trains from scratch for a number of environment steps, one after the
-other, several rounds over; a row is the median over rounds, and a ratio the median of the rounds'
-own ratios, so that a drift of the machine's speed cancels. Compiling is done before the first
-round. All use the lesson's settings: 16-16 networks, normalised reward-to-go, Adam at 0.01. Prints
-a table, writes gym_loop.json beside this file, and puts the table into README.md there.
+other, several rounds over. A turn lasts some seconds: who is done sooner trains again with the next
+seed. A row is the median over rounds, and a ratio the median of the rounds' own ratios, so that a
+drift of the machine's speed cancels. Compiling is done before the first round. All use the lesson's
+settings: 16-16 networks, normalised reward-to-go, Adam at 0.01. Prints a table, writes
+gym_loop.json beside this file, and puts the table into README.md there.
 """
 
 import argparse
@@ -30,15 +31,18 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 import torch_lesson  # noqa: E402
 
 import pgjax  # noqa: E402
+from pgjax.config import TrainConfig  # noqa: E402
+from pgjax.dispatch import updater  # noqa: E402
+from pgjax.train import make_env  # noqa: E402
 
 ENV_ID, LONGEST = "CartPole-v1", 500
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does
 
 
-def environment_alone(steps: int, round_: int) -> float:
+def environment_alone(steps: int, seed: int) -> float:
     """Steps a second of one environment, alternating actions, nothing learned."""
     env = gym.make(ENV_ID)
-    env.reset(seed=round_)
+    env.reset(seed=seed)
     begun = time.perf_counter()
     for t in range(steps):
         _, _, terminated, truncated, _ = env.step(t % 2)
@@ -47,9 +51,9 @@ def environment_alone(steps: int, round_: int) -> float:
     return steps / (time.perf_counter() - begun)
 
 
-def lesson(steps: int, round_: int) -> float:
+def lesson(steps: int, seed: int) -> float:
     """Steps a second of the lesson in torch."""
-    torch.manual_seed(round_)
+    torch.manual_seed(seed)
     env = gym.make(ENV_ID)
     policy = torch_lesson.Softmax(4, 2)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
@@ -62,28 +66,29 @@ def lesson(steps: int, round_: int) -> float:
 
 
 class Contender:
-    """pgjax with a number of environments side by side, as many episodes per update."""
+    """pgjax with a number of environments side by side, as many episodes per update.
+
+    The environments, collecting, updating and reading the metrics are those of pgjax.train.
+    """
 
     def __init__(self, num_envs: int):
         self._n = num_envs
-        self._env = gym.make(ENV_ID) if num_envs == 1 else gym.make_vec(ENV_ID, num_envs, "sync")
+        self._env = make_env(TrainConfig(ENV_ID, num_envs=num_envs))
         self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
-        length = 8
-        while length < LONGEST:  # every padded length, so that no round compiles
-            self._algorithm.update(self._init(0), rollout_of(length, num_envs))
-            length *= 2
-        self._algorithm.update(self._init(0), rollout_of(length, num_envs))
+        self._update = updater(self._algorithm.update)
+        for length in (8, 16, 32, 64, 128, 256, 512):  # every padded one, so that no round compiles
+            self._update(self._init(0), rollout_of(length, num_envs))
         self(100, 0)
 
     def _init(self, seed: int) -> pgjax.TrainState:
         return self._algorithm.init(jax.random.key(seed), np.zeros(4, np.float32))
 
-    def __call__(self, steps: int, round_: int) -> float:
-        state, done, begun = self._init(round_), 0, time.perf_counter()
+    def __call__(self, steps: int, seed: int) -> float:
+        state, done, begun = self._init(seed), 0, time.perf_counter()
         while done < steps:
             rollout = pgjax.collect_episodes(self._env, self._algorithm, state, self._n)
-            state, info = self._algorithm.update(state, rollout)
-            done += {name: value.item() for name, value in info.items()}["env_steps"]
+            state, metrics = self._update(state, rollout)
+            done += metrics["env_steps"]
         return done / (time.perf_counter() - begun)
 
 
@@ -103,7 +108,7 @@ def rollout_of(length: int, num_episodes: int, real: int | None = None) -> pgjax
     )
 
 
-def lesson_update(repeats: int, round_: int) -> float:
+def lesson_update(repeats: int, seed: int) -> float:
     """Updates a second of the lesson, on an episode of 500 steps; acting is not timed."""
     policy = torch_lesson.Softmax(4, 2)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
@@ -123,22 +128,32 @@ class OneUpdate:
 
     def __init__(self) -> None:
         self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
+        self._update = updater(self._algorithm.update)
         self._rollout = rollout_of(512, 1, real=LONGEST)
         self(1, 0)
 
-    def __call__(self, repeats: int, round_: int) -> float:
-        state = self._algorithm.init(jax.random.key(round_), np.zeros(4, np.float32))
+    def __call__(self, repeats: int, seed: int) -> float:
+        state = self._algorithm.init(jax.random.key(seed), np.zeros(4, np.float32))
         begun = time.perf_counter()
         for _ in range(repeats):
-            state, info = self._algorithm.update(state, self._rollout)
-            _ = {name: value.item() for name, value in info.items()}
+            state, _ = self._update(state, self._rollout)
         return repeats / (time.perf_counter() - begun)
+
+
+def turn(contender: Callable[[int, int], float], amount: int, seed: int, seconds: float) -> float:
+    """The rate of a contender, over as many times the same amount as fill some seconds."""
+    rates: list[float] = []
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        rates.append(contender(amount, seed + len(rates)))
+    return statistics.harmonic_mean(rates)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=8000, help="environment steps a turn")
+    parser.add_argument("--steps", type=int, default=8000, help="environment steps a training")
+    parser.add_argument("--seconds", type=float, default=3.0, help="at least, a turn")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     steps = args.steps
@@ -154,7 +169,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in table}
     for round_ in range(args.rounds):
         for name, (contender, amount, _) in table.items():
-            rates[name].append(contender(amount, round_))
+            rates[name].append(turn(contender, amount, 1000 * round_, args.seconds))
             print(
                 f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True
             )
@@ -173,7 +188,7 @@ def main() -> None:
         f"{jax.devices()[0].platform}, torch with {torch.get_num_threads()} threads",
         "versions": f"Python {platform.python_version()}, jax {jax.__version__}, "
         f"torch {torch.__version__}, gymnasium {gym.__version__}",
-        "rounds": args.rounds,
+        "rounds": f"{args.rounds}, a training {steps} steps, a turn {args.seconds:g} s or more",
     }
     block = "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in facts.items())])
     print(block)

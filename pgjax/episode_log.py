@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from pgjax.dispatch import BLOCK, ROWS
 from pgjax.errors import RolloutError
+from pgjax.rows import Layout
 from pgjax.spaces import Observations
 from pgjax.types import Rollout
 
-# Policies act on this many rows at a time, always: a batch of another size is computed, and so
-# rounded, another way. Eight take no longer than two.
-ROWS = 8
-BLOCK = 32  # steps whose noise is drawn in one call: more are wasted on short episodes
 _CAPACITY = 128  # steps of the log, at first
+_WRONG_OBS = "the observation {}: correct the environment"
 _MIN_LENGTH = 8  # of the padded time axis, which doubles from here
 
 
@@ -43,31 +42,38 @@ class EpisodeLog:
     that an environment that returns NaN is found out even if its episode never ends.
     """
 
-    def __init__(
-        self, num_envs: int, observations: Observations, noise: list[tuple[tuple[int, ...], Any]]
-    ):
-        self.rows = -(-num_envs // ROWS) * ROWS
+    def __init__(self, num_envs: int, observations: Observations, layout: Layout):
+        self._slots = -(-num_envs // ROWS) * ROWS
+        self._fields, self._encode = layout.fields, observations.encode
         self.time = 0
-        self.obs = self._zeros((observations.size,), observations.dtype)
-        self.noise = [self._zeros(shape, dtype) for shape, dtype in noise]
+        rows = zip(layout.widths, layout.dtypes, strict=True)
+        self._lay([self._zeros((width,), dtype) for width, dtype in rows])
         self._reward = self._zeros((), np.float32)
         self._action = self._reward  # its shape is known at the first step
-        self._encode = observations.encode
         self._done: list[Episode] = []
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         # Longer by a block, since noise is laid out that far ahead.
-        return np.zeros((_CAPACITY + BLOCK, self.rows, *shape), dtype)
+        return np.zeros((_CAPACITY + BLOCK, self._slots, *shape), dtype)
+
+    def _lay(self, rows: list[np.ndarray]) -> None:
+        """What the policy reads at each time: noise, and behind it the observation."""
+        self.rows, obs = rows, self._fields[-1]
+        self._obs = rows[obs.row][..., obs.columns]
 
     def plan(self, episode: Episode, noise: Iterable[np.ndarray]) -> None:
         """Lay out the noise of an episode's next steps, arrays [BLOCK, ...]."""
         episode.planned = self.time + BLOCK
-        for log, x in zip(self.noise, noise, strict=True):
-            log[self.time : episode.planned, episode.slot] = x
+        for field, x in zip(self._fields, noise):  # noqa: B905  (the last is the observation)
+            steps = self.rows[field.row][self.time : episode.planned, episode.slot]
+            steps[:, field.columns] = x.reshape(BLOCK, -1)
 
     def observe(self, episode: Episode, obs: Any) -> None:
         """The first observation of an episode."""
-        self.obs[self.time, episode.slot] = self._row(episode, obs)
+        try:
+            self._obs[self.time, episode.slot] = self._encode(obs)
+        except (TypeError, ValueError) as e:
+            raise RolloutError(f"{episode}, step 0: {_WRONG_OBS.format(e)}") from None
 
     def step(
         self, running: dict[int, Episode], action: np.ndarray, results: Iterable[Any]
@@ -76,35 +82,32 @@ class EpisodeLog:
         now = self.time
         if now == 0:
             self._action = self._zeros(action.shape[1:], action.dtype)
-        if now + 1 + BLOCK == len(self.obs):
+        if now + 1 + BLOCK == len(self._obs):
             self._grow(running.values())
         self._action[now] = action
-        self.time = now + 1
+        rewards, successors = self._reward[now], self._obs[now + 1]
         ended = []
         for episode, result in zip(running.values(), results, strict=True):
             obs, reward, terminated, truncated, _ = result
-            slot, row = episode.slot, self._row(episode, obs)
+            slot = episode.slot
             try:
-                self._reward[now, slot] = reward
+                successors[slot] = self._encode(obs)
+            except (TypeError, ValueError) as e:
+                where = f"{episode}, step {now + 1 - episode.start}"
+                raise RolloutError(f"{where}: {_WRONG_OBS.format(e)}") from None
+            try:
+                rewards[slot] = reward
             except (TypeError, ValueError):
                 where = f"{episode}, step {now - episode.start}"
                 raise RolloutError(f"{where}: the reward is {reward!r}, not a number") from None
             if terminated or truncated:
-                episode.stop, episode.final_obs = self.time, np.array(row, self.obs.dtype)
+                episode.stop, episode.final_obs = now + 1, successors[slot].copy()
                 episode.terminated, episode.truncated = bool(terminated), bool(truncated)
-                self._check(episode, self.time)
+                self._check(episode, now + 1)
                 self._done.append(episode)
                 ended.append(slot)
-            else:
-                self.obs[now + 1, slot] = row
+        self.time = now + 1
         return ended
-
-    def _row(self, episode: Episode, obs: Any) -> np.ndarray:
-        try:
-            return self._encode(obs)
-        except (TypeError, ValueError) as e:
-            where = f"{episode}, step {self.time - episode.start}"
-            raise RolloutError(f"{where}: the observation {e}: correct the environment") from None
 
     def _grow(self, running: Iterable[Episode]) -> None:
         for episode in running:
@@ -113,15 +116,13 @@ class EpisodeLog:
         def doubled(x: np.ndarray) -> np.ndarray:
             return np.concatenate([x, np.zeros_like(x[:-BLOCK])])
 
-        self.obs, self._action, self._reward = map(doubled, (self.obs, self._action, self._reward))
-        self.noise = [doubled(x) for x in self.noise]
+        self._lay([doubled(x) for x in self.rows])
+        self._action, self._reward = doubled(self._action), doubled(self._reward)
 
     def _check(self, episode: Episode, stop: int) -> None:
         """Raise for the first value of an episode, up to a time in the log, that is not finite."""
         steps, slot = slice(episode.start, stop), episode.slot
-        obs = self.obs[steps, slot]
-        if episode.final_obs is not None:
-            obs = np.concatenate([obs, episode.final_obs[None]])
+        obs = self._obs[episode.start : stop + 1, slot]  # and the successor of the last step
         # In the order of cause and effect, should several be first in the same step.
         fields = {"observation": obs, "action": self._action[steps, slot]}
         fields["reward"] = self._reward[steps, slot]
@@ -151,15 +152,15 @@ class EpisodeLog:
             return np.zeros(shape + x.shape[2:], x.dtype)
 
         columns: dict[str, Any] = {
-            "obs": empty(self.obs),
+            "obs": empty(self._obs),
             "action": empty(self._action),
             "reward": empty(self._reward),
             "terminated": np.zeros(shape, bool),
             "truncated": np.zeros(shape, bool),
-            "next_obs": empty(self.obs),
+            "next_obs": empty(self._obs),
             "weight": np.zeros(shape, np.float32),
         }
-        logs = {"obs": self.obs, "action": self._action, "reward": self._reward}
+        logs = {"obs": self._obs, "action": self._action, "reward": self._reward}
         for b, e in enumerate(done):
             last = e.stop - e.start - 1
             for name, log in logs.items():

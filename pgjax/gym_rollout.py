@@ -1,29 +1,22 @@
 """The thin Python loop over Gymnasium: whole episodes, numbered, the same for any width.
 
-What costs here is dispatch and the Python between two steps. So parameters travel as one flat
-vector, the noise of many steps is drawn in one call, an observation is copied once, straight to
-the row the policy reads, and episodes are cut out of the log at the end.
+What costs here is dispatch and the Python between two steps: see pgjax.dispatch for the first. An
+observation is copied once, straight to the row the policy reads, and episodes are cut out of the
+log at the end.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import jax
-import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from pgjax import spaces
-from pgjax.episode_log import BLOCK, ROWS, Episode, EpisodeLog
+from pgjax.dispatch import compile_for
+from pgjax.episode_log import Episode, EpisodeLog
 from pgjax.errors import ConfigError, SpaceError
-from pgjax.noise import split_noise
 from pgjax.types import Algorithm, Rollout, TrainState
-
-_RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
 
 
 def collect_episodes(
@@ -67,16 +60,16 @@ def collect_episodes(
     sends = spaces.actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)
     first = int(state.step) * int(num_episodes)
-    ravel, draw, act = _compile(algorithm, state, np.zeros(seen.size, seen.dtype))
-    params, noise = ravel(state.params), _Noise(draw, state.key, first, num_episodes)
-    log = EpisodeLog(envs.num_envs, seen, noise.shapes)
+    compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
+    params, seeds, noise = compiled.begin(state, num_episodes)
+    log = EpisodeLog(envs.num_envs, seen, compiled.layout)
     waiting = iter(range(num_episodes))
     running: dict[int, Episode] = {}  # by sub-environment
 
     def start(slots: Iterable[int]) -> None:
         new = [Episode(b, first + b, slot, log.time) for slot, b in zip(slots, waiting)]  # noqa: B905
         if new:
-            all_obs = envs.reset({episode.slot: noise.seeds[episode.column] for episode in new})
+            all_obs = envs.reset({episode.slot: seeds[episode.column] for episode in new})
             for episode, obs in zip(new, all_obs, strict=True):
                 running[episode.slot] = episode
                 log.observe(episode, obs)
@@ -87,7 +80,7 @@ def collect_episodes(
         for episode in running.values():
             if episode.planned <= time:
                 log.plan(episode, noise(episode.column, time - episode.start))
-        action = np.asarray(act(params, [x[time] for x in log.noise], log.obs[time]))
+        action = np.asarray(compiled.act(params, [row[time] for row in log.rows]))
         if time == 0:
             sends.check(action)
         ended = log.step(running, action, envs.step(sends.send(action), running))
@@ -157,58 +150,3 @@ def _adapt(env: gym.Env | VectorEnv) -> _InTurn | _Together:
     if type(env) is SyncVectorEnv:  # itself, not a wrapper of it, which may change what it returns
         return _InTurn(env.envs)
     return _Together(env) if isinstance(env, VectorEnv) else _InTurn([env])
-
-
-class _Noise:
-    """Seeds and noise of the episodes first, first + 1, ..., drawn a block of steps at a time."""
-
-    def __init__(self, draw: Callable[..., Any], key: jax.Array, first: int, num_episodes: int):
-        self._draw = functools.partial(draw, key, np.uint32(first), num_episodes)
-        seeds, block = self._draw(np.uint32(0))
-        self.seeds: list[int] = np.asarray(seeds).tolist()
-        self._blocks = [[np.asarray(x) for x in block]]
-        self.shapes = [(x.shape[2:], x.dtype) for x in self._blocks[0]]
-
-    def __call__(self, column: int, t: int) -> list[np.ndarray]:
-        """The noise of BLOCK steps of an episode from t on, a multiple of BLOCK: [BLOCK, ...]."""
-        if t // BLOCK == len(self._blocks):
-            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))[1]])
-        return [x[column] for x in self._blocks[t // BLOCK]]
-
-
-def _compile(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> tuple[Any, Any, Any]:
-    """(ravel, draw, act) for an algorithm, as compiled before where shapes are the same."""
-    leaves, treedef = jax.tree.flatten(state.params)
-    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    impl = str(jax.random.key_impl(state.key))
-    return _compiled(algorithm.act, treedef, shapes, obs.shape, obs.dtype, impl)
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(
-    act: Callable[..., jax.Array], treedef: Any, shapes: Any, obs_shape: Any, dtype: Any, impl: str
-) -> tuple[Any, Any, Any]:
-    params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
-    _, unravel = ravel_pytree(params)
-    draw_one, act_on = split_noise(
-        act, params, jax.random.key(0, impl=impl), jnp.zeros(obs_shape, dtype)
-    )
-
-    def draw(key: jax.Array, first: jax.Array, num_episodes: int, block: jax.Array) -> Any:
-        """Seeds [num_episodes] uint32, and the noise [num_episodes, BLOCK, ...] of some steps."""
-        numbers = first + jnp.arange(num_episodes, dtype=jnp.uint32)
-        times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
-        keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(numbers)
-        seeds = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, _RESET)))(keys)
-        at_time = jax.vmap(lambda k, t: draw_one(jax.random.fold_in(k, t)), in_axes=(None, 0))
-        return seeds, jax.vmap(at_time, in_axes=(0, None))(keys, times)
-
-    def act_on_flat(flat: jax.Array, noise: Any, obs: jax.Array) -> jax.Array:
-        params = unravel(flat)
-        blocks = jax.tree.map(lambda x: x.reshape((-1, ROWS) + x.shape[1:]), (noise, obs))
-        act_on_rows = jax.vmap(lambda n, o: act_on(params, n, o))
-        action = lax.map(lambda block: act_on_rows(*block), blocks)
-        return action.reshape((-1,) + action.shape[2:])
-
-    ravel = jax.jit(lambda params: ravel_pytree(params)[0])
-    return ravel, jax.jit(draw, static_argnums=2), jax.jit(act_on_flat)

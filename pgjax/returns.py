@@ -24,8 +24,15 @@ def discounted_returns(
     Source: Sutton & Barto, Reinforcement Learning, 2nd ed., eq. 3.9.
     """
     r_t = jnp.asarray(r_t)
-    v_t = jnp.zeros(r_t.shape, jnp.result_type(r_t, float)).at[-1].set(bootstrap_value)
-    return lambda_returns(r_t, discount_t, v_t, 1.0)
+    r_t = r_t.astype(jnp.result_type(r_t, float))
+    discount_t = _per_step(discount_t, r_t)
+    bootstrap_value = jnp.broadcast_to(jnp.asarray(bootstrap_value, r_t.dtype), r_t.shape[1:])
+
+    def step(g: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        g = x[0] + x[1] * g
+        return g, g
+
+    return lax.scan(step, bootstrap_value, (r_t, discount_t), reverse=True, unroll=_UNROLL)[1]
 
 
 def lambda_returns(
@@ -48,14 +55,8 @@ def lambda_returns(
     r_t, v_t = jnp.asarray(r_t, dtype), jnp.asarray(v_t, dtype)
     chex.assert_equal_shape([r_t, v_t])
     discount_t, lambda_ = (_per_step(x, r_t) for x in (discount_t, lambda_))
-
-    def step(g: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        r, discount, v, lam = x
-        g = r + discount * ((1 - lam) * v + lam * g)
-        return g, g
-
-    inputs = (r_t, discount_t, v_t, lambda_)
-    return lax.scan(step, v_t[-1], inputs, reverse=True, unroll=_UNROLL)[1]
+    # Gₜ = [rₜ + γₜ (1 - λₜ) vₜ] + [γₜ λₜ] Gₜ₊₁
+    return discounted_returns(r_t + discount_t * (1 - lambda_) * v_t, discount_t * lambda_, v_t[-1])
 
 
 def _per_step(x: chex.Numeric, r_t: jax.Array) -> jax.Array:

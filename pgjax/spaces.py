@@ -49,7 +49,9 @@ def observations(space: gym.Space) -> Observations:
     """
     if isinstance(space, spaces.Box):
         shape, size = space.shape, int(np.prod(space.shape))
-        dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+        dtype: Any = space.dtype
+        if dtype.itemsize == 8:  # not always: the call is slow, and made for every update
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
 
         def flatten(obs: Any) -> np.ndarray:
             obs = np.asarray(obs)

@@ -20,6 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from pgjax import advantages, runs, spaces
 from pgjax.algorithms import reinforce
 from pgjax.config import TrainConfig
+from pgjax.dispatch import updater
 from pgjax.errors import ConfigError, DivergedError, PgjaxError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import ValueNetwork
@@ -188,7 +189,7 @@ def _loop(
     config: TrainConfig, env: Any, agent: Agent, path: Path, progress: Progress | None
 ) -> tuple[TrainState, dict[str, int], BaseException | None]:
     """All updates: (state, totals, what cut it short after the first)."""
-    state = agent.init()
+    state, update_of = agent.init(), updater(agent.algorithm.update)
     totals = {"total_episodes": 0, "total_env_steps": 0}
     try:
         for update in range(config.updates):
@@ -197,8 +198,7 @@ def _loop(
                 env, agent.algorithm, state, config.episodes_per_update, squash=config.squash
             )
             collected = time.perf_counter()
-            new_state, scalars = agent.algorithm.update(state, rollout)
-            info = {name: value.item() for name, value in scalars.items()}
+            new_state, info = update_of(state, rollout)
             if not all(map(math.isfinite, info.values())):
                 raise DivergedError(f"update {update + 1} is not finite: lower the learning rate")
             updated = time.perf_counter()

@@ -7,7 +7,7 @@ import optax
 from gymnasium import spaces
 
 import pgjax
-from pgjax import gym_rollout
+from pgjax import dispatch
 
 # Each padded length first (8, 16, ..., 512), then lengths from 8 to 500 in no order.
 LENGTHS = [8, 13, 29, 64, 100, 250, 500, *np.random.default_rng(0).integers(8, 501, 293).tolist()]
@@ -39,7 +39,7 @@ def test_300_updates_compile_update_at_most_7_times_and_act_once():
             compiled.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    gym_rollout._compiled.cache_clear()
+    dispatch._compiled.cache_clear()
     algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.sgd(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))
     env = OfLength()
@@ -51,7 +51,7 @@ def test_300_updates_compile_update_at_most_7_times_and_act_once():
         counts.append(len(compiled))
     assert env._episode == 299
     assert algorithm.update._cache_size() <= 7
-    _, _, act = gym_rollout._compile(algorithm, state, np.zeros(4, np.float32))
+    act = dispatch.compile_for(algorithm, state, np.zeros(4, np.float32)).act
     assert act._cache_size() == 1
     assert counts[0] > 0  # the listener hears
     assert counts[-1] == counts[100]

@@ -14,11 +14,11 @@ PACKAGE = Path(pgjax.__file__).parent
 ROWS = [
     ["errors"],
     ["types"],
-    ["chunks", "returns", "losses", "distributions", "noise"],
+    ["chunks", "returns", "losses", "distributions", "noise", "rows"],
     ["policies", "advantages"],
     ["algorithms"],
     # --- the shell ---
-    ["spaces", "config"],
+    ["spaces", "config", "dispatch"],
     ["episode_log"],
     ["gym_rollout", "runs"],
     ["train"],

@@ -1,0 +1,165 @@
+"""The compiled functions that the Python loop calls, each made so that a call costs little.
+
+A call costs as much as a small policy's arithmetic, and every argument and result adds to it. So
+parameters travel as one flat vector, the noise of many steps is drawn in one call, noise and
+observation go in one row of numbers (one for each dtype), and metrics come back in as few arrays.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from pgjax.noise import split_noise
+from pgjax.rows import Layout, lay_out, split
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
+
+# Policies act on this many rows at a time, always: a batch of another size is computed, and so
+# rounded, another way. Eight take no longer than two.
+ROWS = 8
+BLOCK = 64  # steps whose noise is drawn in one call: more are wasted on short episodes
+_RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
+
+
+@functools.cache
+def _in_order() -> dict[str, str]:
+    """Options for jax.jit that keep the operations of a program in one thread.
+
+    XLA on CPU hands some of them to another thread wherever more than eight could run at once, and
+    waking it can cost more than a whole update of a small policy. In this schedule few can. It
+    changes no bit.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # an XLA that has no such option
+        return {}
+    return options
+
+
+@functools.lru_cache(maxsize=16)
+def updater(
+    update: Callable[[TrainState, Rollout], tuple[TrainState, Info]],
+) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Any]]]:
+    """An Algorithm's `update` to the same bits, with plain numbers for Info, by name.
+
+    For a loop in Python: it is compiled on its own, and so cannot be part of a jitted function.
+    """
+
+    @functools.partial(jax.jit, compiler_options=_in_order())
+    def packed(state: TrainState, rollout: Rollout) -> Any:
+        state, info = update(state, rollout)
+        groups: dict[Any, Info] = {}
+        for name, value in info.items():
+            groups.setdefault(value.dtype, {})[name] = value
+        return state, {tuple(group): jnp.stack([*group.values()]) for group in groups.values()}
+
+    def call(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Any]]:
+        state, groups = packed(state, rollout)
+        values = {
+            name: value
+            for names, array in groups.items()
+            for name, value in zip(names, np.asarray(array).tolist(), strict=True)
+        }
+        return state, dict(sorted(values.items()))
+
+    return call
+
+
+class Noise:
+    """The noise of an update's episodes, drawn a block of steps at a time."""
+
+    def __init__(self, first_block: Any, draw: Callable[[np.uint32], Any]):
+        self._blocks, self._draw = [[np.asarray(x) for x in first_block]], draw
+
+    def __call__(self, column: int, t: int) -> list[np.ndarray]:
+        """The noise of BLOCK steps of an episode from t on, a multiple of BLOCK: [BLOCK, ...]."""
+        if t // BLOCK == len(self._blocks):
+            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))])
+        return [x[column] for x in self._blocks[t // BLOCK]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Acting:
+    """Compiled functions for an algorithm and shapes of parameters and observations."""
+
+    layout: Layout  # of what `act` reads: noise and behind it the observation
+    act: Callable[[jax.Array, list[np.ndarray]], jax.Array]  # (flat, rows [n, width]) -> [n, ...]
+    _begin: Callable[..., Any]
+    _draw: Callable[..., Any]
+
+    def begin(self, state: TrainState, num_episodes: int) -> tuple[jax.Array, list[int], Noise]:
+        """Parameters as one vector, and the reset seeds and the noise of an update's episodes."""
+        flat, seeds, block = self._begin(state.params, state.key, state.step, num_episodes)
+        draw = functools.partial(self._draw, state.key, state.step, num_episodes)
+        return flat, np.asarray(seeds).tolist(), Noise(block, draw)
+
+
+def compile_for(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> Acting:
+    """As compiled before where the shapes are the same; `obs` is one observation [d]."""
+    leaves, treedef = jax.tree.flatten(state.params)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _compiled(algorithm.act, treedef, shapes, obs.shape, obs.dtype, state.key.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    act: Callable[..., jax.Array],
+    treedef: Any,
+    shapes: Any,
+    obs_shape: tuple[int, ...],
+    obs_dtype: Any,
+    key_dtype: Any,
+) -> Acting:
+    params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
+    _, unravel = ravel_pytree(params)
+    key = jax.random.key(0, impl=jax.random.key_impl(jnp.empty((), key_dtype)))
+    draw_one, act_on = split_noise(act, params, key, jnp.zeros(obs_shape, obs_dtype))
+    drawn = [(x.shape, x.dtype) for x in jax.eval_shape(draw_one, key)]
+    layout = lay_out([*drawn, (obs_shape, obs_dtype)])
+
+    def keys(key: jax.Array, step: jax.Array, num_episodes: int) -> jax.Array:
+        first = jnp.asarray(step).astype(jnp.uint32) * num_episodes
+        numbers = first + jnp.arange(num_episodes, dtype=jnp.uint32)
+        return jax.vmap(lambda e: jax.random.fold_in(key, e))(numbers)
+
+    def noise(episode_keys: jax.Array, block: jax.Array) -> Any:
+        """[num_episodes, BLOCK, ...]"""
+        times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
+        at_time = jax.vmap(lambda k, t: draw_one(jax.random.fold_in(k, t)), in_axes=(None, 0))
+        return jax.vmap(at_time, in_axes=(0, None))(episode_keys, times)
+
+    def begin(params: Params, key: jax.Array, step: jax.Array, num_episodes: int) -> Any:
+        episode_keys = keys(key, step, num_episodes)
+        seeds = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, _RESET)))(episode_keys)
+        return ravel_pytree(params)[0], seeds, noise(episode_keys, jnp.uint32(0))
+
+    def draw(key: jax.Array, step: jax.Array, num_episodes: int, block: jax.Array) -> Any:
+        return noise(keys(key, step, num_episodes), block)
+
+    def act_on_flat(flat: jax.Array, rows: list[jax.Array]) -> jax.Array:
+        params = unravel(flat)
+
+        def act_on_row(row: list[jax.Array]) -> jax.Array:
+            *noise, obs = split(layout, row)
+            return act_on(params, tuple(noise), obs)
+
+        blocks = [row.reshape(-1, ROWS, row.shape[-1]) for row in rows]
+        action = lax.map(jax.vmap(act_on_row), blocks)
+        return action.reshape((-1,) + action.shape[2:])
+
+    jit = functools.partial(jax.jit, compiler_options=_in_order())
+    return Acting(
+        layout,
+        jit(act_on_flat),
+        jit(begin, static_argnums=3),
+        jit(draw, static_argnums=2),
+    )
