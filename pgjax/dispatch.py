@@ -32,8 +32,8 @@ def _in_order() -> dict[str, str]:
     """Options for jax.jit that keep the operations of a program in one thread.
 
     XLA on CPU hands some of them to another thread wherever more than eight could run at once, and
-    waking it can cost more than a whole update of a small policy. In this schedule few can. It
-    changes no bit.
+    waking it can cost more than a whole update of a small policy. In this schedule few can. The
+    operations stay the same, and so do their results.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -49,9 +49,10 @@ def _in_order() -> dict[str, str]:
 def updater(
     update: Callable[[TrainState, Rollout], tuple[TrainState, Info]],
 ) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Any]]]:
-    """An Algorithm's `update` to the same bits, with plain numbers for Info, by name.
+    """An Algorithm's `update`, with plain numbers for Info, by name.
 
     For a loop in Python: it is compiled on its own, and so cannot be part of a jitted function.
+    The new state has the same bits, as far as it was tested: on CPU.
     """
 
     @functools.partial(jax.jit, compiler_options=_in_order())
@@ -74,7 +75,7 @@ def updater(
     return call
 
 
-class Noise:
+class NoiseBlocks:
     """The noise of an update's episodes, drawn a block of steps at a time."""
 
     def __init__(self, first_block: Any, draw: Callable[[np.uint32], Any]):
@@ -92,15 +93,17 @@ class Acting:
     """Compiled functions for an algorithm and shapes of parameters and observations."""
 
     layout: Layout  # of what `act` reads: noise and behind it the observation
-    act: Callable[[jax.Array, list[np.ndarray]], jax.Array]  # (flat, rows [n, width]) -> [n, ...]
+    act: Callable[[jax.Array, list[np.ndarray]], jax.Array]  # (flat, [n, width]s) -> [n, ...]
     _begin: Callable[..., Any]
     _draw: Callable[..., Any]
 
-    def begin(self, state: TrainState, num_episodes: int) -> tuple[jax.Array, list[int], Noise]:
+    def begin(
+        self, state: TrainState, num_episodes: int
+    ) -> tuple[jax.Array, list[int], NoiseBlocks]:
         """Parameters as one vector, and the reset seeds and the noise of an update's episodes."""
         flat, seeds, block = self._begin(state.params, state.key, state.step, num_episodes)
         draw = functools.partial(self._draw, state.key, state.step, num_episodes)
-        return flat, np.asarray(seeds).tolist(), Noise(block, draw)
+        return flat, np.asarray(seeds).tolist(), NoiseBlocks(block, draw)
 
 
 def compile_for(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> Acting:
@@ -139,7 +142,8 @@ def _compiled(
 
     def begin(params: Params, key: jax.Array, step: jax.Array, num_episodes: int) -> Any:
         episode_keys = keys(key, step, num_episodes)
-        seeds = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, _RESET)))(episode_keys)
+        reset_keys = jax.vmap(lambda k: jax.random.fold_in(k, _RESET))(episode_keys)
+        seeds = jax.vmap(lambda k: jax.random.bits(k, dtype=jnp.uint32))(reset_keys)
         return ravel_pytree(params)[0], seeds, noise(episode_keys, jnp.uint32(0))
 
     def draw(key: jax.Array, step: jax.Array, num_episodes: int, block: jax.Array) -> Any:
@@ -152,7 +156,7 @@ def _compiled(
             *noise, obs = split(layout, row)
             return act_on(params, tuple(noise), obs)
 
-        blocks = [row.reshape(-1, ROWS, row.shape[-1]) for row in rows]
+        blocks = [row.reshape(row.shape[0] // ROWS, ROWS, row.shape[1]) for row in rows]
         action = lax.map(jax.vmap(act_on_row), blocks)
         return action.reshape((-1,) + action.shape[2:])
 

@@ -34,7 +34,8 @@ def collect_episodes(
     fold_in(fold_in(state.key, e), t), whichever sub-environment runs it: the result does not depend
     on their number. A sub-environment that finishes takes the next episode. state.key is not
     consumed: the same state gives the same rollout. Keep num_episodes the same over a run, or
-    episodes come up twice.
+    episodes come up twice. All this holds for JAX's default keys (threefry): batches of rbg keys do
+    not draw what each would alone.
 
     Args:
       env: one environment, or a vector of them. A plain SyncVectorEnv may have any autoreset mode,

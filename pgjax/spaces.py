@@ -56,7 +56,8 @@ def observations(space: gym.Space) -> Observations:
         def flatten(obs: Any) -> np.ndarray:
             obs = np.asarray(obs)
             if obs.dtype.kind not in "biuf":
-                raise ValueError(f"is {obs!r}, but the space says {space.dtype}")
+                one_line = " ".join(repr(obs).split())
+                raise ValueError(f"is {one_line}, but the space says {space.dtype}")
             if obs.shape != shape:
                 raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
             return obs if len(shape) == 1 else obs.ravel()

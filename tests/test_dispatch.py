@@ -21,14 +21,23 @@ def test_arrays_of_one_dtype_lie_side_by_side():
     np.testing.assert_array_equal(third, [[[2, 3, 4]], [[7, 8, 9]]])
 
 
-@pytest.mark.parametrize("critic", [None, pgjax.ValueNetwork((8,))])
-def test_the_loops_update_is_the_algorithms_to_the_bit(rng, critic):
-    estimator = advantages.gae(0.9, 0.9) if critic else None
-    algorithm = pgjax.reinforce(
-        pgjax.SoftmaxPolicy(2, (8,)), optax.adam(0.01), critic=critic, estimator=estimator
-    )
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        (pgjax.SoftmaxPolicy(2, (8,)), {}),
+        (pgjax.SoftmaxPolicy(2, (8,)), {"chunk_size": None, "entropy_coef": 0.01}),
+        (
+            pgjax.GaussianPolicy(2, (8,)),
+            {"critic": pgjax.ValueNetwork((8,)), "estimator": advantages.gae(0.9, 0.9)},
+        ),
+    ],
+)
+def test_the_loops_update_is_the_algorithms_to_the_bit(rng, policy, options):
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
+    gaussian = isinstance(policy, pgjax.GaussianPolicy)
+    action = (lambda shape: rng.normal(size=(*shape, 2))) if gaussian else None
     state = algorithm.init(jax.random.key(0), OBS)
-    rollout = make_rollout(rng, [13, 16, 4, 9] * 3)
+    rollout = make_rollout(rng, [13, 16, 4, 9] * 3, action=action)
     expected, info = algorithm.update(state, rollout)
     new_state, values = dispatch.updater(algorithm.update)(state, rollout)
     assert_trees_equal(new_state, expected)
