@@ -1,5 +1,15 @@
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+# Before JAX is imported: what one test or the command line compiles, the others need not compile
+# again. The processes of pytest-xdist and of the tests inherit it.
+OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if OWN_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="pgjax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np
@@ -13,6 +23,11 @@ sys.path.append(str(ROOT / "examples"))
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # see the README: for speed only
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_unconfigure():
+    if OWN_CACHE:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture
