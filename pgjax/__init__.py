@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from pgjax import advantages, distributions, losses, returns
+from pgjax import advantages, distributions, envs, losses, returns
 from pgjax.algorithms import reinforce
 from pgjax.config import TrainConfig
 from pgjax.errors import (
@@ -16,6 +16,7 @@ from pgjax.errors import (
 )
 from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import GaussianPolicy, LessonGaussianPolicy, SoftmaxPolicy, ValueNetwork
+from pgjax.rollout import collect_episodes_on_device, init_on_device, training_step
 from pgjax.train import load, train
 from pgjax.types import Algorithm, Info, Rollout, TrainState
 
@@ -37,12 +38,16 @@ __all__ = [
     "ValueNetwork",
     "advantages",
     "collect_episodes",
+    "collect_episodes_on_device",
     "distributions",
+    "envs",
+    "init_on_device",
     "load",
     "losses",
     "reinforce",
     "returns",
     "train",
+    "training_step",
 ]
 
 

@@ -13,10 +13,10 @@ from jax.flatten_util import ravel_pytree
 
 from pgjax import losses
 from pgjax.advantages import Estimator, normalized, reward_to_go
-from pgjax.chunks import CHUNK_SIZE, join_rows, split_rows, sum_chunks, sum_rows
+from pgjax.chunks import CHUNK_SIZE, Sharding, join_rows, split_rows, sum_chunks
 from pgjax.errors import ConfigError
-from pgjax.returns import discounted_returns
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, segment_ends, zero_padding
+from pgjax.metrics import episode_info, explained_variance
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, zero_padding
 
 
 class _Objective(NamedTuple):
@@ -29,6 +29,7 @@ class _Objective(NamedTuple):
     value_coef: float
     mean_over: str
     chunk_size: int | None
+    sharding: Sharding
 
 
 class _Batch(NamedTuple):
@@ -60,6 +61,8 @@ def reinforce(
     value_coef: float = 0.5,
     mean_over: str = "episodes",
     chunk_size: int | None = CHUNK_SIZE,
+    num_shards: int = 1,
+    axis_name: str | None = None,
 ) -> Algorithm:
     """REINFORCE, with or without a critic, as five pure, jitted functions.
 
@@ -78,6 +81,12 @@ def reinforce(
       chunk_size: rows summed at a time, 1 to 128 for results that do not depend on threads,
         padding or devices. None takes the batch whole, which is quicker on an accelerator and
         gives that promise up.
+      num_shards: groups of equally many columns of a rollout, in order, that are each summed alone;
+        what the sums round to depends on it. It divides the number of columns.
+      axis_name: of a mapped axis (jax.shard_map) whose devices each hold equally many columns of
+        the rollout, in order; the number of devices divides num_shards. `loss` and `update` are
+        then to be called under the mapping, and give the same on every device, and the same bits
+        whatever their number.
 
     Returns:
       Algorithm(init, act, log_prob, loss, update). `init` takes a typed key and one observation or
@@ -94,6 +103,8 @@ def reinforce(
         raise ConfigError(f'mean_over must be "episodes" or "steps", got {mean_over!r}')
     if chunk_size is not None and not 1 <= chunk_size <= CHUNK_SIZE:
         raise ConfigError(f"chunk_size must be None or lie in 1..{CHUNK_SIZE}, got {chunk_size}")
+    if num_shards < 1:
+        raise ConfigError(f"num_shards must be at least 1, got {num_shards}")
     for name, coef in (("entropy_coef", entropy_coef), ("value_coef", value_coef)):
         if not 0.0 <= coef < float("inf"):
             raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
@@ -105,6 +116,7 @@ def reinforce(
         value_coef,
         mean_over,
         chunk_size,
+        Sharding(num_shards, axis_name),
     )
 
     def init(key: jax.Array, obs: jax.Array) -> TrainState:
@@ -132,7 +144,7 @@ def reinforce(
     def loss(params: Params, rollout: Rollout) -> tuple[jax.Array, Info]:
         chunks, n, info = _prepare(objective, params, rollout)
         chunk_loss = functools.partial(_chunk_loss, objective, params)
-        total, sums = sum_chunks(_skip_empty(chunk_loss), chunks)
+        total, sums = sum_chunks(_skip_empty(chunk_loss), chunks, sharding=objective.sharding)
         return total / n, _finish(sums, n, info)
 
     def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Info]:
@@ -145,35 +157,55 @@ def reinforce(
             grads, sums = jax.grad(chunk_loss, has_aux=True)(state.params, chunk)
             return ravel_pytree(grads)[0], sums
 
-        total, sums = sum_chunks(_skip_empty(gradient), chunks)
+        total, sums = sum_chunks(gradient, chunks, _count_real(chunks), objective.sharding)
         grads = unravel(total / n.astype(total.dtype))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = _optimizer_step(optimizer, grads, state)
         info = _finish(sums, n, info) | {"grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, state.key, state.step + 1), info
 
     return Algorithm(*(jax.jit(f) for f in (init, act, log_prob, loss, update)))
 
 
+def _optimizer_step(
+    optimizer: optax.GradientTransformation, grads: Params, state: TrainState
+) -> tuple[Params, Any]:
+    """Parameters and optimiser state after one step.
+
+    In a branch of its own, across whose border XLA fuses nothing: elsewhere its rounding would
+    depend on what stands around it, such as a loop of updates or a gather over devices.
+    """
+
+    def step(grads: Params) -> tuple[Params, Any]:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+    # Always the first branch, but XLA cannot know.
+    return lax.cond(state.step >= 0, step, lambda _: (state.params, state.opt_state), grads)
+
+
 def _prepare(
     objective: _Objective, params: Params, rollout: Rollout
 ) -> tuple[_Batch, jax.Array, Info]:
-    """Computed once: chunks [n, chunk_size, ...], what the loss is divided by, and counts."""
-    rollout = zero_padding(rollout)
-    value = next_value = None
+    """Computed once: chunks [shards, n, chunk_size, ...], what the loss is divided by, counts."""
+    sharding, rollout = objective.sharding, zero_padding(rollout)
+    # An estimator sees the whole batch, and so does what is told of it.
+    whole, value, next_value = sharding.gather(rollout, axis=1), None, None
     if objective.critic is not None:
-        value, next_value = _values(objective.critic, params, rollout, objective.chunk_size)
-    advantage = objective.estimator(rollout, value, next_value)
-    info, target = _episode_info(rollout), jnp.zeros_like(rollout.reward)
+        values = _values(objective, params, rollout)
+        value, next_value = sharding.gather(values, axis=1)
+    advantage = objective.estimator(whole, value, next_value)
+    info, target = episode_info(whole), jnp.zeros_like(whole.reward)
     if value is not None:
-        target = inspect.unwrap(objective.estimator)(rollout, value, next_value) + value
-        info["explained_variance"] = _explained_variance(rollout.weight, value, target)
+        target = inspect.unwrap(objective.estimator)(whole, value, next_value) + value
+        info["explained_variance"] = explained_variance(whole.weight, value, target)
+    advantage, target = sharding.mine(advantage), sharding.mine(target)
     # An estimator or a critic of a user's own may leave anything in padded slots.
     advantage, target = (jnp.where(rollout.weight > 0, x, 0.0) for x in (advantage, target))
     batch = _Batch(rollout.obs, rollout.action, rollout.weight, advantage, target)
     # At least one, so that a batch without a real step gives nothing over one.
     n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
-    return _fill_padding(split_rows(batch, objective.chunk_size)), n, info
+    chunks = split_rows(batch, objective.chunk_size, sharding.local_shards(advantage.shape[1]))
+    return _fill_padding(chunks), n, info
 
 
 def _fill_padding(chunks: _Batch) -> _Batch:
@@ -186,8 +218,8 @@ def _fill_padding(chunks: _Batch) -> _Batch:
     first = jnp.argmax(real.ravel())
 
     def fill(x: jax.Array) -> jax.Array:
-        row = x.reshape((-1,) + x.shape[2:])[first]
-        mask = real.reshape(real.shape + (1,) * (x.ndim - 2))
+        row = x.reshape((-1,) + x.shape[3:])[first]
+        mask = real.reshape(real.shape + (1,) * (x.ndim - 3))
         return jnp.where(mask, x, jnp.broadcast_to(row, x.shape))
 
     return chunks._replace(obs=fill(chunks.obs), action=fill(chunks.action))
@@ -229,6 +261,12 @@ def _skip_empty(fn: Any) -> Any:
     return maybe
 
 
+def _count_real(chunks: _Batch) -> jax.Array:
+    """[shards]: how many chunks there are up to the last one with a real row."""
+    real = (chunks.weight > 0).any(2)
+    return jnp.max(jnp.where(real, jnp.arange(1, real.shape[1] + 1), 0), 1)
+
+
 def _weighted_sums(tree: Any, weight: jax.Array) -> Any:
     """Sum of weight * leaf over the real rows of a chunk, for each leaf [chunk_size]."""
     leaves, treedef = jax.tree.flatten(tree)
@@ -237,60 +275,16 @@ def _weighted_sums(tree: Any, weight: jax.Array) -> Any:
     return jax.tree.unflatten(treedef, [total[i] for i in range(len(leaves))])
 
 
-def _values(
-    critic: nn.Module, params: Params, rollout: Rollout, chunk_size: int | None
-) -> tuple[jax.Array, jax.Array]:
+def _values(objective: _Objective, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
     """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit."""
+    critic: Any = objective.critic
     variables, shape = _critic_params(params), rollout.reward.shape
 
+    shards = objective.sharding.local_shards(shape[1])
+
     def apply(obs: jax.Array) -> Any:
-        return critic.apply(variables, obs)
+        chunks = split_rows(obs, objective.chunk_size, shards)
+        value = lax.map(lambda shard: lax.map(lambda x: critic.apply(variables, x), shard), chunks)
+        return join_rows(value, shape)
 
-    chunks = split_rows((rollout.obs, rollout.next_obs), chunk_size)
-    value, next_value = (join_rows(lax.map(apply, obs), shape) for obs in chunks)
-    return value, next_value
-
-
-def _episode_info(rollout: Rollout) -> Info:
-    """Counts, returns and lengths of the episodes of a rollout whose padding is zero."""
-    real, ends, dtype = rollout.weight > 0, segment_ends(rollout), rollout.reward.dtype
-    starts = real & jnp.concatenate([jnp.ones_like(real[:1]), (ends | ~real)[:-1]])
-    # Summed by the recursion, whose order is fixed; [T, B, 2], so that one loop serves both.
-    per_step = jnp.stack([rollout.reward, rollout.weight.astype(dtype)], -1)
-    sums = discounted_returns(per_step, jnp.where(ends, 0.0, 1.0).astype(dtype)[..., None])
-    cut = ends & rollout.truncated & ~rollout.terminated
-    at_start = jnp.where(starts[..., None], sums, 0.0)
-    episodes, steps, total, length, truncated = sum_rows(
-        (starts, real, at_start[..., 0], at_start[..., 1], cut)
-    )
-    count = jnp.maximum(episodes, 1)
-    lowest = jnp.min(jnp.where(starts[..., None], sums, jnp.inf), (0, 1))
-    highest = jnp.max(jnp.where(starts[..., None], sums, -jnp.inf), (0, 1))
-    return {
-        "episodes": episodes.astype(jnp.int32),
-        "env_steps": steps.astype(jnp.int32),
-        "mean_return": total / count,
-        "min_return": lowest[0],
-        "max_return": highest[0],
-        "mean_length": length / count,
-        "min_length": lowest[1],
-        "max_length": highest[1],
-        "truncated_fraction": truncated / count,
-    }
-
-
-def _explained_variance(weight: jax.Array, value: jax.Array, target: jax.Array) -> jax.Array:
-    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant."""
-
-    def only_real(x: jax.Array) -> jax.Array:
-        return jnp.where(weight > 0, x, 0.0)
-
-    pair = (only_real(target - value), only_real(target))
-    (sum_residual, sum_target), count = sum_rows((pair, weight))
-    count = jnp.maximum(count, 1)
-    squares = (
-        only_real((pair[0] - sum_residual / count) ** 2),
-        only_real((pair[1] - sum_target / count) ** 2),
-    )
-    residual, total = sum_rows(squares)
-    return 1.0 - residual / (total + 1e-8)
+    return apply(rollout.obs), apply(rollout.next_obs)

@@ -4,48 +4,114 @@ A sum over many rows rounds differently with the number of threads, with padding
 number of devices, since each changes how the rows are grouped. Chunks of a fixed size, summed one
 after the other from zero, are grouped the same way always; appended zeros change nothing. On CPU
 it is also quicker than one large batch, whose activations leave the cache.
+
+Several devices each take some of the columns. So that their number changes nothing either, columns
+are grouped into shards, fixed beforehand: the chunks of a shard are summed on one device, and the
+sums of the shards are gathered and added in order.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pgjax.errors import ConfigError
+
 CHUNK_SIZE = 128  # rows; up to 128, results were seen equal at every thread count tried
 
 
-def split_rows(tree: Any, chunk_size: int | None) -> Any:
-    """Leaves [T, B, ...] -> [n, chunk_size, ...], rows in time-major order, zeros behind the last.
+class Sharding(NamedTuple):
+    """How the columns of a batch are grouped, and over which devices."""
 
-    With `chunk_size=None` there is one chunk, [1, T * B, ...].
+    num_shards: int = 1  # in all, over all devices; it divides the number of columns
+    axis_name: str | None = None  # of the mapped axis whose devices hold the columns, in order
+
+    def local_shards(self, columns: int) -> int:
+        """How many of the shards are this device's, which holds so many columns."""
+        devices = lax.axis_size(self.axis_name) if self.axis_name else 1
+        shards, rest = divmod(self.num_shards, devices)
+        if rest or columns % shards:
+            raise ConfigError(
+                f"{columns * devices} episodes on {devices} devices cannot be split evenly into "
+                f"{self.num_shards} shards: choose multiples"
+            )
+        return shards
+
+    def gather(self, tree: Any, axis: int = 0) -> Any:
+        """Of each device's leaves the whole, on every device."""
+        if self.axis_name is None:
+            return tree
+        return lax.all_gather(tree, self.axis_name, axis=axis, tiled=True)
+
+    def mine(self, whole: jax.Array) -> jax.Array:
+        """[T, B, ...] -> this device's columns."""
+        if self.axis_name is None:
+            return whole
+        size = whole.shape[1] // lax.axis_size(self.axis_name)
+        return lax.dynamic_slice_in_dim(whole, lax.axis_index(self.axis_name) * size, size, 1)
+
+
+def split_rows(tree: Any, chunk_size: int | None, shards: int = 1) -> Any:
+    """Leaves [T, B, ...] -> [shards, n, chunk_size, ...], rows of a shard in time-major order.
+
+    Zeros fill the last chunk. With `chunk_size=None` a shard is one chunk.
     """
 
     def split(leaf: jax.Array) -> jax.Array:
-        rows = leaf.reshape((-1,) + leaf.shape[2:])
-        size = chunk_size or rows.shape[0]
-        padding = [(0, -rows.shape[0] % size)] + [(0, 0)] * (rows.ndim - 1)
-        return jnp.pad(rows, padding).reshape((-1, size) + rows.shape[1:])
+        time, columns, *rest = leaf.shape
+        rows = jnp.moveaxis(leaf.reshape(time, shards, columns // shards, *rest), 1, 0)
+        rows = rows.reshape(shards, -1, *rest)
+        size = chunk_size or rows.shape[1]
+        padding = [(0, 0), (0, -rows.shape[1] % size)] + [(0, 0)] * len(rest)
+        return jnp.pad(rows, padding).reshape(shards, -1, size, *rest)
 
     return jax.tree.map(split, tree)
 
 
 def join_rows(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse of `split_rows` for one leaf: [n, chunk_size, ...] -> [T, B, ...]."""
-    rows = leaf.reshape((-1,) + leaf.shape[2:])
-    return rows[: shape[0] * shape[1]].reshape(shape + rows.shape[1:])
+    """The inverse of `split_rows` for one leaf: [shards, n, chunk_size, ...] -> [T, B, ...]."""
+    shards, (time, columns), rest = leaf.shape[0], shape, leaf.shape[3:]
+    rows = leaf.reshape(shards, -1, *rest)[:, : time * columns // shards]
+    rows = rows.reshape(shards, time, columns // shards, *rest)
+    return jnp.moveaxis(rows, 0, 1).reshape(time, columns, *rest)
 
 
-def sum_chunks(fn: Callable[[Any], Any], chunks: Any) -> Any:
-    """Sum of `fn(chunk)` over chunks [n, chunk_size, ...], in order, from zero."""
+def sum_chunks(
+    fn: Callable[[Any], Any],
+    chunks: Any,
+    counts: jax.Array | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
+) -> Any:
+    """Sum of `fn(chunk)` over chunks [shards, n, chunk_size, ...], in order, from zero.
 
-    def add(total: Any, chunk: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, fn(chunk)), None
+    With `counts` [shards] only the first so many of each shard; such a sum cannot be differentiated
+    backwards. The shards are this device's; the sum is over those of all.
+    """
 
-    shapes = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], chunks))
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return lax.scan(add, zero, chunks)[0]
+    def zeros(like: Any) -> Any:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+
+    def add(total: Any, value: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, value), None
+
+    first = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0, 0], chunks))
+    zero = zeros(jax.eval_shape(fn, first))
+
+    def sum_shard(shard: tuple[Any, jax.Array | None]) -> Any:
+        rows, count = shard
+        if count is None:
+            return lax.scan(lambda total, chunk: add(total, fn(chunk)), zero, rows)[0]
+
+        def add_at(i: jax.Array, total: Any) -> Any:
+            chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, False), rows)
+            return add(total, fn(chunk))[0]
+
+        return lax.fori_loop(0, count, add_at, zero)
+
+    sums = sharding.gather(lax.map(sum_shard, (chunks, counts)))
+    return lax.scan(add, zero, sums)[0]
 
 
 def sum_rows(tree: Any) -> Any:

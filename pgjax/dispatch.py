@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from pgjax.noise import split_noise
+from pgjax.noise import episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.rows import Layout, lay_out, split
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
@@ -24,7 +24,6 @@ from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 # rounded, another way. Eight take no longer than two.
 ROWS = 8
 BLOCK = 64  # steps whose noise is drawn in one call: more are wasted on short episodes
-_RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
 
 
 @functools.cache
@@ -131,20 +130,17 @@ def _compiled(
 
     def keys(key: jax.Array, step: jax.Array, num_episodes: int) -> jax.Array:
         first = jnp.asarray(step).astype(jnp.uint32) * num_episodes
-        numbers = first + jnp.arange(num_episodes, dtype=jnp.uint32)
-        return jax.vmap(lambda e: jax.random.fold_in(key, e))(numbers)
+        return episode_keys(key, first + jnp.arange(num_episodes, dtype=jnp.uint32))
 
-    def noise(episode_keys: jax.Array, block: jax.Array) -> Any:
+    def noise(keys: jax.Array, block: jax.Array) -> Any:
         """[num_episodes, BLOCK, ...]"""
         times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
-        at_time = jax.vmap(lambda k, t: draw_one(jax.random.fold_in(k, t)), in_axes=(None, 0))
-        return jax.vmap(at_time, in_axes=(0, None))(episode_keys, times)
+        return noise_at(draw_one, keys, times, time_axis=1)
 
     def begin(params: Params, key: jax.Array, step: jax.Array, num_episodes: int) -> Any:
-        episode_keys = keys(key, step, num_episodes)
-        reset_keys = jax.vmap(lambda k: jax.random.fold_in(k, _RESET))(episode_keys)
-        seeds = jax.vmap(lambda k: jax.random.bits(k, dtype=jnp.uint32))(reset_keys)
-        return ravel_pytree(params)[0], seeds, noise(episode_keys, jnp.uint32(0))
+        of_episodes = keys(key, step, num_episodes)
+        block = noise(of_episodes, jnp.uint32(0))
+        return ravel_pytree(params)[0], reset_seeds(of_episodes), block
 
     def draw(key: jax.Array, step: jax.Array, num_episodes: int, block: jax.Array) -> Any:
         return noise(keys(key, step, num_episodes), block)

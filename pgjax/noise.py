@@ -1,4 +1,6 @@
-"""Draw the noise of many steps in one call, for any policy.
+"""What is drawn from which key, and the noise of many steps in one call, for any policy.
+
+Every draw follows from the run's key, the number of the episode and the time step.
 
 Sampling an action is cheap arithmetic on noise that depends on the key alone: Gumbel noise for a
 categorical, a normal for a Gaussian. On CPU the generator costs as much as the rest of `act`. So
@@ -15,6 +17,29 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 Noise = tuple[jax.Array, ...]
+_RESET = 2**32 - 1  # stands for the time step before the first, when the environment is reset
+
+
+def episode_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Keys [n] of the episodes of a run, by their numbers [n] uint32."""
+    return jax.vmap(lambda e: jax.random.fold_in(key, e))(numbers)
+
+
+def reset_seeds(keys: jax.Array) -> jax.Array:
+    """Seeds [n] uint32 to reset the episodes' environments with."""
+    before = jax.vmap(lambda k: jax.random.fold_in(k, _RESET))(keys)
+    return jax.vmap(lambda k: jax.random.bits(k, dtype=jnp.uint32))(before)
+
+
+def noise_at(
+    draw: Callable[[jax.Array], Any], keys: jax.Array, times: jax.Array, *, time_axis: int
+) -> Any:
+    """What `draw` gives for each of the episodes [n] at each of the times [T].
+
+    [n, T, ...] with time_axis=1, [T, n, ...] with time_axis=0.
+    """
+    of_episode = jax.vmap(lambda k, t: draw(jax.random.fold_in(k, t)), in_axes=(None, 0))
+    return jax.vmap(of_episode, in_axes=(0, None), out_axes=1 - time_axis)(keys, times)
 
 
 def split_noise(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
+from pgjax.envs.base import check_action
 from pgjax.errors import SpaceError
 from pgjax.policies import Activation, GaussianPolicy, SoftmaxPolicy
 
@@ -24,19 +25,13 @@ class Observations(NamedTuple):
 class Actions(NamedTuple):
     """How the raw actions of a policy become what an environment of a space receives."""
 
-    kind: str  # what the space holds: "discrete" or "continuous"
+    discrete: bool  # or continuous
     shape: tuple[int, ...]  # of one raw action
     send: Callable[[np.ndarray], Any]  # raw [n, ...] -> n actions, each contained in the space
 
     def check(self, raw: np.ndarray) -> None:
         """Raise SpaceError unless raw [n, ...] are actions of this space."""
-        kind = "discrete" if np.issubdtype(raw.dtype, np.integer) else "continuous"
-        if (kind, raw.shape[1:]) != (self.kind, self.shape):
-            raise SpaceError(
-                f"the policy's actions are {kind} of shape {raw.shape[1:]}, but the action space "
-                f"needs {self.kind} ones of shape {self.shape}: SoftmaxPolicy(n) fits Discrete(n), "
-                "GaussianPolicy(d) a Box of d numbers"
-            )
+        check_action(self.discrete, self.shape, raw[0])
 
 
 def observations(space: gym.Space) -> Observations:
@@ -87,10 +82,10 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
     """
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
-        return Actions("discrete", (), lambda raw: [action + start for action in raw.tolist()])
+        return Actions(True, (), lambda raw: [action + start for action in raw.tolist()])
     if isinstance(space, spaces.Box):
         size = int(np.prod(space.shape))
-        return Actions("continuous", (size,), _send_box(space, squash))
+        return Actions(False, (size,), _send_box(space, squash))
     raise SpaceError(_unsupported("action", space))
 
 

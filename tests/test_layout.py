@@ -13,12 +13,12 @@ PACKAGE = Path(pgjax.__file__).parent
 # A file imports only from rows above its own.
 ROWS = [
     ["errors"],
-    ["types"],
-    ["chunks", "returns", "losses", "distributions", "noise", "rows"],
-    ["policies", "advantages"],
+    ["types", "envs.base"],
+    ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic"],
+    ["policies", "advantages", "metrics", "rollout"],
     ["algorithms"],
     # --- the shell ---
-    ["spaces", "config", "dispatch"],
+    ["spaces", "config", "dispatch", "envs.adapters"],
     ["episode_log"],
     ["gym_rollout", "runs"],
     ["train"],
@@ -29,7 +29,11 @@ ROWS = [
 FIRST_OF_SHELL = 5
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
 SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich"}
-FILES = sorted(p for p in PACKAGE.glob("*.py") if not p.stem.startswith("__"))
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if not p.stem.startswith("__"))
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imported(path):
@@ -38,26 +42,26 @@ def imported(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "pgjax":
-            names = [f"pgjax.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module in ("pgjax", "pgjax.envs"):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module]
         else:
             continue
         for name in names:
-            top, *rest = name.split(".")
-            (inside if top == "pgjax" else outside).add(rest[0] if top == "pgjax" else top)
+            top, _, rest = name.partition(".")
+            (inside if top == "pgjax" else outside).add(rest if top == "pgjax" else top)
     return outside, inside
 
 
 def test_every_file_has_a_row():
-    assert {p.stem for p in FILES} == set(ROW)
+    assert {name_of(p) for p in FILES} == set(ROW)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_arrow_points_up(path):
     outside, inside = imported(path)
-    row = ROW[path.stem]
+    row = ROW[name_of(path)]
     assert all(ROW[name] < row for name in inside), inside
     if row < FIRST_OF_SHELL:
         assert not outside & SHELL_ONLY
@@ -82,7 +86,8 @@ print(sorted(heavy & set(sys.modules)))
 
 def test_names_of_the_contract():
     for name in """Rollout TrainState Algorithm SoftmaxPolicy GaussianPolicy LessonGaussianPolicy
-        ValueNetwork reinforce collect_episodes train TrainConfig""".split():
+        ValueNetwork reinforce collect_episodes train TrainConfig collect_episodes_on_device
+        training_step""".split():
         assert callable(getattr(pgjax, name))
     for name in "Categorical DiagonalGaussian SquashedGaussian MultiCategorical Bernoulli".split():
         assert callable(getattr(pgjax.distributions, name))
@@ -90,4 +95,5 @@ def test_names_of_the_contract():
         assert callable(getattr(pgjax.returns, name))
     for name in ("reward_to_go", "gae", "normalized", "leave_one_out"):
         assert callable(getattr(pgjax.advantages, name))
+    assert callable(pgjax.envs.make)
     assert (PACKAGE / "py.typed").exists()

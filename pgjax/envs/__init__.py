@@ -1,0 +1,30 @@
+"""Functional environments: reset(key) -> (state, obs), step(key, state, action) -> ..."""
+
+from pgjax.envs.adapters import as_gymnasium, from_func_env
+from pgjax.envs.base import (
+    Box,
+    Discrete,
+    Env,
+    bound_actions,
+    check,
+    flatten_observations,
+    map_observations,
+    scale_observations,
+    time_limit,
+)
+from pgjax.envs.classic import make
+
+__all__ = [
+    "Box",
+    "Discrete",
+    "Env",
+    "as_gymnasium",
+    "bound_actions",
+    "check",
+    "flatten_observations",
+    "from_func_env",
+    "make",
+    "map_observations",
+    "scale_observations",
+    "time_limit",
+]
