@@ -37,7 +37,7 @@ def gymnasium_episodes(env_id, episodes):
     """Initial functional states, and what Gymnasium did from there under random actions."""
     env, ours = gym.make(env_id), pgjax.envs.make(env_id)
     keys = jax.random.split(jax.random.key(0), episodes)
-    starts, first = jax.jit(jax.vmap(ours.reset))(keys)
+    starts = jax.jit(jax.vmap(lambda key: ours.reset(key)[0]))(keys)
     env.action_space.seed(0)
     out = []
     for e in range(episodes):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import gymnasium as gym
 import jax
+import platformdirs
 import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
@@ -32,13 +33,18 @@ from pgjax.train import train as run_training
 class _TrainArguments(TrainConfig):
     env_id: Positional[str]
     """Gymnasium's name of the environment, such as CartPole-v1; it comes first."""
+    compile_cache: bool = True
+    """Keep what was compiled in your cache folder, so that the next run starts sooner."""
 
     def __post_init__(self) -> None:
         pass  # checked once parsed, so that what is wrong is told by us, in one line
 
 
 def _train(arguments: _TrainArguments) -> None:
-    config = TrainConfig(**vars(arguments))
+    settings = vars(arguments).copy()
+    if settings.pop("compile_cache"):
+        _keep_compiled()
+    config = TrainConfig(**settings)
     console = Console()
     terminal = Terminal(console)
     try:
@@ -50,6 +56,14 @@ def _train(arguments: _TrainArguments) -> None:
     runs.write_json(run.path / "evaluation.json", result)
     console.print(f"evaluation    {_sentence(result)}", highlight=False, soft_wrap=True)
     console.print(f"run folder    {run.path}", highlight=False, soft_wrap=True)
+
+
+def _keep_compiled() -> None:
+    """Turn on JAX's persistent compilation cache, unless the user's own settings speak of it."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = platformdirs.user_cache_path("pgjax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _evaluate(

@@ -10,7 +10,7 @@ from pgjax.errors import ConfigError
 
 # Tuned settings, over the defaults below; every value can be overridden from the command line.
 PRESETS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": dict(updates=120),
+    "CartPole-v1": dict(updates=120, learning_rate=0.02, anneal=True),
     "Acrobot-v1": dict(
         updates=200,
         hidden_sizes=(64, 64),
@@ -29,11 +29,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         entropy_coef=0.03,
     ),
     "Pendulum-v1": dict(
-        updates=2000,
-        episodes_per_update=8,
+        updates=4000,
+        episodes_per_update=4,
         hidden_sizes=(64, 64),
         activation="tanh",
-        learning_rate=2e-3,
+        learning_rate=1.5e-3,
+        anneal=True,
         estimator="gae",
         critic=True,
         gamma=0.95,
@@ -64,6 +65,8 @@ class TrainConfig:
     """Environments side by side; changes the speed, never the result."""
     vectorization: Literal["sync", "async"] = "sync"
     """Environments in this process (sync) or each in its own (async, for slow ones)."""
+    on_device: bool = False
+    """Compile environment and learner into one program; needs a functional environment."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps, in place of the environment's own limit."""
 
@@ -76,6 +79,8 @@ class TrainConfig:
 
     learning_rate: float = 0.01
     """Adam's step size."""
+    anneal: bool = False
+    """Bring the step size linearly to zero over all updates."""
     max_grad_norm: float | None = None
     """Clip gradients to this global L2 norm."""
     gamma: float = 0.99
@@ -118,6 +123,11 @@ class TrainConfig:
             raise ConfigError(
                 "leave-one-out needs at least 2 episodes: raise --episodes-per-update"
             )
+
+    @property
+    def num_shards(self) -> int:
+        """Groups of episodes that are summed alone, so that 1, 2, 4 or 8 devices may share them."""
+        return math.gcd(8, self.episodes_per_update) if self.on_device else 1
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can hold; without run_dir, which may differ from machine to machine."""

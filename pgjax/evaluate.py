@@ -11,8 +11,9 @@ import numpy as np
 
 from pgjax.errors import ConfigError
 from pgjax.gym_rollout import collect_episodes
-from pgjax.train import Run, make_env
-from pgjax.types import Algorithm, TrainState
+from pgjax.rollout import collect_episodes_on_device
+from pgjax.train import Run, make_env, make_functional_env
+from pgjax.types import Algorithm, TrainState, zero_padding
 
 _EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed
 _MAX_ENVS = 16  # side by side: for speed only
@@ -66,11 +67,18 @@ def evaluate(
         raise ConfigError(f"--episodes must be an integer of at least 1, got {episodes!r}")
     algorithm = run.agent.algorithm if stochastic else by_mode(run)
     state = evaluation_state(run, seed)
-    env = make_env(run.config, min(_MAX_ENVS, episodes))
-    try:
-        rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)
-    finally:
-        env.close()
+    if run.config.on_device:
+        functional = make_functional_env(run.config)
+        rollout = collect_episodes_on_device(
+            functional, algorithm, state, episodes, squash=run.config.squash
+        )
+        rollout = jax.device_get(zero_padding(rollout))
+    else:
+        env = make_env(run.config, min(_MAX_ENVS, episodes))
+        try:
+            rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)
+        finally:
+            env.close()
     returns = np.sum(rollout.reward, 0, dtype=np.float64)
     return {
         "mean": float(returns.mean()),

@@ -41,7 +41,8 @@ class Terminal:
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
         say(
             f"  method        {method}, {config.estimator}, {config.updates} updates of "
-            f"{config.episodes_per_update} episodes, {config.num_envs} environments",
+            f"{config.episodes_per_update} episodes, "
+            + ("on the device" if config.on_device else f"{config.num_envs} environments"),
             highlight=False,
         )
         self._updates = config.updates

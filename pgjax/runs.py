@@ -64,10 +64,10 @@ def write_json(path: Path, value: Any) -> None:
     _write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Add one JSON line to a file."""
+def append_lines(path: Path, values: list[dict[str, Any]]) -> None:
+    """Add JSON lines to a file."""
     with path.open("a") as file:
-        file.write(json.dumps(value, allow_nan=False) + "\n")
+        file.write("".join(json.dumps(value, allow_nan=False) + "\n" for value in values))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

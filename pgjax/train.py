@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import multiprocessing
 import time
@@ -17,15 +18,16 @@ import jax.numpy as jnp
 import optax
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from pgjax import advantages, runs, spaces
+from pgjax import advantages, envs, runs, spaces
 from pgjax.algorithms import reinforce
 from pgjax.config import TrainConfig
-from pgjax.dispatch import updater
+from pgjax.engines import Engine, device_engine, python_engine
 from pgjax.errors import ConfigError, DivergedError, PgjaxError
-from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import ValueNetwork
 from pgjax.types import Algorithm, TrainState
 
+_SECONDS_A_DISPATCH = 0.25
+_TOTALS = ("total_episodes", "total_env_steps")
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
 
 
@@ -85,6 +87,15 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
 
 
+def make_functional_env(config: TrainConfig) -> envs.Env:
+    """The functional environment of a config.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    return envs.make(config.env_id, config.max_episode_steps)
+
+
 def make_agent(config: TrainConfig, env: gym.Env | VectorEnv) -> Agent:
     """The policy and the algorithm of a config, for an environment's spaces.
 
@@ -107,6 +118,7 @@ def make_agent(config: TrainConfig, env: gym.Env | VectorEnv) -> Agent:
         value_coef=config.value_coef,
         mean_over=config.mean_over,
         chunk_size=config.chunk_size,
+        num_shards=config.num_shards,
     )
 
     def init() -> TrainState:
@@ -134,9 +146,12 @@ def make_estimator(config: TrainConfig) -> advantages.Estimator:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam, behind clipping by the global norm where asked for."""
+    """Adam, at a constant or annealed rate, behind clipping by the global norm where asked for."""
     # Flattened, since a small network's Adam is otherwise mostly the overhead of its many leaves.
-    adam = optax.flatten(optax.adam(config.learning_rate))
+    rate: Any = config.learning_rate
+    if config.anneal:
+        rate = optax.linear_schedule(rate, 0.0, config.updates)
+    adam = optax.flatten(optax.adam(rate))
     if config.max_grad_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
@@ -162,12 +177,17 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Run:
       RunError: if the run folder is taken.
     """
     path = runs.new_run_dir(config)
-    env = make_env(config)
+    functional = make_functional_env(config) if config.on_device else None
+    env = make_env(config, num_envs=1 if functional else None)
     try:
         agent = make_agent(config, env)
         if progress is not None:
             progress.start(config, env, agent.policy)
-        state, totals, stopped_by = _loop(config, env, agent, path, progress)
+        if functional is None:
+            engine = python_engine(config, env, agent.algorithm)
+        else:
+            engine = device_engine(config, functional, agent.algorithm)
+        state, totals, stopped_by = _loop(config, engine, agent, path, progress)
         runs.save_state(path, state)
         runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
     finally:
@@ -186,46 +206,53 @@ def _close(env: gym.Env | VectorEnv) -> None:
 
 
 def _loop(
-    config: TrainConfig, env: Any, agent: Agent, path: Path, progress: Progress | None
+    config: TrainConfig, engine: Engine, agent: Agent, path: Path, progress: Progress | None
 ) -> tuple[TrainState, dict[str, int], BaseException | None]:
     """All updates: (state, totals, what cut it short after the first)."""
-    state, update_of = agent.init(), updater(agent.algorithm.update)
-    totals = {"total_episodes": 0, "total_env_steps": 0}
+    state, size = agent.init(), 1
+    last: dict[str, Any] = {"update": 0, "total_episodes": 0, "total_env_steps": 0}
+    stopped_by: BaseException | None = None
     try:
-        for update in range(config.updates):
+        while last["update"] < config.updates:
+            size = min(size, engine.most, config.updates - last["update"])
             begun = time.perf_counter()
-            rollout = collect_episodes(
-                env, agent.algorithm, state, config.episodes_per_update, squash=config.squash
-            )
-            collected = time.perf_counter()
-            new_state, info = update_of(state, rollout)
-            if not all(map(math.isfinite, info.values())):
-                raise DivergedError(f"update {update + 1} is not finite: lower the learning rate")
-            updated = time.perf_counter()
-            new_totals = {
-                "total_episodes": totals["total_episodes"] + info["episodes"],
-                "total_env_steps": totals["total_env_steps"] + info["env_steps"],
-            }
-            metrics = {"update": update + 1, **new_totals, **info}
-            timings = {
-                "update": update + 1,
-                "seconds_collecting": collected - begun,
-                "seconds_updating": updated - collected,
-                "steps_per_second": info["env_steps"] / (updated - begun),
-            }
-            if update == 0:
+            new_state, infos, timings = engine.advance(state, size)
+            finite = [all(map(math.isfinite, info.values())) for info in infos]
+            if not all(finite):
+                size = finite.index(False)  # nothing is kept of what came after
+                if size == 0:
+                    wrong = last["update"] + 1
+                    raise DivergedError(f"update {wrong} is not finite: lower the learning rate")
+                continue
+            metrics = list(itertools.accumulate(infos, _add_up, initial=last))[1:]
+            timings = [{"update": m["update"], **t} for m, t in zip(metrics, timings, strict=True)]
+            if last["update"] == 0:
                 path.mkdir(parents=True, exist_ok=True)
                 runs.write_json(path / "config.json", config.to_json())
-            runs.append_line(path / "metrics.jsonl", metrics)
-            runs.append_line(path / "timings.jsonl", timings)
-            state, totals = new_state, new_totals
+            runs.append_lines(path / "metrics.jsonl", metrics)
+            runs.append_lines(path / "timings.jsonl", timings)
+            state, last = new_state, metrics[-1]
             if progress is not None:
-                progress.update(metrics, timings)
+                for update in zip(metrics, timings, strict=True):
+                    progress.update(*update)
+            # Seldom enough to be quick, often enough to look at and to stop.
+            seconds = (time.perf_counter() - begun) / size
+            size = min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds)))
     except (KeyboardInterrupt, PgjaxError) as e:
-        if totals["total_episodes"] == 0:
+        if last["update"] == 0:
             raise
-        return state, totals, e
-    return state, totals, None
+        stopped_by = e
+    return state, {name: last[name] for name in _TOTALS}, stopped_by
+
+
+def _add_up(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an update, from those of the one before."""
+    return {
+        "update": last["update"] + 1,
+        "total_episodes": last["total_episodes"] + info["episodes"],
+        "total_env_steps": last["total_env_steps"] + info["env_steps"],
+        **info,
+    }
 
 
 def load(path: Path | str, *, allow_env_import: bool = False) -> Run:

@@ -10,7 +10,7 @@ from conftest import assert_trees_equal
 import pgjax
 from pgjax import cli, evaluate, runs, video
 from pgjax.config import PRESETS
-from pgjax.train import load
+from pgjax.train import load, make_optimizer
 
 FAST = ["--updates", "3", "--episodes-per-update", "4", "--eval-episodes", "5"]
 
@@ -128,6 +128,7 @@ def test_render_and_plot(run_dir, tmp_path):
         ("train --seed 3 CartPole-v1", "first"),
         ("train MountainCarContinuous-v0 --squash --activation gelu", "activation"),
         ("train Blackjack-v1", "Tuple is not supported"),
+        ("train FrozenLake-v1 --on-device", "CartPole-v1, Pendulum-v1, Acrobot-v1"),
         ("train", "environment"),
         ("", "train"),
         ("fly", "fly"),
@@ -216,6 +217,46 @@ def test_divergence_is_told_and_not_saved(tmp_path):
         pgjax.train(config)
     state = pgjax.load(tmp_path / "run").state
     assert 1 <= int(state.step) < 9
+
+
+def test_on_device_leaves_the_same_folder(run_dir, tmp_path, capsys):
+    path = tmp_path / "run"
+    expected = train_again(path, "--on-device")
+    assert {p.name for p in path.iterdir()} == {p.name for p in run_dir.iterdir()}
+    theirs, ours = (runs.read_lines(p / "metrics.jsonl") for p in (run_dir, path))
+    assert [list(row) for row in theirs] == [list(row) for row in ours]
+    assert train_again(tmp_path / "again", "--on-device", "--num-envs", "1") == expected
+    metrics = [(p / "metrics.jsonl").read_bytes() for p in (path, tmp_path / "again")]
+    assert metrics[0] == metrics[1]
+    result = json.loads((path / "evaluation.json").read_text())
+    capsys.readouterr()
+    cli.main(["evaluate", str(path), "--episodes", "5", "--json"])
+    assert json.loads(capsys.readouterr().out) == result
+    assert len(video.frames(load(path))) > 1  # of Gymnasium's own environment
+
+
+def test_on_device_divergence_is_told_and_not_saved(tmp_path):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", learning_rate=1e38, updates=40, episodes_per_update=8, on_device=True,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    with pytest.raises(pgjax.DivergedError, match="lower the learning rate"):
+        pgjax.train(config)
+    state = pgjax.load(tmp_path / "run").state
+    assert 1 <= int(state.step) < 40
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    assert len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) == int(state.step)
+
+
+def test_annealing_ends_at_a_step_of_nothing():
+    config = pgjax.TrainConfig("CartPole-v1", learning_rate=0.5, anneal=True, updates=4)
+    optimizer = make_optimizer(config)
+    state, sizes = optimizer.init(np.zeros(1)), []
+    for _ in range(5):
+        # With the same gradient each time, Adam's step is the rate itself.
+        update, state = optimizer.update(np.ones(1), state)
+        sizes.append(-float(update[0]))
+    np.testing.assert_allclose(sizes, [0.5, 0.375, 0.25, 0.125, 0.0], rtol=1e-4)
 
 
 def test_a_folder_cannot_make_us_import_a_module(run_dir, tmp_path):

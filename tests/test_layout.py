@@ -20,7 +20,8 @@ ROWS = [
     # --- the shell ---
     ["spaces", "config", "dispatch", "envs.adapters"],
     ["episode_log"],
-    ["gym_rollout", "runs"],
+    ["gym_rollout", "runs", "envs"],
+    ["engines"],
     ["train"],
     ["evaluate", "plot"],
     ["video", "progress"],
@@ -29,11 +30,14 @@ ROWS = [
 FIRST_OF_SHELL = 5
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
 SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich"}
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if not p.stem.startswith("__"))
 
 
 def name_of(path):
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    """As it is imported: `envs.base`, and `envs` for the package's own file."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if name_of(p) not in ("__init__", "__main__"))
 
 
 def imported(path):
