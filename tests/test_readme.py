@@ -41,9 +41,16 @@ def test_the_test_command_is_that_of_ci():
             ["Episode 2: ", "Pendulum-v1, GaussianPolicy", "lesson's Gaussian", "std from"],
         ),
         ("torch_lesson.py", ["--episodes", "2"], ["Episode 2: "]),
+        ("own_environment.py", ["--updates", "2"], ["update 2: return -"]),
+        (
+            "sweep.py",
+            ["--updates", "2", "--learning-rates", "3", "--seeds", "2", "--out", "{out}"],
+            ["6 runs", "learning rate 0.3000", "sweep.png"],
+        ),
     ],
 )
-def test_examples_run(script, options, words):
+def test_examples_run(script, options, words, tmp_path):
+    options = [option.format(out=tmp_path / "sweep.png") for option in options]
     command = [sys.executable, str(ROOT / "examples" / script), *options]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert all(word in out for word in words), out
