@@ -93,7 +93,7 @@ def compare(env_id, episodes):
             scale = np.abs(theirs).max(1, keepdims=True)
             difference = np.abs(mine - theirs) / np.maximum(scale, 1e-30)
             worst[field] = difference.max()
-            above |= (difference > TOLERANCE).any((1, 2))
+            above |= (~(difference <= TOLERANCE)).any((1, 2))
         ends = (real & ((term != terminated) | (trunc != truncated))).any(1).sum()
         print(
             f"{env_id:25s} {name:8s} {real.sum():>8,} steps  obs {worst['obs']:.1e}  reward "

@@ -86,7 +86,8 @@ def reinforce(
       axis_name: of a mapped axis (jax.shard_map) whose devices each hold equally many columns of
         the rollout, in order; the number of devices divides num_shards. `loss` and `update` are
         then to be called under the mapping, and give the same on every device, and the same bits
-        whatever their number.
+        whatever their number. A gradient of `loss` taken there is of the sum over devices of each
+        one's part: its lax.pmean is the gradient.
 
     Returns:
       Algorithm(init, act, log_prob, loss, update). `init` takes a typed key and one observation or

@@ -105,7 +105,8 @@ def _render(
         run: The run folder.
         out: The film, .mp4 or .gif; by default film.mp4 in the run folder.
         episodes: How many episodes, one after the other.
-        seed: Root of their randomness: the episodes that evaluate runs with the same seed.
+        seed: Root of their randomness: the episodes that evaluate runs with the same seed, unless
+            the run was made on the device: Gymnasium's environment is filmed.
         stochastic: Sample actions; by default the agent acts by the mode.
         allow_env_import: Let an environment named module:Name import that module.
     """

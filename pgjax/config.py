@@ -126,7 +126,7 @@ class TrainConfig:
 
     @property
     def num_shards(self) -> int:
-        """Groups of episodes that are summed alone, so that 1, 2, 4 or 8 devices may share them."""
+        """Groups of episodes summed alone, which as many devices, or a divisor, may share."""
         return math.gcd(8, self.episodes_per_update) if self.on_device else 1
 
     def to_json(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def collect_episodes_on_device(
     Pure and jittable; compiled as it is. Episode e of a run, e = state.step * num_episodes + b, is
     column b. Its environment is reset with a key made of a seed hashed from (state.key, e), and it
     acts at time t with fold_in(fold_in(state.key, e), t): as in `collect_episodes`, which gives the
-    same for `pgjax.envs.as_gymnasium(env)`. state.key is not consumed.
+    same for `pgjax.envs.as_gymnasium(env)` (with `squash`, to rounding). state.key is not consumed.
 
     Args:
       env: with a time limit.
@@ -61,8 +61,8 @@ def collect_episodes_on_device(
         divisible among the devices.
       SpaceError: a policy that does not fit the action space.
     """
-    if num_episodes < 1:
-        raise ConfigError(f"num_episodes must be at least 1, got {num_episodes}")
+    if not isinstance(num_episodes, int) or num_episodes < 1:
+        raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
     if env.max_episode_steps is None:
         raise ConfigError(
             "the environment has no time limit, and the compiled loop needs one: "
@@ -138,6 +138,7 @@ def _collect(
         now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(step_keys, time)
         result = jax.vmap(env.step)(now, env_state, action)
         env_state, next_obs, reward, terminated, truncated = result
+        truncated = truncated | (time + 1 >= limit)
         weight, reward = (~over).astype(jnp.float32), reward.astype(jnp.float32)
         row = Rollout(obs, action, reward, terminated, truncated, next_obs, weight)
         return (env_state, next_obs, over | terminated | truncated), row

@@ -3,13 +3,14 @@
 from conftest import assert_trees_equal
 
 import pgjax
-from pgjax import envs, train
+from pgjax import envs
 from pgjax.engines import device_engine
+from pgjax.train import make_agent, make_env
 
 
 def test_any_number_of_updates_in_a_dispatch():
     config = pgjax.TrainConfig("CartPole-v1", episodes_per_update=8, on_device=True)
-    agent = train.make_agent(config, train.make_env(config, 1))
+    agent = make_agent(config, make_env(config, 1))
     engine = device_engine(config, envs.make("CartPole-v1"), agent.algorithm)
 
     def after(*counts):

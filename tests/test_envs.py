@@ -4,6 +4,7 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from gymnasium.envs.phys2d.cartpole import CartPoleFunctional, CartPoleParams
 
@@ -115,6 +116,7 @@ def test_discrete_observations_become_one_hot():
         (envs.Box(-1.0, 2.0, (2,)), False, [-3.0, 1.5], [-1.0, 1.5]),
         (envs.Box(np.array([-np.inf, 0]), np.array([1, np.inf]), (2,)), False, [-9, -9], [-9, 0]),
         (envs.Box(-1.0, 3.0, (2,)), True, [0.0, 50.0], [1.0, 3.0]),
+        (envs.Box(np.array([-1.0, 0.0]), 1.0, (2,)), False, [-3.0, 0.5], [-1.0, 0.5]),
         (envs.Box(0, 9, (2, 1), np.int32), False, [1.6, 99.0], [[2], [9]]),
     ],
 )
@@ -134,11 +136,40 @@ def test_actions_within_bounds(space, squash, raw, sent):
     np.testing.assert_allclose(got[0], theirs.send(np.asarray(raw)[None])[0], rtol=1e-6)
 
 
+def test_bounding_twice_is_bounding_once():
+    env = envs.bound_actions(envs.make("Pendulum-v1"), squash=True)
+    twice = envs.bound_actions(env)
+    state, _ = env.reset(jax.random.key(SEED))
+    for raw in (-30.0, 0.3, 30.0):
+        once, again = (e.step(None, state, jnp.array([raw])) for e in (env, twice))
+        for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
+            np.testing.assert_array_equal(x, y)
+    # At full torque the reward loses 0.001 * 2**2 against none.
+    full, none = (env.step(None, state, jnp.array([raw]))[2] for raw in (50.0, 0.0))
+    np.testing.assert_allclose(none - full, 0.004, rtol=1e-2)
+
+
+def test_a_limit_set_by_hand_limits():
+    env = envs.bound_actions(counter())._replace(max_episode_steps=4)
+    env = envs.flatten_observations(env)
+    algorithm = pgjax.reinforce(pgjax.GaussianPolicy(2), optax.sgd(0.1))
+    state = pgjax.init_on_device(algorithm, env, jax.random.key(SEED))
+    for rollout in (
+        pgjax.collect_episodes_on_device(env, algorithm, state, 2),
+        pgjax.collect_episodes(envs.as_gymnasium(env), algorithm, state, 2),
+    ):
+        np.testing.assert_array_equal(rollout.weight.sum(0), [4, 4])
+        assert np.asarray(rollout.truncated)[3].all()
+
+
 def test_errors_say_what_to_do():
     with pytest.raises(pgjax.ConfigError, match="CartPole-v1, Pendulum-v1"):
         envs.make("Walker2d-v5")
+    for limit in (0, 2**31):
+        with pytest.raises(pgjax.ConfigError, match="at least 1"):
+            envs.time_limit(counter(), limit)
     with pytest.raises(pgjax.ConfigError, match="at least 1"):
-        envs.time_limit(counter(), 0)
+        envs.make("CartPole-v1", 0)
     with pytest.raises(pgjax.SpaceError, match="finite bounds"):
         envs.bound_actions(counter(), squash=True)
     bad = {
@@ -153,12 +184,14 @@ def test_errors_say_what_to_do():
             jnp.zeros(2),
             *counter().step(k, s, a)[3:],
         ),
+        "its space says": lambda k, s, a: counter().step(k, s, a),
         "truncated must be a scalar bool": lambda k, s, a: (*counter().step(k, s, a)[:4], s),
         "must return": lambda k, s, a: counter().step(k, s, a)[:4],
     }
     for message, step in bad.items():
+        space = envs.Discrete(3) if "space" in message else counter().observation_space
         with pytest.raises(pgjax.ConfigError, match=message):
-            envs.check(counter()._replace(step=step))
+            envs.check(counter()._replace(step=step, observation_space=space))
 
 
 def test_gymnasiums_own_functional_environment():

@@ -92,7 +92,7 @@ algorithm = pgjax.reinforce(
     num_shards=8, axis_name="devices",
 )
 step = pgjax.training_step(algorithm, env, 16, axis_name="devices")
-for n in (1, 2, 8):
+for n in (1, 8):
     mesh = jax.make_mesh((n,), ("devices",), devices=jax.devices()[:n])
     run = lambda state: jax.lax.scan(lambda s, _: step(s), state, None, length=3)
     state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
@@ -103,7 +103,7 @@ for n in (1, 2, 8):
 """
 
 
-def test_the_same_bits_on_1_2_and_8_devices():
+def test_the_same_bits_on_1_and_8_devices():
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],
         capture_output=True,
@@ -113,7 +113,7 @@ def test_the_same_bits_on_1_2_and_8_devices():
         env=os.environ,
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert len(set(lines)) == 1
 
 

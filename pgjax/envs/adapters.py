@@ -30,6 +30,7 @@ class FunctionalEnv(gym.Env):
     def __init__(self, env: Env):
         self.observation_space = _to_gymnasium(env.observation_space)
         self.action_space = _to_gymnasium(env.action_space)
+        self._limit = env.max_episode_steps
         self._reset, self._step = _compiled(env)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -46,7 +47,8 @@ class FunctionalEnv(gym.Env):
         time, self._time = np.uint32(self._time), self._time + 1
         action = np.asarray(action, self.action_space.dtype)
         self._state, obs, reward, *ends = self._step(self._key, time, self._state, action)
-        return np.asarray(obs), float(reward), bool(ends[0]), bool(ends[1]), {}
+        truncated = bool(ends[1]) or self._time == self._limit
+        return np.asarray(obs), float(reward), bool(ends[0]), truncated, {}
 
 
 @functools.lru_cache(maxsize=16)  # so that environments side by side are compiled once

@@ -53,13 +53,15 @@ class Env(NamedTuple):
     step: Callable[[jax.Array, State, jax.Array], Step]  # (key, state, action)
     observation_space: Space
     action_space: Space
-    max_episode_steps: int | None = None  # see time_limit
+    max_episode_steps: int | None = None  # its time limit; see time_limit
 
 
 def time_limit(env: Env, max_episode_steps: int) -> Env:
     """Truncate episodes after so many steps."""
-    if max_episode_steps < 1:
-        raise ConfigError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
+    if not 1 <= max_episode_steps < 2**31:
+        raise ConfigError(
+            f"max_episode_steps must be at least 1 and below 2**31, got {max_episode_steps}"
+        )
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         state, obs = env.reset(key)
@@ -99,9 +101,10 @@ def scale_observations(env: Env, scale: Any, offset: Any = 0.0) -> Env:
     space = env.observation_space
     if not isinstance(space, Box):
         raise SpaceError(f"only the observations of a Box can be scaled, not of {space}")
-    ends = [scale * (np.asarray(x) - offset) for x in (space.low, space.high)]
-    scaled = dataclasses.replace(space, low=np.minimum(*ends), high=np.maximum(*ends))
-    return map_observations(env, lambda obs: (scale * (obs - offset)).astype(space.dtype), scaled)
+    ends = [scale * (np.asarray(x, float) - offset) for x in (space.low, space.high)]
+    dtype = np.float32 if np.issubdtype(space.dtype, np.integer) else space.dtype
+    scaled = Box(np.minimum(*ends), np.maximum(*ends), space.shape, dtype)
+    return map_observations(env, lambda obs: scale * (obs.astype(dtype) - offset), scaled)
 
 
 def flatten_observations(env: Env) -> Env:
@@ -127,9 +130,13 @@ def bound_actions(env: Env, squash: bool = False) -> Env:
       SpaceError: to squash without finite bounds.
     """
     space = env.action_space
-    bounded = isinstance(space, Box) and np.isfinite([space.low, space.high]).all()
-    if squash and isinstance(space, Box) and not bounded:
-        raise SpaceError(f"tanh needs finite bounds, and the action space is {space}")
+    if isinstance(space, Discrete):
+        takes: Space = Discrete(space.n)
+    else:
+        takes = Box(-np.inf, np.inf, (math.prod(space.shape),))
+        finite = all(np.isfinite(x).all() for x in (space.low, space.high))
+        if squash and not finite:
+            raise SpaceError(f"tanh needs finite bounds, and the action space is {space}")
 
     def sent(raw: jax.Array) -> jax.Array:
         if isinstance(space, Discrete):
@@ -144,7 +151,7 @@ def bound_actions(env: Env, squash: bool = False) -> Env:
     def step(key: jax.Array, state: State, action: jax.Array) -> Step:
         return env.step(key, state, sent(action))
 
-    return env._replace(step=step)
+    return env._replace(step=step, action_space=takes)
 
 
 def environment_keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -179,6 +186,10 @@ def check(env: Env) -> None:
             raise ConfigError(
                 f"the {name} must keep its shapes and dtypes: reset gives {before}, step {after}"
             )
+    dtype = jax.dtypes.canonicalize_dtype(env.observation_space.dtype)
+    if (obs.shape, obs.dtype) != (env.observation_space.shape, dtype):
+        needed = f"{dtype}{list(env.observation_space.shape)}"
+        raise ConfigError(f"the observation is {_describe(obs)}, but its space says {needed}")
     for name, leaf in zip(("reward", "terminated", "truncated"), result[2:], strict=True):
         if leaf.shape != () or (name != "reward" and leaf.dtype != bool):
             wanted = "a scalar" if name == "reward" else "a scalar bool"

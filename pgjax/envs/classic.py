@@ -3,6 +3,7 @@
 All compute in JAX's default floating dtype: float32, or float64 with jax_enable_x64.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -198,6 +199,7 @@ CLASSIC: dict[str, tuple[Callable[[], Env], int]] = {
 }
 
 
+@functools.cache  # one environment for one name, so that what uses it is compiled once
 def make(env_id: str, max_episode_steps: int | None = None) -> Env:
     """A functional environment by Gymnasium's name, with its time limit or another.
 
@@ -210,4 +212,4 @@ def make(env_id: str, max_episode_steps: int | None = None) -> Env:
             "by pgjax.envs.from_func_env"
         )
     build, steps = CLASSIC[env_id]
-    return time_limit(build(), max_episode_steps or steps)
+    return time_limit(build(), steps if max_episode_steps is None else max_episode_steps)
