@@ -221,13 +221,10 @@ def test_divergence_is_told_and_not_saved(tmp_path):
 
 def test_on_device_leaves_the_same_folder(run_dir, tmp_path, capsys):
     path = tmp_path / "run"
-    expected = train_again(path, "--on-device")
+    train_again(path, "--on-device")
     assert {p.name for p in path.iterdir()} == {p.name for p in run_dir.iterdir()}
     theirs, ours = (runs.read_lines(p / "metrics.jsonl") for p in (run_dir, path))
     assert [list(row) for row in theirs] == [list(row) for row in ours]
-    assert train_again(tmp_path / "again", "--on-device", "--num-envs", "1") == expected
-    metrics = [(p / "metrics.jsonl").read_bytes() for p in (path, tmp_path / "again")]
-    assert metrics[0] == metrics[1]
     result = json.loads((path / "evaluation.json").read_text())
     capsys.readouterr()
     cli.main(["evaluate", str(path), "--episodes", "5", "--json"])

@@ -42,10 +42,11 @@ def test_the_test_command_is_that_of_ci():
         ),
         ("torch_lesson.py", ["--episodes", "2"], ["Episode 2: "]),
         ("own_environment.py", ["--updates", "2"], ["update 2: return -"]),
-        (
+        pytest.param(
             "sweep.py",
             ["--updates", "2", "--learning-rates", "3", "--seeds", "2", "--out", "{out}"],
             ["6 runs", "learning rate 0.3000", "sweep.png"],
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -64,6 +64,7 @@ def test_stops_when_all_are_over():
     assert rollout.weight.shape == (504, 8)
 
 
+@pytest.mark.slow
 def test_map_over_seeds_keeps_the_bits_and_vmap_nearly():
     step = pgjax.training_step(SOFTMAX, CARTPOLE, 4)
 
