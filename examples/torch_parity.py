@@ -94,8 +94,8 @@ def compare(name: str, dtype: type[np.floating]) -> dict[str, Difference]:
         module.zero_grad()
         loss.backward()
 
-        our_loss = algorithm.loss(params, rollout)[0]
-        gradients = jax.grad(lambda p: algorithm.loss(p, rollout)[0])(params)
+        differentiate = jax.jit(jax.value_and_grad(algorithm.loss, has_aux=True))
+        (our_loss, _), gradients = differentiate(params, rollout)
         result = {
             "log-probabilities": difference(
                 [algorithm.log_prob(params, obs, action)], [log_prob.detach()]

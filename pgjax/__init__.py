@@ -5,6 +5,7 @@ from typing import Any
 
 from pgjax import advantages, distributions, envs, losses, returns
 from pgjax.algorithms import reinforce
+from pgjax.chunks import Sharding
 from pgjax.config import TrainConfig
 from pgjax.errors import (
     ConfigError,
@@ -17,7 +18,7 @@ from pgjax.errors import (
 from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import GaussianPolicy, LessonGaussianPolicy, SoftmaxPolicy, ValueNetwork
 from pgjax.rollout import collect_episodes_on_device, init_on_device, training_step
-from pgjax.train import load, train
+from pgjax.train import load, train, train_seeds
 from pgjax.types import Algorithm, Info, Rollout, TrainState
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Rollout",
     "RolloutError",
     "RunError",
+    "Sharding",
     "SoftmaxPolicy",
     "SpaceError",
     "TrainConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "reinforce",
     "returns",
     "train",
+    "train_seeds",
     "training_step",
 ]
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -61,8 +62,7 @@ def reinforce(
     value_coef: float = 0.5,
     mean_over: str = "episodes",
     chunk_size: int | None = CHUNK_SIZE,
-    num_shards: int = 1,
-    axis_name: str | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Algorithm:
     """REINFORCE, with or without a critic, as five pure, jitted functions.
 
@@ -81,13 +81,14 @@ def reinforce(
       chunk_size: rows summed at a time, 1 to 128 for results that do not depend on threads,
         padding or devices. None takes the batch whole, which is quicker on an accelerator and
         gives that promise up.
-      num_shards: groups of equally many columns of a rollout, in order, that are each summed alone;
-        what the sums round to depends on it. It divides the number of columns.
-      axis_name: of a mapped axis (jax.shard_map) whose devices each hold equally many columns of
-        the rollout, in order; the number of devices divides num_shards. `loss` and `update` are
-        then to be called under the mapping, and give the same on every device, and the same bits
-        whatever their number. A gradient of `loss` taken there is of the sum over devices of each
-        one's part: its lax.pmean is the gradient.
+      sharding: with Sharding(num_shards) the columns of a rollout are grouped, in order, into so
+        many shards that are each summed alone; what the sums round to depends on it. With
+        Sharding(num_shards, axis_name) as many devices, or a divisor of them, share the columns:
+        each device of that mapped axis (jax.shard_map) holds equally many, in order, as
+        `collect_episodes_on_device` gives them. `loss` and `update` are then to be called under the
+        mapping, and give the same on every device, and the same bits whatever their number. A
+        gradient of `loss` taken there is of the sum over devices of each one's part: its lax.pmean
+        is the gradient.
 
     Returns:
       Algorithm(init, act, log_prob, loss, update). `init` takes a typed key and one observation or
@@ -104,8 +105,8 @@ def reinforce(
         raise ConfigError(f'mean_over must be "episodes" or "steps", got {mean_over!r}')
     if chunk_size is not None and not 1 <= chunk_size <= CHUNK_SIZE:
         raise ConfigError(f"chunk_size must be None or lie in 1..{CHUNK_SIZE}, got {chunk_size}")
-    if num_shards < 1:
-        raise ConfigError(f"num_shards must be at least 1, got {num_shards}")
+    if sharding.num_shards < 1:
+        raise ConfigError(f"num_shards must be at least 1, got {sharding.num_shards}")
     for name, coef in (("entropy_coef", entropy_coef), ("value_coef", value_coef)):
         if not 0.0 <= coef < float("inf"):
             raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
@@ -117,7 +118,7 @@ def reinforce(
         value_coef,
         mean_over,
         chunk_size,
-        Sharding(num_shards, axis_name),
+        sharding,
     )
 
     def init(key: jax.Array, obs: jax.Array) -> TrainState:
@@ -159,39 +160,42 @@ def reinforce(
             return ravel_pytree(grads)[0], sums
 
         total, sums = sum_chunks(gradient, chunks, _count_real(chunks), objective.sharding)
-        grads = unravel(total / n.astype(total.dtype))
-        params, opt_state = _optimizer_step(optimizer, grads, state, objective.sharding)
-        info = _finish(sums, n, info) | {"grad_norm": optax.tree.norm(grads)}
+
+        def step(total: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
+            grads = unravel(total / n.astype(total.dtype))
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return params, opt_state, optax.tree.norm(grads)
+
+        if sharding.num_shards > 1:
+            step = _in_a_branch(step, state.step >= 0)  # which is so, but XLA cannot know
+        params, opt_state, grad_norm = step(total, n)
+        info = _finish(sums, n, info) | {"grad_norm": grad_norm}
         return TrainState(params, opt_state, state.key, state.step + 1), info
 
     return Algorithm(*(jax.jit(f) for f in (init, act, log_prob, loss, update)))
 
 
-def _optimizer_step(
-    optimizer: optax.GradientTransformation, grads: Params, state: TrainState, sharding: Sharding
-) -> tuple[Params, Any]:
-    """Parameters and optimiser state after one step.
+def _in_a_branch(fn: Callable[..., Any], true: jax.Array) -> Callable[..., Any]:
+    """`fn`, across whose border XLA fuses nothing.
 
-    With more than one shard in a branch of its own, across whose border XLA fuses nothing:
-    elsewhere its rounding would depend on what stands around it, such as a gather over devices. A
+    Elsewhere its rounding would depend on what stands around it, such as a gather over devices. A
     branch costs as much as the whole update of a small policy in `dispatch.updater`.
     """
 
-    def step(grads: Params) -> tuple[Params, Any]:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return optax.apply_updates(state.params, updates), opt_state
+    def alone(*args: Any) -> Any:
+        otherwise = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *args))
+        return lax.cond(true, fn, lambda *_: otherwise, *args)
 
-    if sharding == Sharding():
-        return step(grads)
-    # Always the first branch, but XLA cannot know.
-    return lax.cond(state.step >= 0, step, lambda _: (state.params, state.opt_state), grads)
+    return alone
 
 
 def _prepare(
     objective: _Objective, params: Params, rollout: Rollout
 ) -> tuple[_Batch, jax.Array, Info]:
     """Computed once: chunks [shards, n, chunk_size, ...], what the loss is divided by, counts."""
-    sharding, rollout = objective.sharding, zero_padding(rollout)
+    sharding = objective.sharding
+    rollout = _fill_shards(sharding, zero_padding(rollout))
     # An estimator sees the whole batch, and so does what is told of it.
     whole, value, next_value = sharding.gather(rollout, axis=1), None, None
     if objective.critic is not None:
@@ -208,8 +212,26 @@ def _prepare(
     batch = _Batch(rollout.obs, rollout.action, rollout.weight, advantage, target)
     # At least one, so that a batch without a real step gives nothing over one.
     n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
-    chunks = split_rows(batch, objective.chunk_size, sharding.local_shards(advantage.shape[1]))
-    return _fill_padding(chunks), n, info
+    shards = sharding.num_shards // sharding.num_devices()
+    return _fill_padding(split_rows(batch, objective.chunk_size, shards)), n, info
+
+
+def _fill_shards(sharding: Sharding, rollout: Rollout) -> Rollout:
+    """With columns of padding, so that each shard has equally many."""
+    held = rollout.reward.shape[1]
+    columns = held * sharding.num_devices()
+    missing = sharding.pad(columns) - columns
+    if missing and sharding.axis_name is not None:
+        raise ConfigError(
+            f"{columns} columns on all devices do not fill {sharding.num_shards} shards evenly: "
+            "pad them to a multiple, as collect_episodes_on_device does"
+        )
+
+    if not missing:
+        return rollout
+    return jax.tree.map(
+        lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), rollout
+    )
 
 
 def _fill_padding(chunks: _Batch) -> _Batch:
@@ -284,7 +306,7 @@ def _values(objective: _Objective, params: Params, rollout: Rollout) -> tuple[ja
     critic: Any = objective.critic
     variables, shape = _critic_params(params), rollout.reward.shape
 
-    shards = objective.sharding.local_shards(shape[1])
+    shards = objective.sharding.num_shards // objective.sharding.num_devices()
 
     def apply(obs: jax.Array) -> Any:
         chunks = split_rows(obs, objective.chunk_size, shards)

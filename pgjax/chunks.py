@@ -25,19 +25,22 @@ CHUNK_SIZE = 128  # rows; up to 128, results were seen equal at every thread cou
 class Sharding(NamedTuple):
     """How the columns of a batch are grouped, and over which devices."""
 
-    num_shards: int = 1  # in all, over all devices; it divides the number of columns
+    num_shards: int = 1  # in all, over all devices; columns are padded to a multiple of it
     axis_name: str | None = None  # of the mapped axis whose devices hold the columns, in order
 
-    def local_shards(self, columns: int) -> int:
-        """How many of the shards are this device's, which holds so many columns."""
+    def num_devices(self) -> int:
+        """How many devices share the columns; they must divide the number of shards."""
         devices = lax.axis_size(self.axis_name) if self.axis_name else 1
-        shards, rest = divmod(self.num_shards, devices)
-        if rest or columns % shards:
+        if self.num_shards % devices:
             raise ConfigError(
-                f"{columns * devices} episodes on {devices} devices cannot be split evenly into "
-                f"{self.num_shards} shards: choose multiples"
+                f"{self.num_shards} shards cannot be divided among {devices} devices: choose a "
+                "number of devices that divides them (--num-devices, --num-shards)"
             )
-        return shards
+        return devices
+
+    def pad(self, columns: int) -> int:
+        """The number of columns with those that fill the last shards."""
+        return -(-columns // self.num_shards) * self.num_shards
 
     def gather(self, tree: Any, axis: int = 0) -> Any:
         """Of each device's leaves the whole, on every device."""

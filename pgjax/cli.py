@@ -21,11 +21,12 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from pgjax import evaluate as evaluation
 from pgjax import plot as plotting
-from pgjax import runs
+from pgjax import processes, runs
 from pgjax.config import PRESETS, TrainConfig
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.progress import Terminal
-from pgjax.train import load
+from pgjax.statistics import interquartile_mean
+from pgjax.train import Run, load, train_seeds
 from pgjax.train import train as run_training
 
 
@@ -33,6 +34,19 @@ from pgjax.train import train as run_training
 class _TrainArguments(TrainConfig):
     env_id: Positional[str]
     """Gymnasium's name of the environment, such as CartPole-v1; it comes first."""
+    seeds: int = 1
+    """Train so many, from --seed on, in one program on the device; each gets a folder seed-N."""
+    num_devices: int | None = None
+    """Devices that share the episodes of an update, or the seeds; changes the speed, never the
+    result. By default one, for several seeds as many as there are, and all those of several
+    processes."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes, which each run this command; or auto, where
+    SLURM, Kubernetes or a TPU pod tell it."""
+    num_processes: int | None = None
+    """How many processes; with --coordinator HOST:PORT."""
+    process_id: int | None = None
+    """Number of this process, from 0; with --coordinator HOST:PORT."""
     compile_cache: bool = True
     """Keep what was compiled in your cache folder, so that the next run starts sooner."""
 
@@ -40,22 +54,76 @@ class _TrainArguments(TrainConfig):
         pass  # checked once parsed, so that what is wrong is told by us, in one line
 
 
+_OF_CONFIG = tuple(field.name for field in dataclasses.fields(TrainConfig))
+
+
 def _train(arguments: _TrainArguments) -> None:
-    settings = vars(arguments).copy()
-    if settings.pop("compile_cache"):
+    config = TrainConfig(**{name: getattr(arguments, name) for name in _OF_CONFIG})
+    if arguments.compile_cache:
         _keep_compiled()
-    config = TrainConfig(**settings)
-    console = Console()
+    _set_up_devices(arguments)
+    first = jax.process_index() == 0  # the only one to show and to write anything
+    console = Console(quiet=not first)
     terminal = Terminal(console)
     try:
-        run = run_training(config, terminal)
+        if arguments.seeds == 1:
+            trained = [run_training(config, terminal, num_devices=arguments.num_devices)]
+        else:
+            trained = train_seeds(
+                config, arguments.seeds, terminal, num_devices=arguments.num_devices
+            )
     finally:
         terminal.stop()
-    plotting.learning_curve(run.path)
-    result = evaluation.evaluate(run, config.eval_episodes)
-    runs.write_json(run.path / "evaluation.json", result)
-    console.print(f"evaluation    {_sentence(result)}", highlight=False, soft_wrap=True)
-    console.print(f"run folder    {run.path}", highlight=False, soft_wrap=True)
+    if first:
+        _report(trained, config.eval_episodes, console)
+
+
+def _report(trained: list[Run], episodes: int, console: Console) -> None:
+    """Evaluate, draw and tell where it is."""
+
+    def say(*words: str) -> None:
+        console.print(*words, highlight=False, soft_wrap=True)
+
+    means = []
+    for run in trained:
+        plotting.learning_curve(run.path)
+        result = evaluation.evaluate(run, episodes)
+        runs.write_json(run.path / "evaluation.json", result)
+        means.append(result["mean"])
+        say(f"{'evaluation' if len(trained) == 1 else run.path.name:<13}", _sentence(result))
+    folder = trained[0].path
+    if len(trained) > 1:
+        folder = folder.parent
+        plotting.learning_curve(folder)
+        seeds = {str(run.config.seed): mean for run, mean in zip(trained, means, strict=True)}
+        summary: dict[str, Any] = {"episodes": episodes, "mean_by_seed": seeds}
+        try:
+            over_seeds = interquartile_mean(means)
+            summary |= over_seeds
+            say(
+                "seeds        ",
+                "interquartile mean {interquartile_mean:.1f}, 95 % bootstrap "
+                "interval {low:.1f} to {high:.1f}".format(**over_seeds),
+            )
+        except ConfigError as e:
+            say("seeds        ", str(e))
+        runs.write_json(folder / "evaluation.json", summary)
+    say("run folder   ", str(folder))
+
+
+def _set_up_devices(arguments: _TrainArguments) -> None:
+    """Join the other processes, and take the cores of a CPU as devices where that is of use."""
+    wanted = min(arguments.num_devices or arguments.seeds, runs.threads())
+    if wanted > 1 and "--xla_force_host_platform_device_count" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        with contextlib.suppress(RuntimeError):  # they are what they are, once computed with
+            jax.config.update("jax_num_cpu_devices", wanted)
+    if arguments.coordinator is None:
+        if arguments.num_processes is not None or arguments.process_id is not None:
+            raise ConfigError("several processes need --coordinator HOST:PORT, the same for all")
+        return
+    processes.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
 
 
 def _keep_compiled() -> None:
@@ -194,7 +262,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _parse(sys.argv[1:] if argv is None else argv)()
     except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:
         print("pgjax:", " ".join(str(e).split()), file=sys.stderr)
+        processes.leave(2)
         raise SystemExit(2) from None
     except KeyboardInterrupt as e:
         print(f"pgjax: interrupted {e}".rstrip(), file=sys.stderr)
+        processes.leave(130)
         raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """What makes the updates of a run: the Python loop over Gymnasium, or a program on the device."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,52 +11,69 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax import envs
+from pgjax.chunks import Sharding
 from pgjax.config import TrainConfig
 from pgjax.dispatch import updater
 from pgjax.gym_rollout import collect_episodes
 from pgjax.rollout import training_step
 from pgjax.types import Algorithm, Info, TrainState
 
+AXIS = "devices"
 _MOST = 256  # updates in one dispatch
 
 
 class Engine(NamedTuple):
-    """Makes updates, one or several in a call."""
+    """Makes updates of one or several seeds, one or several in a call."""
 
-    # (state, how many) -> (state, metrics of each update, timings of each)
-    advance: Callable[[TrainState, int], tuple[TrainState, list[dict[str, Any]], list[Any]]]
+    begin: Callable[[list[TrainState]], Any]  # what `advance` takes, of a state for each seed
+    # (all states, how many) -> (all states, metrics of each update for each seed, its timings)
+    advance: Callable[[Any, int], tuple[Any, list[list[dict[str, Any]]], list[dict[str, float]]]]
+    end: Callable[[Any], list[TrainState]]  # the inverse of `begin`
     most: int  # updates in one call
 
 
 def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
-    """The Python loop: an update at a time."""
+    """The Python loop: one seed, an update at a time."""
     update = updater(algorithm.update)
 
-    def advance(state: TrainState, count: int) -> Any:
+    def advance(states: list[TrainState], count: int) -> Any:
         begun = time.perf_counter()
         rollout = collect_episodes(
-            env, algorithm, state, config.episodes_per_update, squash=config.squash
+            env, algorithm, states[0], config.episodes_per_update, squash=config.squash
         )
         collected = time.perf_counter()
-        state, info = update(state, rollout)
+        state, info = update(states[0], rollout)
         updated = time.perf_counter()
         timing = {
             "seconds_collecting": collected - begun,
             "seconds_updating": updated - collected,
             "steps_per_second": info["env_steps"] / (updated - begun),
         }
-        return state, [info], [timing]
+        return [state], [[info]], [timing]
 
-    return Engine(advance, 1)
+    return Engine(list, advance, list, 1)
 
 
-def device_engine(config: TrainConfig, env: envs.Env, algorithm: Algorithm) -> Engine:
-    """Environment and learner in one compiled program, which makes many updates in a dispatch."""
-    step = training_step(algorithm, env, config.episodes_per_update, squash=config.squash)
+def device_engine(
+    config: TrainConfig,
+    env: envs.Env,
+    algorithm: Algorithm,
+    sharding: Sharding,
+    mesh: Mesh,
+    num_seeds: int = 1,
+) -> Engine:
+    """Environment and learner in one compiled program, which makes many updates in a dispatch.
 
-    @jax.jit
+    The devices of the mesh share the episodes of an update where `sharding`, which is the
+    algorithm's, names its axis; else the seeds, each of which keeps the bits it has alone.
+    """
+    step = training_step(
+        algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding
+    )
+
     def run(state: TrainState, count: jax.Array) -> tuple[TrainState, Info]:
         def one_more(i: jax.Array, carry: tuple[TrainState, Info]) -> tuple[TrainState, Info]:
             state, info = step(carry[0])
@@ -65,17 +83,37 @@ def device_engine(config: TrainConfig, env: envs.Env, algorithm: Algorithm) -> E
         infos = jax.tree.map(lambda x: jnp.zeros((_MOST, *x.shape), x.dtype), like)
         return lax.fori_loop(0, count, one_more, (state, infos))
 
-    def advance(state: TrainState, count: int) -> Any:
+    def run_seeds(states: TrainState, count: jax.Array) -> tuple[TrainState, Info]:
+        return lax.map(functools.partial(run, count=count), states)
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    share = PartitionSpec() if sharding.axis_name else PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        run_seeds, mesh=mesh, in_specs=(share, PartitionSpec()), out_specs=share, check_vma=False
+    )
+    jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
+    compiled = jit(mapped)
+    send = jit(lambda states: states)  # device_put takes no keys to the devices of other processes
+
+    def begin(states: list[TrainState]) -> TrainState:
+        # As many for every device: some may be trained twice, and are left out of what comes back.
+        states = states + states[-1:] * (0 if sharding.axis_name else -num_seeds % mesh.size)
+        return send(jax.tree.map(lambda *x: jnp.stack(x), *states))
+
+    def advance(states: TrainState, count: int) -> Any:
         begun = time.perf_counter()
-        state, log = run(state, jnp.int32(count))
-        columns = {name: np.asarray(x)[:count].tolist() for name, x in sorted(log.items())}
+        states, log = compiled(states, np.int32(count))
+        rows = {name: np.asarray(x)[:num_seeds, :count].tolist() for name, x in sorted(log.items())}
         infos = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]
+            for of_seed in zip(*rows.values(), strict=True)
         ]
         seconds = (time.perf_counter() - begun) / count
-        timings = [
-            {"seconds": seconds, "steps_per_second": info["env_steps"] / seconds} for info in infos
-        ]
-        return state, infos, timings
+        steps = [sum(info["env_steps"] for info in of_all) for of_all in zip(*infos, strict=True)]
+        return states, infos, [{"seconds": seconds, "steps_per_second": n / seconds} for n in steps]
 
-    return Engine(advance, _MOST)
+    def end(states: TrainState) -> list[TrainState]:
+        here = jax.tree.map(lambda x: x.addressable_data(0), states)
+        return [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)]
+
+    return Engine(begin, advance, end, _MOST)

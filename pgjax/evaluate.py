@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.agents import make_env, make_functional_env
 from pgjax.errors import ConfigError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.rollout import collect_episodes_on_device
-from pgjax.train import Run, make_env, make_functional_env
+from pgjax.train import Run
 from pgjax.types import Algorithm, TrainState, zero_padding
 
 _EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed

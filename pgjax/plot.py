@@ -1,16 +1,23 @@
-"""The learning curve of a run, from its metrics.jsonl. Needs matplotlib."""
+"""The learning curve of a run, or of several seeds, from metrics.jsonl. Needs matplotlib."""
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pgjax import runs
 from pgjax.errors import RunError
 
+_RETURNS = ("mean_return", "min_return", "max_return")
+
 
 def learning_curve(run_dir: Path, out: Path | None = None) -> Path:
-    """Draw mean return (with the range from worst to best episode) over environment steps.
+    """Draw mean return over environment steps, with the range from worst to best episode.
+
+    Of a folder of several seeds: the mean returns of each, and their mean over the seeds.
 
     Args:
-      run_dir: a run folder.
+      run_dir: a run folder, or one of several seeds.
       out: a picture file; by default learning_curve.png in the folder.
 
     Returns:
@@ -22,22 +29,13 @@ def learning_curve(run_dir: Path, out: Path | None = None) -> Path:
     # Without pyplot: no global state, and no window system.
     from matplotlib.figure import Figure
 
-    config = runs.load_config(run_dir)
-    try:
-        rows = runs.read_lines(run_dir / "metrics.jsonl")
-        steps = [row["total_env_steps"] for row in rows]
-        curves = {k: [row[f"{k}_return"] for row in rows] for k in ("mean", "min", "max")}
-    except (OSError, ValueError, KeyError) as e:
-        raise RunError(f"{run_dir} has no readable metrics.jsonl ({e})") from None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(
-        steps, curves["min"], curves["max"], alpha=0.2, linewidth=0, label="worst to best episode"
-    )
-    axes.plot(steps, curves["mean"], linewidth=1.5, label="mean of the update's episodes")
-    axes.set(
-        title=f"{config.env_id}, seed {config.seed}", xlabel="environment steps", ylabel="return"
-    )
+    folders = runs.seed_folders(run_dir)
+    if folders:
+        _draw_seeds(axes, folders)
+    else:
+        _draw_run(axes, run_dir)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
@@ -47,3 +45,34 @@ def learning_curve(run_dir: Path, out: Path | None = None) -> Path:
     except (OSError, ValueError) as e:
         raise RunError(f"cannot write the picture {out}: {e}") from None
     return out
+
+
+def _draw_run(axes: Any, run_dir: Path) -> None:
+    config = runs.load_config(run_dir)
+    steps, mean, low, high = _read(run_dir, "total_env_steps", *_RETURNS)
+    axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label="worst to best episode")
+    axes.plot(steps, mean, linewidth=1.5, label="mean of the update's episodes")
+    title = f"{config.env_id}, seed {config.seed}"
+    axes.set(title=title, xlabel="environment steps", ylabel="return")
+
+
+def _draw_seeds(axes: Any, folders: list[Path]) -> None:
+    config = runs.load_config(folders[0])
+    curves = [_read(folder, "total_episodes", "mean_return") for folder in folders]
+    shortest = min(len(episodes) for episodes, _ in curves)
+    for i, (episodes, mean) in enumerate(curves):
+        label = "each seed" if i == 0 else None
+        axes.plot(episodes, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
+    over_seeds = np.mean([mean[:shortest] for _, mean in curves], 0)
+    axes.plot(curves[0][0][:shortest], over_seeds, linewidth=1.8, label="mean over seeds")
+    last = config.seed + len(folders) - 1
+    title = f"{config.env_id}, seeds {config.seed} to {last}"
+    axes.set(title=title, xlabel="episodes", ylabel="mean return of an update")
+
+
+def _read(run_dir: Path, *names: str) -> list[list[float]]:
+    try:
+        rows = runs.read_lines(run_dir / "metrics.jsonl")
+        return [[row[name] for row in rows] for name in names]
+    except (OSError, ValueError, KeyError) as e:
+        raise RunError(f"{run_dir} has no readable metrics.jsonl ({e})") from None

@@ -1,5 +1,6 @@
 """What a person sees while a run trains: rich in a terminal, plain lines elsewhere."""
 
+import functools
 import time
 from typing import Any
 
@@ -28,12 +29,14 @@ class Terminal:
         self._last_line = time.monotonic()
         self._updates = 0
 
-    def start(self, config: TrainConfig, env: Any, policy: Any) -> None:
+    def start(self, config: TrainConfig, env: Any, policy: Any, num_seeds: int) -> None:
         """Say what was found, and begin the bar."""
         single = getattr(env, "single_action_space", env.action_space)
         seen = getattr(env, "single_observation_space", env.observation_space)
-        say = self._console.print
-        say(f"[bold]{config.env_id}[/bold], seed {config.seed}")
+        say = functools.partial(self._console.print, soft_wrap=True)
+        last = config.seed + num_seeds - 1
+        seeds = f"seed {last}" if num_seeds == 1 else f"seeds {config.seed} to {last}"
+        say(f"[bold]{config.env_id}[/bold], {seeds}")
         say(f"  observations  {spaces.describe(seen)}", highlight=False)
         say(f"  actions       {spaces.describe(single)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
@@ -52,18 +55,21 @@ class Terminal:
         if self._console.is_terminal:
             self._bar.start()
 
-    def update(self, metrics: dict[str, Any], timings: dict[str, float]) -> None:
-        """Show one more update."""
-        self._recent = [*self._recent[-9:], metrics["mean_return"]]
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+        """Show one more update; of several seeds their mean return and sum of episodes."""
+        update = metrics[0]["update"]
+        mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
+        episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
+        self._recent = [*self._recent[-9:], mean]
         recent = sum(self._recent) / len(self._recent)
-        counts = f"{metrics['update']}/{self._updates} updates"
+        counts = f"{update}/{self._updates} updates"
         figures = (
-            f"{metrics['total_episodes']:,} episodes  {timings['steps_per_second']:,.0f} steps/s  "
+            f"{episodes:,} episodes  {timings['steps_per_second']:,.0f} steps/s  "
             f"return {recent:.1f}"
         )
-        self._bar.update(self._task, completed=metrics["update"], counts=counts, figures=figures)
+        self._bar.update(self._task, completed=update, counts=counts, figures=figures)
         due = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
-        if not self._console.is_terminal and (due or metrics["update"] == self._updates):
+        if not self._console.is_terminal and (due or update == self._updates):
             self._console.print(f"{counts}  {figures}", highlight=False)
             self._last_line = time.monotonic()
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pgjax.chunks import Sharding
 from pgjax.envs import base
 from pgjax.errors import ConfigError
 from pgjax.noise import episode_keys, noise_at, reset_seeds, split_noise
@@ -34,7 +35,7 @@ def collect_episodes_on_device(
     num_episodes: int,
     *,
     squash: bool = False,
-    axis_name: str | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Rollout:
     """Run whole episodes of a functional environment, each until it is terminated or truncated.
 
@@ -50,15 +51,17 @@ def collect_episodes_on_device(
       num_episodes: columns of the rollout, at least 1.
       squash: give the environment tanh of the raw action, scaled to the bounds of a Box, instead of
         clipping it.
-      axis_name: of a mapped axis (jax.shard_map) among whose devices the columns are divided.
+      sharding: with an axis_name of a mapped axis (jax.shard_map) the columns are divided among its
+        devices.
 
     Returns:
-      Rollout [T, num_episodes, ...], T at least the time limit, with observations flattened. With
-      `axis_name`, this device's columns. What stands in padded slots is arbitrary.
+      Rollout [T, num_episodes, ...], T at least the time limit, with observations flattened. What
+      stands in padded slots is arbitrary. With an axis_name, this device's columns: equally many
+      on each, the last ones all padding where the episodes do not fill the shards.
 
     Raises:
-      ConfigError: no time limit; reset and step that do not fit; num_episodes below 1, or not
-        divisible among the devices.
+      ConfigError: no time limit; reset and step that do not fit; num_episodes below 1; devices
+        that do not divide the shards.
       SpaceError: a policy that does not fit the action space.
     """
     if not isinstance(num_episodes, int) or num_episodes < 1:
@@ -69,7 +72,7 @@ def collect_episodes_on_device(
             "pgjax.envs.time_limit(env, max_episode_steps)"
         )
     base.check(env)
-    return _collect(env, algorithm.act, state, num_episodes, squash, axis_name)
+    return _collect(env, algorithm.act, state, num_episodes, squash, sharding)
 
 
 def training_step(
@@ -78,20 +81,20 @@ def training_step(
     num_episodes: int,
     *,
     squash: bool = False,
-    axis_name: str | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Callable[[TrainState], tuple[TrainState, Info]]:
     """Collecting and updating as one pure function, (TrainState) -> (TrainState, Info).
 
     Jit it, scan it for many updates in one dispatch, `lax.map` or `vmap` it over seeds (the first
     keeps the bits of a single run, the second rounds otherwise and is quicker), or shard it: with
-    the `axis_name` that `reinforce` was given, under jax.shard_map with a replicated state.
+    the `sharding` that `reinforce` was given, under jax.shard_map with a replicated state.
 
     Args: as of `collect_episodes_on_device`.
     """
 
     def step(state: TrainState) -> tuple[TrainState, Info]:
         rollout = collect_episodes_on_device(
-            env, algorithm, state, num_episodes, squash=squash, axis_name=axis_name
+            env, algorithm, state, num_episodes, squash=squash, sharding=sharding
         )
         return algorithm.update(state, rollout)
 
@@ -111,18 +114,20 @@ def _collect(
     state: TrainState,
     num_episodes: int,
     squash: bool,
-    axis_name: str | None,
+    sharding: Sharding,
 ) -> Rollout:
     limit: Any = env.max_episode_steps
     env = base.bound_actions(base.flatten_observations(env), squash)
     num_blocks = -(-limit // _BLOCK)
     size = -(-limit // num_blocks)
 
-    first, columns = _share(state.step, num_episodes, axis_name)
+    column, columns = _share(num_episodes, sharding)
     # More than are asked for are simulated, to fill the policy's rows; those are over already.
     width = -(-columns // 8) * 8 if columns <= _ROWS else -(-columns // _ROWS) * _ROWS
-    over = jnp.arange(width) >= columns
-    keys = episode_keys(state.key, first + jnp.arange(width, dtype=jnp.uint32))
+    numbers = column + jnp.arange(width, dtype=jnp.uint32)
+    over = (jnp.arange(width) >= columns) | (numbers >= num_episodes)
+    first = jnp.asarray(state.step).astype(jnp.uint32) * num_episodes
+    keys = episode_keys(state.key, first + numbers)
     reset_keys, step_keys = jax.vmap(base.environment_keys)(reset_seeds(keys))
     env_state, obs = jax.vmap(env.reset)(reset_keys)
     space, like = env.action_space, jax.eval_shape(act, state.params, state.key, obs[0])
@@ -164,19 +169,12 @@ def _collect(
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:, :columns], log)
 
 
-def _share(step: jax.Array, num_episodes: int, axis_name: str | None) -> tuple[jax.Array, int]:
-    """(number of this device's first episode of an update, how many are its own)."""
-    first = jnp.asarray(step).astype(jnp.uint32) * num_episodes
-    if axis_name is None:
-        return first, num_episodes
-    devices = lax.axis_size(axis_name)
-    if num_episodes % devices:
-        raise ConfigError(
-            f"{num_episodes} episodes cannot be divided evenly among {devices} devices: choose a "
-            "multiple (--episodes-per-update)"
-        )
-    columns = num_episodes // devices
-    return first + lax.axis_index(axis_name).astype(jnp.uint32) * columns, columns
+def _share(num_episodes: int, sharding: Sharding) -> tuple[jax.Array, int]:
+    """(the first of this device's columns, how many there are)."""
+    if sharding.axis_name is None:
+        return jnp.uint32(0), num_episodes
+    columns = sharding.pad(num_episodes) // sharding.num_devices()
+    return lax.axis_index(sharding.axis_name).astype(jnp.uint32) * columns, columns
 
 
 def _in_blocks(

@@ -7,6 +7,9 @@ manifest.json          versions, platform, threads, params_sha256
 checkpoints/N.msgpack  the TrainState after N updates
 evaluation.json        returns and lengths of the evaluation at the end
 learning_curve.png
+
+Of several seeds a folder holds seed-N, a run folder for each, evaluation.json over the seeds and
+learning_curve.png.
 """
 
 import hashlib
@@ -59,6 +62,12 @@ def new_run_dir(config: TrainConfig) -> Path:
     return path
 
 
+def seed_folders(run_dir: Path) -> list[Path]:
+    """The run folders of several seeds in a folder, by seed; none in that of a single run."""
+    found = {int(p.name[5:]): p for p in run_dir.glob("seed-*") if p.name[5:].isdecimal()}
+    return [found[seed] for seed in sorted(found)]
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a file whole or not at all."""
     _write(path, (json.dumps(value, indent=2) + "\n").encode())
@@ -76,11 +85,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def save_state(run_dir: Path, state: TrainState) -> None:
-    """Write a TrainState to checkpoints/."""
+    """Write a TrainState to checkpoints/, and remove those before it."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     data = flax.serialization.to_bytes(jax.device_get(_plain(state)))
-    _write(folder / f"{int(state.step):08d}.msgpack", data)
+    path = folder / f"{int(state.step):08d}.msgpack"
+    _write(path, data)
+    for older in folder.glob("*.msgpack"):
+        if older != path:
+            older.unlink()
 
 
 def load_state(run_dir: Path, init: Callable[[], TrainState]) -> TrainState:
@@ -119,6 +132,8 @@ def load_config(run_dir: Path) -> TrainConfig:
       RunError: if the folder holds none.
       ConfigError: if they are not valid.
     """
+    if folders := seed_folders(run_dir):
+        raise RunError(f"{run_dir} holds the runs of several seeds: name one, such as {folders[0]}")
     try:
         values = json.loads((run_dir / "config.json").read_text())
     except (OSError, ValueError) as e:
@@ -144,13 +159,13 @@ def manifest(config: TrainConfig, state: TrainState, totals: dict[str, int]) -> 
         "machine": platform.machine(),
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
-        "threads": _threads(),
+        "threads": threads(),
         "prng": str(jax.random.key_impl(state.key)),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _threads() -> int:
+def threads() -> int:
     """What XLA's CPU backend takes: NPROC if it is set, else the cores this process may use."""
     asked = os.environ.get("NPROC", "")
     if asked.isdecimal() and int(asked) > 0:

@@ -1,42 +1,32 @@
-"""Config to objects, once; then the loop."""
+"""The loop: a run from its config, with what it leaves behind, and a run read back."""
 
 import contextlib
-import functools
+import dataclasses
 import itertools
-import math
-import multiprocessing
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import gymnasium as gym
 import jax
-import jax.numpy as jnp
-import optax
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+import numpy as np
+from gymnasium.vector import VectorEnv
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from pgjax import advantages, envs, runs, spaces
-from pgjax.algorithms import reinforce
+from pgjax import runs
+from pgjax.agents import Agent, make_agent, make_env, make_functional_env
+from pgjax.chunks import Sharding
 from pgjax.config import TrainConfig
-from pgjax.engines import Engine, device_engine, python_engine
-from pgjax.errors import ConfigError, DivergedError, PgjaxError
-from pgjax.policies import ValueNetwork
-from pgjax.types import Algorithm, TrainState
+from pgjax.engines import AXIS, Engine, device_engine, python_engine
+from pgjax.errors import ConfigError, DivergedError, PgjaxError, RunError
+from pgjax.types import TrainState
 
 _SECONDS_A_DISPATCH = 0.25
+_SECONDS_A_CHECKPOINT = 30.0
 _TOTALS = ("total_episodes", "total_env_steps")
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
-
-
-class Agent(NamedTuple):
-    """The objects that a config stands for."""
-
-    policy: nn.Module
-    algorithm: Algorithm
-    init: Callable[[], TrainState]
 
 
 class Run(NamedTuple):
@@ -49,123 +39,28 @@ class Run(NamedTuple):
 
 
 class Progress(Protocol):
-    """Whoever watches a run."""
+    """Whoever watches a run; metrics come as a list, of each seed."""
 
-    def start(self, config: TrainConfig, env: gym.Env | VectorEnv, policy: nn.Module) -> None: ...
-    def update(self, metrics: dict[str, Any], timings: dict[str, float]) -> None: ...
-
-
-def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
-    """The environment of a config: a VectorEnv for config.num_envs > 1, else a single Env.
-
-    Args:
-      num_envs: in place of config.num_envs.
-      **kwargs: for gymnasium.make.
-
-    Raises:
-      ConfigError: if Gymnasium cannot make it.
-    """
-    num_envs = num_envs or config.num_envs
-    if config.max_episode_steps is not None:
-        kwargs["max_episode_steps"] = config.max_episode_steps
-    # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
-    make_one = functools.partial(gym.make, config.env_id, disable_env_checker=True, **kwargs)
-    try:
-        if num_envs == 1:
-            return make_one()
-        if config.vectorization == "async":
-            # Never a plain fork: JAX has threads, whose locks a forked child would inherit held.
-            methods = multiprocessing.get_all_start_methods()
-            return AsyncVectorEnv(
-                [make_one] * num_envs,
-                context="forkserver" if "forkserver" in methods else "spawn",
-                autoreset_mode=AutoresetMode.DISABLED,
-            )
-        return SyncVectorEnv([make_one] * num_envs)
-    except (gym.error.Error, ImportError, ValueError, TypeError) as e:
-        reason = " ".join(str(e).split())
-        raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
+    def start(
+        self, config: TrainConfig, env: gym.Env | VectorEnv, policy: nn.Module, num_seeds: int
+    ) -> None: ...
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None: ...
 
 
-def make_functional_env(config: TrainConfig) -> envs.Env:
-    """The functional environment of a config.
-
-    Raises:
-      ConfigError: if there is none.
-    """
-    return envs.make(config.env_id, config.max_episode_steps)
-
-
-def make_agent(config: TrainConfig, env: gym.Env | VectorEnv) -> Agent:
-    """The policy and the algorithm of a config, for an environment's spaces.
-
-    Raises:
-      SpaceError: for spaces that are not supported.
-    """
-    single: Any = env  # a vector's spaces are those of one of its environments, batched
-    prefix = "single_" if isinstance(env, VectorEnv) else ""
-    action_space = getattr(single, f"{prefix}action_space")
-    observations = spaces.observations(getattr(single, f"{prefix}observation_space"))
-    spaces.actions(action_space, config.squash)  # so that what cannot be sent is told at once
-    activation = _ACTIVATIONS[config.activation]
-    policy = spaces.policy_for(action_space, config.hidden_sizes, activation, config.squash)
-    algorithm = reinforce(
-        policy,
-        make_optimizer(config),
-        estimator=make_estimator(config),
-        critic=ValueNetwork(config.hidden_sizes, activation) if config.critic else None,
-        entropy_coef=config.entropy_coef,
-        value_coef=config.value_coef,
-        mean_over=config.mean_over,
-        chunk_size=config.chunk_size,
-        num_shards=config.num_shards,
-    )
-
-    def init() -> TrainState:
-        obs = jnp.zeros(observations.size, observations.dtype)
-        return algorithm.init(jax.random.key(config.seed), obs)
-
-    return Agent(policy, algorithm, init)
-
-
-def make_estimator(config: TrainConfig) -> advantages.Estimator:
-    """The estimator of a config, from the inside out."""
-    if config.estimator == "gae":
-        estimator = advantages.gae(
-            config.gamma, config.gae_lambda, reward_scale=config.reward_scale
-        )
-    else:
-        estimator = advantages.reward_to_go(config.gamma, reward_scale=config.reward_scale)
-    if config.leave_one_out:
-        estimator = advantages.leave_one_out(estimator)
-    if config.normalize:
-        estimator = advantages.normalized(estimator)
-    if config.time_discount:
-        estimator = advantages.time_discounted(estimator, config.gamma)
-    return estimator
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam, at a constant or annealed rate, behind clipping by the global norm where asked for."""
-    # Flattened, since a small network's Adam is otherwise mostly the overhead of its many leaves.
-    rate: Any = config.learning_rate
-    if config.anneal:
-        rate = optax.linear_schedule(rate, 0.0, config.updates)
-    adam = optax.flatten(optax.adam(rate))
-    if config.max_grad_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
-
-
-def train(config: TrainConfig, progress: Progress | None = None) -> Run:
+def train(
+    config: TrainConfig, progress: Progress | None = None, *, num_devices: int | None = None
+) -> Run:
     """Train, and leave a run folder behind (see pgjax.runs).
 
     Nothing is written before the first update has succeeded. After that an interrupt (Ctrl-C) or an
-    error ends the training early: what was learned is saved, and it is raised again.
+    error ends the training early: what was learned is saved, and it is raised again. After
+    jax.distributed.initialize each process calls this with the same config, and the first writes.
 
     Args:
       config: the settings.
       progress: told what was found and how each update went.
+      num_devices: how many share the episodes of an update; by default one, or all those of several
+        processes. It never changes the result.
 
     Returns:
       The run, with its final TrainState.
@@ -173,29 +68,100 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Run:
     Raises:
       ConfigError, SpaceError: before the first step.
       RolloutError: if the environment gives something unusable.
-      DivergedError: if a loss or gradient is not finite.
-      RunError: if the run folder is taken.
+      DivergedError: if a loss, a gradient or the parameters are not finite.
+      RunError: if the run folder is taken, memory runs out, or another process of the run is lost.
     """
-    path = runs.new_run_dir(config)
-    functional = make_functional_env(config) if config.on_device else None
-    env = make_env(config, num_envs=1 if functional else None)
+    return _train([config], [runs.new_run_dir(config)], progress, num_devices)[0]
+
+
+def train_seeds(
+    config: TrainConfig,
+    num_seeds: int,
+    progress: Progress | None = None,
+    *,
+    num_devices: int | None = None,
+) -> list[Run]:
+    """Train the seeds config.seed, config.seed + 1, ... on the device, in one program.
+
+    As `train`, but with a folder seed-N for each, inside the run folder; each holds what `train`
+    makes of that seed, to the bit. Devices share the seeds: by default as many as there are.
+
+    Raises:
+      ConfigError: also for num_seeds below 1, or a config that is not for the device.
+    """
+    if isinstance(num_seeds, bool) or not isinstance(num_seeds, int) or num_seeds < 1:
+        raise ConfigError(f"--seeds must be an integer of at least 1, got {num_seeds!r}")
+    if not config.on_device:
+        raise ConfigError("several seeds train in one program, with the environment: --on-device")
+    root = runs.new_run_dir(config)
+    seeds = range(config.seed, config.seed + num_seeds)
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
+    return _train(configs, [root / f"seed-{seed}" for seed in seeds], progress, num_devices)
+
+
+def _train(
+    configs: list[TrainConfig],
+    paths: list[Path],
+    progress: Progress | None,
+    num_devices: int | None,
+) -> list[Run]:
+    """Runs that differ in their seeds only."""
+    config, folder = configs[0], paths[0] if len(paths) == 1 else paths[0].parent
+    env = make_env(config, num_envs=1 if config.on_device else None)
     try:
         agent = make_agent(config, env)
+        engine = _engine(config, env, agent, len(configs), num_devices)
         if progress is not None:
-            progress.start(config, env, agent.policy)
-        if functional is None:
-            engine = python_engine(config, env, agent.algorithm)
-        else:
-            engine = device_engine(config, functional, agent.algorithm)
-        state, totals, stopped_by = _loop(config, engine, agent, path, progress)
-        runs.save_state(path, state)
-        runs.write_json(path / "manifest.json", runs.manifest(config, state, totals))
+            progress.start(config, env, agent.policy, len(configs))
+        states = [agent.init(c.seed) for c in configs]
+        states, totals, stopped_by = _loop(configs, paths, engine, states, progress)
+        _save(paths, states)
+        if jax.process_index() == 0:
+            for path, c, state, total in zip(paths, configs, states, totals, strict=True):
+                runs.write_json(path / "manifest.json", runs.manifest(c, state, total))
     finally:
         _close(env)
     if stopped_by is not None:
-        saved = f"after {int(state.step)} updates; saved in {path}"
+        saved = f"after {int(states[0].step)} updates; saved in {folder}"
         raise type(stopped_by)(f"{stopped_by} ({saved})".lstrip()) from stopped_by
-    return Run(path, config, agent, state)
+    return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
+
+
+def _engine(
+    config: TrainConfig,
+    env: gym.Env | VectorEnv,
+    agent: Agent,
+    num_seeds: int,
+    num_devices: int | None,
+) -> Engine:
+    mesh = _mesh(num_devices, num_seeds)
+    if not config.on_device:
+        if mesh.size > 1:
+            raise ConfigError("devices share what is compiled as a whole: add --on-device")
+        return python_engine(config, env, agent.algorithm)
+    share_episodes = num_seeds == 1 and mesh.size > 1
+    sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
+    algorithm = make_agent(config, env, sharding.axis_name).algorithm
+    functional = make_functional_env(config)
+    return device_engine(config, functional, algorithm, sharding, mesh, num_seeds)
+
+
+def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
+    """The devices that share a run: so many, or one for a seed, or those of several processes."""
+    devices, processes = jax.devices(), jax.process_count()
+    asked = len(devices) if processes > 1 else min(len(devices), num_seeds)
+    if num_devices is not None:
+        asked = num_devices
+    if not 1 <= asked <= len(devices):
+        raise ConfigError(
+            f"--num-devices {asked}, but there are {len(devices)} (on CPU "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={asked} makes them)"
+        )
+    if processes > 1 and asked < len(devices):
+        raise ConfigError(
+            f"{processes} processes share all {len(devices)} devices: leave out --num-devices"
+        )
+    return Mesh(np.array(devices[:asked]), (AXIS,))
 
 
 def _close(env: gym.Env | VectorEnv) -> None:
@@ -206,43 +172,94 @@ def _close(env: gym.Env | VectorEnv) -> None:
 
 
 def _loop(
-    config: TrainConfig, engine: Engine, agent: Agent, path: Path, progress: Progress | None
-) -> tuple[TrainState, dict[str, int], BaseException | None]:
-    """All updates: (state, totals, what cut it short after the first)."""
-    state, size = agent.init(), 1
-    last: dict[str, Any] = {"update": 0, "total_episodes": 0, "total_env_steps": 0}
+    configs: list[TrainConfig],
+    paths: list[Path],
+    engine: Engine,
+    states: list[TrainState],
+    progress: Progress | None,
+) -> tuple[list[TrainState], list[dict[str, int]], BaseException | None]:
+    """All updates: (states, totals, what cut it short after the first)."""
+    current, size, saved = engine.begin(states), 1, float("-inf")
+    last: list[dict[str, Any]] = [dict.fromkeys(("update", *_TOTALS), 0) for _ in configs]
     stopped_by: BaseException | None = None
     try:
-        while last["update"] < config.updates:
-            size = min(size, engine.most, config.updates - last["update"])
+        while (done := last[0]["update"]) < configs[0].updates:
+            size = min(size, engine.most, configs[0].updates - done)
             begun = time.perf_counter()
-            new_state, infos, timings = engine.advance(state, size)
-            finite = [all(map(math.isfinite, info.values())) for info in infos]
+            new, infos, timings = engine.advance(current, size)
+            finite = [all(map(_finite, of_all)) for of_all in zip(*infos, strict=True)]
+            if done + size == configs[0].updates:  # no update follows that would show it
+                finite[-1] = finite[-1] and all(_finite(s.params) for s in engine.end(new))
             if not all(finite):
                 size = finite.index(False)  # nothing is kept of what came after
                 if size == 0:
-                    wrong = last["update"] + 1
-                    raise DivergedError(f"update {wrong} is not finite: lower the learning rate")
+                    raise DivergedError(f"update {done + 1} is not finite: lower the learning rate")
                 continue
-            metrics = list(itertools.accumulate(infos, _add_up, initial=last))[1:]
-            timings = [{"update": m["update"], **t} for m, t in zip(metrics, timings, strict=True)]
-            if last["update"] == 0:
-                path.mkdir(parents=True, exist_ok=True)
-                runs.write_json(path / "config.json", config.to_json())
-            runs.append_lines(path / "metrics.jsonl", metrics)
-            runs.append_lines(path / "timings.jsonl", timings)
-            state, last = new_state, metrics[-1]
+            metrics = [
+                list(itertools.accumulate(of_seed, _add_up, initial=before))[1:]
+                for of_seed, before in zip(infos, last, strict=True)
+            ]
+            _write(configs, paths, metrics, timings)
+            current, last = new, [of_seed[-1] for of_seed in metrics]
             if progress is not None:
-                for update in zip(metrics, timings, strict=True):
-                    progress.update(*update)
+                for *of_all, timing in zip(*metrics, timings, strict=True):
+                    progress.update(of_all, timing)
+            if time.monotonic() - saved > _SECONDS_A_CHECKPOINT:
+                _save(paths, engine.end(current))
+                saved = time.monotonic()
             # Seldom enough to be quick, often enough to look at and to stop.
             seconds = (time.perf_counter() - begun) / size
-            size = min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds)))
-    except (KeyboardInterrupt, PgjaxError) as e:
-        if last["update"] == 0:
-            raise
-        stopped_by = e
-    return state, {name: last[name] for name in _TOTALS}, stopped_by
+            size = _agreed(min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds))))
+    except (KeyboardInterrupt, PgjaxError, jax.errors.JaxRuntimeError, ValueError) as e:
+        stopped_by = _explained(e)
+        if last[0]["update"] == 0:
+            raise stopped_by from e
+    return engine.end(current), [{name: of[name] for name in _TOTALS} for of in last], stopped_by
+
+
+def _finite(numbers: Any) -> bool:
+    return all(np.isfinite(x).all() for x in jax.tree.leaves(numbers))
+
+
+def _write(
+    configs: list[TrainConfig],
+    paths: list[Path],
+    metrics: list[list[dict[str, Any]]],
+    timings: list[dict[str, float]],
+) -> None:
+    """Append updates to the files of every seed; the first of several processes does it."""
+    if jax.process_index() > 0:
+        return
+    for config, path, of_seed in zip(configs, paths, metrics, strict=True):
+        if of_seed[0]["update"] == 1:
+            path.mkdir(parents=True, exist_ok=True)
+            runs.write_json(path / "config.json", config.to_json())
+        runs.append_lines(path / "metrics.jsonl", of_seed)
+        timed = [{"update": m["update"], **t} for m, t in zip(of_seed, timings, strict=True)]
+        runs.append_lines(path / "timings.jsonl", timed)
+
+
+def _save(paths: list[Path], states: list[TrainState]) -> None:
+    if jax.process_index() == 0:
+        for path, state in zip(paths, states, strict=True):
+            runs.save_state(path, state)
+
+
+def _agreed(size: int) -> int:
+    """What the first of several processes measured: all must make equally many updates."""
+    return size if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(size))
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What XLA says of memory, and of another process, in our words; other errors as they are."""
+    if isinstance(error, KeyboardInterrupt | PgjaxError):
+        return error
+    reason = str(error).splitlines()[0]
+    if "RESOURCE_EXHAUSTED" in reason:
+        return RunError(f"out of memory: fewer --episodes-per-update or --seeds ({reason})")
+    if jax.process_count() > 1:
+        return RunError(f"another process of the run was lost: start all again ({reason})")
+    return error
 
 
 def _add_up(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
@@ -278,4 +295,4 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
         agent = make_agent(config, env)
     finally:
         env.close()
-    return Run(path, config, agent, runs.load_state(path, agent.init))
+    return Run(path, config, agent, runs.load_state(path, lambda: agent.init(config.seed)))

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from gymnasium import wrappers
 
+from pgjax.agents import make_env
 from pgjax.errors import ConfigError
 from pgjax.evaluate import by_mode, evaluation_state
 from pgjax.gym_rollout import collect_episodes
-from pgjax.train import Run, make_env
+from pgjax.train import Run
 
 
 def frames(

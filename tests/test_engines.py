@@ -1,25 +1,30 @@
 """What a run comes to does not depend on how many updates a dispatch makes."""
 
+import jax
+import numpy as np
 from conftest import assert_trees_equal
+from jax.sharding import Mesh
 
 import pgjax
 from pgjax import envs
-from pgjax.engines import device_engine
-from pgjax.train import make_agent, make_env
+from pgjax.agents import make_agent, make_env
+from pgjax.engines import AXIS, device_engine
 
 
 def test_any_number_of_updates_in_a_dispatch():
     config = pgjax.TrainConfig("CartPole-v1", episodes_per_update=8, on_device=True)
     agent = make_agent(config, make_env(config, 1))
-    engine = device_engine(config, envs.make("CartPole-v1"), agent.algorithm)
+    mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
+    env = envs.make("CartPole-v1")
+    engine = device_engine(config, env, agent.algorithm, pgjax.Sharding(8), mesh)
 
     def after(*counts):
-        state, metrics = agent.init(), []
+        states, metrics = engine.begin([agent.init(5)]), []
         for count in counts:
-            state, infos, timings = engine.advance(state, count)
+            states, (infos,), timings = engine.advance(states, count)
             assert len(infos) == len(timings) == count
             metrics += infos
-        return state, metrics
+        return engine.end(states)[0], metrics
 
     state, metrics = after(6)
     for counts in ((1, 1, 1, 1, 1, 1), (4, 2)):

@@ -18,10 +18,10 @@ ROWS = [
     ["policies", "advantages", "metrics", "rollout"],
     ["algorithms"],
     # --- the shell ---
-    ["spaces", "config", "dispatch", "envs.adapters"],
+    ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics"],
     ["episode_log"],
     ["gym_rollout", "runs", "envs"],
-    ["engines"],
+    ["engines", "agents"],
     ["train"],
     ["evaluate", "plot"],
     ["video", "progress"],

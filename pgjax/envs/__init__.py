@@ -1,6 +1,6 @@
 """Functional environments: reset(key) -> (state, obs), step(key, state, action) -> ..."""
 
-from pgjax.envs.adapters import as_gymnasium, from_func_env
+from pgjax.envs.adapters import as_gymnasium, from_brax, from_func_env, from_gymnax
 from pgjax.envs.base import (
     Box,
     Discrete,
@@ -22,7 +22,9 @@ __all__ = [
     "bound_actions",
     "check",
     "flatten_observations",
+    "from_brax",
     "from_func_env",
+    "from_gymnax",
     "make",
     "map_observations",
     "scale_observations",

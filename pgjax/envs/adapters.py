@@ -1,5 +1,6 @@
-"""Functional environments as Gymnasium's, and Gymnasium's functional ones as ours."""
+"""Functional environments as Gymnasium's, and those of Gymnasium, Brax and gymnax as ours."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,7 +20,7 @@ from pgjax.envs.base import (
     environment_keys,
     time_limit,
 )
-from pgjax.errors import SpaceError
+from pgjax.errors import ConfigError, SpaceError
 
 
 class FunctionalEnv(gym.Env):
@@ -109,6 +110,81 @@ def from_func_env(func_env: Any, max_episode_steps: int, params: Any = None) -> 
     return time_limit(Env(reset, step, observations, actions), max_episode_steps)
 
 
+def from_brax(env: Any, max_episode_steps: int = 1000) -> Env:
+    """A Brax environment as a functional environment; `pip install "pgjax[brax]"` has them.
+
+    Args:
+      env: a brax.envs.Env without wrappers, or the name of one, such as "ant".
+      max_episode_steps: its time limit, which Brax leaves to a wrapper of its own.
+
+    Raises:
+      ConfigError: for a name that Brax does not know, or without Brax.
+      SpaceError: for observations that are not one array.
+    """
+    if isinstance(env, str):
+        try:
+            from brax import envs
+
+            env = envs.get_environment(env)
+        except ImportError:
+            raise ConfigError('Brax is not installed: pip install "pgjax[brax]"') from None
+        except KeyError:
+            raise ConfigError(f"Brax has no environment {env!r}") from None
+    if not isinstance(env.observation_size, int):
+        raise SpaceError(f"observations must be one array, and are {env.observation_size}")
+
+    def reset(key: jax.Array) -> tuple[State, jax.Array]:
+        state = jax.tree.map(jnp.asarray, env.reset(key))
+        return state, state.obs
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> Step:
+        after = _like(state, env.step(state, action))
+        no = jnp.zeros((), bool)
+        return after, after.obs, after.reward, after.done > 0, no
+
+    observations = Box(-np.inf, np.inf, (env.observation_size,))
+    actions = Box(-1.0, 1.0, (env.action_size,))
+    return time_limit(Env(reset, step, observations, actions), max_episode_steps)
+
+
+def from_gymnax(env: Any, params: Any = None) -> Env:
+    """A gymnax environment as a functional environment.
+
+    Its own time limit is lifted and becomes ours, so that truncation is told from termination.
+
+    Args:
+      env: a gymnax environment.
+      params: its parameters; by default env.default_params.
+
+    Raises:
+      SpaceError: for spaces other than its Box and Discrete.
+    """
+    params = env.default_params if params is None else params
+    limit = int(params.max_steps_in_episode)
+    params = params.replace(max_steps_in_episode=2**31 - 1)
+
+    def reset(key: jax.Array) -> tuple[State, jax.Array]:
+        obs, state = env.reset_env(key, params)
+        return jax.tree.map(jnp.asarray, state), obs
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> Step:
+        obs, after, reward, done, _ = env.step_env(key, state, action, params)
+        return _like(state, after), obs, jnp.asarray(reward), done, jnp.zeros((), bool)
+
+    observations, actions = map(
+        _from_gymnax, (env.observation_space(params), env.action_space(params))
+    )
+    if isinstance(observations, Box):  # some say another dtype than they give
+        given = jax.eval_shape(lambda: reset(jax.random.key(0))[1])
+        observations = dataclasses.replace(observations, dtype=given.dtype)
+    return time_limit(Env(reset, step, observations, actions), limit)
+
+
+def _like(before: State, after: State) -> State:
+    """The state after a step, in the dtypes of the one before: a counter may come as a float."""
+    return jax.tree.map(lambda x, y: jnp.asarray(y, jnp.asarray(x).dtype), before, after)
+
+
 def _to_gymnasium(space: Space) -> gym.Space:
     if isinstance(space, Discrete):
         return gym.spaces.Discrete(space.n, start=space.start)
@@ -124,3 +200,13 @@ def _from_gymnasium(space: gym.Space) -> Space:
     if isinstance(space, gym.spaces.Box):
         return Box(space.low, space.high, space.shape, space.dtype)
     raise SpaceError(f"space {type(space).__name__} is not supported: Box and Discrete are")
+
+
+def _from_gymnax(space: Any) -> Space:
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return Discrete(int(space.n))
+    if kind == "Box":
+        low, high = np.asarray(space.low), np.asarray(space.high)
+        return Box(low, high, tuple(space.shape), space.dtype)
+    raise SpaceError(f"space {kind} is not supported: Box and Discrete are")

@@ -1,0 +1,137 @@
+"""What a config stands for: environments, policy, estimator, optimiser, algorithm."""
+
+import functools
+import multiprocessing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import optax
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from pgjax import advantages, envs, spaces
+from pgjax.algorithms import reinforce
+from pgjax.chunks import Sharding
+from pgjax.config import TrainConfig
+from pgjax.errors import ConfigError
+from pgjax.policies import ValueNetwork
+from pgjax.types import Algorithm, TrainState
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
+
+
+class Agent(NamedTuple):
+    """The objects that a config stands for."""
+
+    policy: nn.Module
+    algorithm: Algorithm
+    init: Callable[[int], TrainState]  # of a seed
+
+
+def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
+    """The environment of a config: a VectorEnv for config.num_envs > 1, else a single Env.
+
+    Args:
+      num_envs: in place of config.num_envs.
+      **kwargs: for gymnasium.make.
+
+    Raises:
+      ConfigError: if Gymnasium cannot make it.
+    """
+    num_envs = num_envs or config.num_envs
+    if config.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = config.max_episode_steps
+    # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
+    make_one = functools.partial(gym.make, config.env_id, disable_env_checker=True, **kwargs)
+    try:
+        if num_envs == 1:
+            return make_one()
+        if config.vectorization == "async":
+            # Never a plain fork: JAX has threads, whose locks a forked child would inherit held.
+            methods = multiprocessing.get_all_start_methods()
+            return AsyncVectorEnv(
+                [make_one] * num_envs,
+                context="forkserver" if "forkserver" in methods else "spawn",
+                autoreset_mode=AutoresetMode.DISABLED,
+            )
+        return SyncVectorEnv([make_one] * num_envs)
+    except (gym.error.Error, ImportError, ValueError, TypeError) as e:
+        reason = " ".join(str(e).split())
+        raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
+
+
+def make_functional_env(config: TrainConfig) -> envs.Env:
+    """The functional environment of a config.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    return envs.make(config.env_id, config.max_episode_steps)
+
+
+def make_agent(
+    config: TrainConfig, env: gym.Env | VectorEnv, axis_name: str | None = None
+) -> Agent:
+    """The policy and the algorithm of a config, for an environment's spaces.
+
+    With `axis_name` its update is for the devices of that mapped axis; see `reinforce`.
+
+    Raises:
+      SpaceError: for spaces that are not supported.
+    """
+    single: Any = env  # a vector's spaces are those of one of its environments, batched
+    prefix = "single_" if isinstance(env, VectorEnv) else ""
+    action_space = getattr(single, f"{prefix}action_space")
+    observations = spaces.observations(getattr(single, f"{prefix}observation_space"))
+    spaces.actions(action_space, config.squash)  # so that what cannot be sent is told at once
+    activation = _ACTIVATIONS[config.activation]
+    policy = spaces.policy_for(action_space, config.hidden_sizes, activation, config.squash)
+    algorithm = reinforce(
+        policy,
+        make_optimizer(config),
+        estimator=make_estimator(config),
+        critic=ValueNetwork(config.hidden_sizes, activation) if config.critic else None,
+        entropy_coef=config.entropy_coef,
+        value_coef=config.value_coef,
+        mean_over=config.mean_over,
+        chunk_size=config.chunk_size,
+        sharding=Sharding(config.num_shards if config.on_device else 1, axis_name),
+    )
+
+    def init(seed: int) -> TrainState:
+        obs = jnp.zeros(observations.size, observations.dtype)
+        return algorithm.init(jax.random.key(seed), obs)
+
+    return Agent(policy, algorithm, init)
+
+
+def make_estimator(config: TrainConfig) -> advantages.Estimator:
+    """The estimator of a config, from the inside out."""
+    if config.estimator == "gae":
+        estimator = advantages.gae(
+            config.gamma, config.gae_lambda, reward_scale=config.reward_scale
+        )
+    else:
+        estimator = advantages.reward_to_go(config.gamma, reward_scale=config.reward_scale)
+    if config.leave_one_out:
+        estimator = advantages.leave_one_out(estimator)
+    if config.normalize:
+        estimator = advantages.normalized(estimator)
+    if config.time_discount:
+        estimator = advantages.time_discounted(estimator, config.gamma)
+    return estimator
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Adam, at a constant or annealed rate, behind clipping by the global norm where asked for."""
+    # Flattened, since a small network's Adam is otherwise mostly the overhead of its many leaves.
+    rate: Any = config.learning_rate
+    if config.anneal:
+        rate = optax.linear_schedule(rate, 0.0, config.updates)
+    adam = optax.flatten(optax.adam(rate))
+    if config.max_grad_norm is None:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)

@@ -1,0 +1,86 @@
+"""Several processes, on one machine or many, as one run: jax.distributed with clear errors."""
+
+import os
+import socket
+import sys
+import time
+
+import jax
+
+from pgjax.errors import ConfigError
+
+AUTO = "auto"
+WAIT = 120  # seconds for all processes to come
+_SILENCE = 30  # seconds without a sign of life after which a process is given up
+
+
+def join(coordinator: str, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Join the processes of a run; before the first computation, and once.
+
+    Args:
+      coordinator: HOST:PORT on which the first process waits for the others, or "auto": JAX then
+        asks SLURM, Kubernetes, Open MPI or the TPU for all three.
+      num_processes: how many there are.
+      process_id: which this is, from 0.
+
+    Raises:
+      ConfigError: for an address or a number that cannot be; if the coordinator cannot be reached,
+        or not all come, within two minutes.
+    """
+    where: dict[str, str | int] = {}
+    if coordinator != AUTO:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(f"--coordinator must be HOST:PORT or {AUTO}, got {coordinator!r}")
+        if num_processes is None or process_id is None:
+            raise ConfigError("--coordinator HOST:PORT needs --num-processes and --process-id")
+        if not 0 <= process_id < num_processes:
+            raise ConfigError(
+                f"--process-id must lie in 0..{num_processes - 1}, which are the processes, "
+                f"got {process_id}"
+            )
+        if process_id > 0:
+            _reach(host, int(port))
+        where = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+        }
+    try:
+        jax.distributed.initialize(
+            **where,  # type: ignore[arg-type]
+            initialization_timeout=WAIT,
+            heartbeat_timeout_seconds=_SILENCE,
+        )
+    except (RuntimeError, ValueError) as e:
+        reason = str(e).splitlines()[0]
+        raise ConfigError(
+            f"the processes did not come together at the coordinator {coordinator}: {reason}"
+        ) from None
+
+
+def _reach(host: str, port: int) -> None:
+    """Wait until somebody listens there, since JAX ends the process where nobody ever does."""
+    until = time.monotonic() + WAIT
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as e:
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"the coordinator {host}:{port} cannot be reached in {WAIT} s ({e}): start "
+                    "process 0 there, and see that nothing stands between"
+                ) from None
+            time.sleep(0.5)
+
+
+def leave(code: int) -> None:
+    """End this process, if it is one of several, without waiting for the others, who may be lost.
+
+    Leaving as usual would, and JAX would then end it with a trace of its own.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,41 @@
+"""What several seeds say together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from pgjax.errors import ConfigError
+
+FEWEST = 5  # seeds
+
+
+def interquartile_mean(scores: Sequence[float]) -> dict[str, float]:
+    """Mean of the middle half of the scores, and how far it may be off.
+
+    Args:
+      scores: one number for each seed, at least five.
+
+    Returns:
+      interquartile_mean, with low and high, the ends of its 95 % percentile bootstrap interval over
+      seeds (20,000 resamples, always the same ones).
+
+    Raises:
+      ConfigError: for fewer than five scores: resampling so few says little of other seeds.
+
+    Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
+    Precipice", section 4.
+    """
+    if len(scores) < FEWEST:
+        raise ConfigError(
+            f"no interval from {len(scores)} seeds: resampling fewer than {FEWEST} says little of "
+            f"what other seeds would give, train at least {FEWEST} (--seeds)"
+        )
+
+    def middle(x: np.ndarray, axis: int = -1) -> np.ndarray:
+        return stats.trim_mean(x, 0.25, axis=axis)
+
+    values = np.asarray(scores, np.float64)
+    resampled = np.random.default_rng(0).choice(values, (20_000, len(values)))
+    low, high = np.percentile(middle(resampled), [2.5, 97.5])
+    return {"interquartile_mean": float(middle(values)), "low": float(low), "high": float(high)}

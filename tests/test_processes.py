@@ -1,0 +1,103 @@
+"""Devices and processes that share a run change nothing but its speed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import pgjax
+from pgjax import processes, runs
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(path, *options, **environment):
+    command = [sys.executable, "-m", "pgjax", "train", "CartPole-v1", "--on-device"]
+    return subprocess.Popen(
+        [*command, "--run-dir", str(path), "--episodes-per-update", "12", *options],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(path, *options):
+    address = f"127.0.0.1:{free_port()}"
+    of_both = ("--coordinator", address, "--num-processes", "2", *options)
+    return [start(path, *of_both, "--process-id", str(i)) for i in range(2)]
+
+
+@pytest.mark.slow
+def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
+    few = ("--updates", "20", "--eval-episodes", "5")
+    for n in (1, 2, 4, 8):
+        flags = f"--xla_force_host_platform_device_count={n}"
+        run = start(tmp_path / str(n), *few, "--num-devices", str(n), XLA_FLAGS=flags)
+        assert run.communicate()[1] == ""
+    both = start_two(tmp_path / "two processes", *few)
+    output = [run.communicate()[0] for run in both]
+    assert [run.returncode for run in both] == [0, 0]
+    assert "evaluation" in output[0]
+    assert "evaluation" not in output[1]  # one speaks for both
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 5
+    manifests = [json.loads((p / "manifest.json").read_text()) for p in folders]
+    assert len({m["params_sha256"] for m in manifests}) == 1
+    assert len({(p / "metrics.jsonl").read_bytes() for p in folders}) == 1
+    assert len({(p / "evaluation.json").read_bytes() for p in folders}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp_path):
+    both = start_two(tmp_path / "run", "--updates", "100000")
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        until = time.monotonic() + 240
+        while not metrics.exists() or len(runs.read_lines(metrics)) < 20:
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        both[killed].send_signal(signal.SIGKILL)
+        _, error = both[1 - killed].communicate(timeout=60)
+    finally:
+        for run in both:
+            run.kill()
+            run.communicate()
+    assert both[1 - killed].returncode not in (0, None)
+    if killed == 1:
+        assert "pgjax: another process of the run was lost" in error
+        assert len(error.splitlines()) <= 2  # the other one is a greeting of XLA's
+    else:  # JAX's own words come first
+        assert "another task died" in error
+    assert int(pgjax.load(tmp_path / "run").state.step) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere", 2, 0), "HOST:PORT"),
+        (("nowhere:99999", 2, 0), "HOST:PORT"),
+        (("127.0.0.1:1234", None, 0), "--num-processes"),
+        (("127.0.0.1:1234", 2, 2), "0..1"),
+    ],
+)
+def test_what_cannot_be_is_told(arguments, words):
+    with pytest.raises(pgjax.ConfigError, match=words):
+        processes.join(*arguments)
+
+
+def test_a_coordinator_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(processes, "WAIT", 1)
+    port = free_port()
+    with pytest.raises(pgjax.ConfigError, match=f"127.0.0.1:{port} cannot be reached in 1 s"):
+        processes.join(f"127.0.0.1:{port}", 2, 1)
