@@ -22,12 +22,19 @@ sys.path.append(str(ROOT / "examples"))
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # see the README: for speed only
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
+# Where keys are drawn from; elsewhere the check would take a fifth of the time.
+DRAWING = {"test_distributions", "test_noise", "test_gym_rollout"}
 
 
 def pytest_unconfigure():
     if OWN_CACHE:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _each_key_once(request):
+    with jax.debug_key_reuse(request.module.__name__ in DRAWING):
+        yield
 
 
 @pytest.fixture

@@ -24,8 +24,12 @@ def test_arrays_of_one_dtype_lie_side_by_side():
 @pytest.mark.parametrize(
     ("policy", "options"),
     [
-        (pgjax.SoftmaxPolicy(2, (8,)), {}),
-        (pgjax.SoftmaxPolicy(2, (8,)), {"chunk_size": None, "entropy_coef": 0.01}),
+        pytest.param(pgjax.SoftmaxPolicy(2, (8,)), {}, marks=pytest.mark.slow),
+        pytest.param(
+            pgjax.SoftmaxPolicy(2, (8,)),
+            {"chunk_size": None, "entropy_coef": 0.01},
+            marks=pytest.mark.slow,
+        ),
         (
             pgjax.GaussianPolicy(2, (8,)),
             {"critic": pgjax.ValueNetwork((8,)), "estimator": advantages.gae(0.9, 0.9)},

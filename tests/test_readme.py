@@ -41,7 +41,12 @@ def test_the_test_command_is_that_of_ci():
             ["Episode 2: ", "Pendulum-v1, GaussianPolicy", "lesson's Gaussian", "std from"],
         ),
         ("torch_lesson.py", ["--episodes", "2"], ["Episode 2: "]),
-        ("own_environment.py", ["--updates", "2"], ["update 2: return -"]),
+        pytest.param(
+            "own_environment.py",
+            ["--updates", "2"],
+            ["update 2: return -"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "sweep.py",
             ["--updates", "2", "--learning-rates", "3", "--seeds", "2", "--out", "{out}"],
