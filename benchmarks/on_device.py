@@ -1,0 +1,193 @@
+"""The loop on the device: beside others, and how it grows with environments, seeds and devices.
+
+    python benchmarks/on_device.py --peers peers/bin/python
+
+Contenders take turns, several rounds over, each in a process of its own: so the seconds to an
+evaluation of 475 count everything from the start of the process, cold with an empty compilation
+cache, warm with one that a run before has filled. Steps a second are those of training, once
+compiled, counting real steps only. `--peers` is the Python of an environment with
+benchmarks/peers/requirements.txt; without it only pgjax runs. Prints tables, writes on_device.json
+and on_device.png beside this file, and puts the tables into README.md there.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SELF = [sys.executable, str(HERE / "on_device_one.py")]
+ENVS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096)
+SEEDS = (1, 2, 4, 8, 16, 32, 64)
+DEVICES = (1, 2, 4, 8)
+
+
+def run(command: list[str], cache: str | None = None, devices: int = 1) -> dict[str, Any]:
+    """A process: the JSON line it prints, its seconds and its peak memory."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    if devices > 1:
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    if cache is not None:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        }
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    lines = process.stdout.read().strip().splitlines()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    mib = usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    return json.loads(lines[-1]) | {"seconds": seconds, "peak_mib": mib}
+
+
+def contenders(peers: str | None) -> dict[str, list[str]]:
+    """Commands, but for the mode, which follows the script."""
+    table = {"pgjax REINFORCE, on the device": SELF}
+    if peers:
+        rejax, sb3 = str(HERE / "peers" / "rejax_ppo.py"), str(HERE / "peers" / "sb3.py")
+        table["rejax PPO"] = [peers, rejax]
+        table["SB3 A2C"] = [peers, sb3, "--algorithm", "a2c"]
+        table["SB3 PPO"] = [peers, sb3, "--algorithm", "ppo"]
+    return table
+
+
+def beside_others(peers: str | None, rounds: int) -> dict[str, Any]:
+    """For each contender: cold and warm seconds, memory, and the best steps a second."""
+    table = contenders(peers)
+    result: dict[str, Any] = {
+        name: {"cold": [], "warm": [], "peak_mib": [], "evaluation": [], "steps_per_second": {}}
+        for name in table
+    }
+    for round_ in range(rounds):
+        for name, command in table.items():
+            of = result[name]
+            seed = ["--seed", str(round_)]
+            compiled = "SB3" not in name
+            with tempfile.TemporaryDirectory() as cache:
+                for kind in ("cold", "warm") if compiled else ("cold",):
+                    one = run([*command, "threshold", *seed], cache if compiled else None)
+                    of[kind].append(one["seconds"])
+                    of["evaluation"].append(one["evaluation"])
+                    of["peak_mib"].append(one["peak_mib"])
+            for envs in {"pgjax": (256, 512, 1024), "rejax": (8, 64, 512)}.get(name[:5], (8,)):
+                one = run([*command, "throughput", "--envs", str(envs), *seed])
+                of["steps_per_second"].setdefault(str(envs), []).append(one["steps_per_second"])
+            print(f"round {round_ + 1}/{rounds}  {name}: {json.dumps(of)}", flush=True)
+    return result
+
+
+def scaling(seconds: float) -> dict[str, Any]:
+    """Steps a second over environments, seeds and devices; memory over environments and updates."""
+    tables: dict[str, Any] = {}
+
+    def measure(table: str, key: int | str, *options: str, devices: int = 1) -> None:
+        command = [*SELF, "throughput", "--seconds", str(seconds), *options]
+        tables.setdefault(table, {})[str(key)] = one = run(command, devices=devices)
+        print(f"{table:14} {key:>6}: {json.dumps(one)}", flush=True)
+
+    for n in ENVS:
+        measure("environments", n, "--envs", str(n))
+    for n in (64, 256, 1024):
+        measure("pendulum", n, "--envs", str(n), "--env", "Pendulum-v1")
+    for n in SEEDS:
+        measure("seeds by vmap", n, "--envs", "16", "--seeds", str(n))
+    for n in DEVICES:
+        measure("devices", n, "--envs", "1024", "--devices", str(n), devices=n)
+    measure("pendulum", "256 on 2 devices", "--envs", "256", "--env", "Pendulum-v1", "--devices",
+            "2", devices=2)  # fmt: skip
+    for n in (256, 512, 1024):
+        measure("no learning", n, "--envs", str(n), "--no-learning")
+    for n in (50, 1050):
+        measure("memory", f"{n} updates", "--envs", "64", "--updates", str(n))
+    return tables
+
+
+def tables_of(result: dict[str, Any]) -> str:
+    lines: list[str] = []
+
+    def median(values: list[float], form: str = ".1f") -> str:
+        return format(statistics.median(values), form) if values else "-"
+
+    if "beside" in result:
+        lines += [
+            "| CartPole-v1 | cold s | warm s | peak MiB | steps/s, best (environments) |",
+            "|---|---|---|---|---|",
+        ]
+        for name, of in result["beside"].items():
+            best = max(of["steps_per_second"].items(), key=lambda x: statistics.median(x[1]))
+            lines.append(
+                f"| {name} | {median(of['cold'])} | {median(of['warm'])} | "
+                f"{median(of['peak_mib'], '.0f')} | {median(best[1], ',.0f')} ({best[0]}) |"
+            )
+    for table, rows in result.get("scaling", {}).items():
+        lines += ["", f"| {table} | steps/s | updates/s | peak MiB |", "|---|---|---|---|"]
+        for key, one in rows.items():
+            lines.append(
+                f"| {key} | {one['steps_per_second']:,.0f} | {one['updates_per_second']:,.1f} | "
+                f"{one['peak_mib']:,.0f} |"
+            )
+    return "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in result["facts"].items())])
+
+
+def draw(scaled: dict[str, Any], out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, table in zip(
+        figure.subplots(1, 3), ("environments", "seeds by vmap", "devices"), strict=True
+    ):
+        keys = [int(k) for k in scaled[table]]
+        axes.plot(keys, [one["steps_per_second"] for one in scaled[table].values()], marker="o")
+        axes.set(xscale="log", yscale="log", xlabel=table, ylabel="steps a second")
+        axes.set_xticks(keys, [f"{k:,}" for k in keys], rotation=60 if len(keys) > 8 else 0)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", help="the Python of the peers' environment")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of training, at least")
+    parser.add_argument("--only", choices=["beside", "scaling"])
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    path = args.out / "on_device.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if args.only and path.exists() else {}
+    if args.only != "scaling":
+        result["beside"] = beside_others(args.peers, args.rounds)
+    if args.only != "beside":
+        result["scaling"] = scaling(args.seconds)
+        draw(result["scaling"], args.out / "on_device.png")
+    result["facts"] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **run([*SELF, "versions"])["facts"],
+        "rounds": args.rounds,
+    }
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    block = tables_of(result)
+    print(block)
+    readme = args.out / "README.md"
+    if readme.exists():
+        start, end = "<!-- on_device -->\n", "<!-- /on_device -->"
+        before, rest = readme.read_text().split(start)
+        readme.write_text(before + start + block + "\n" + end + rest.split(end)[1])
+
+
+if __name__ == "__main__":
+    main()

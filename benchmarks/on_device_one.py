@@ -1,0 +1,129 @@
+"""One measurement of the loop on the device, in a process of its own; see on_device.py."""
+
+import argparse
+import json
+import platform
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does
+
+import pgjax  # noqa: E402
+from pgjax.agents import make_agent, make_env, make_functional_env  # noqa: E402
+from pgjax.engines import AXIS, device_engine  # noqa: E402
+from pgjax.evaluate import evaluate  # noqa: E402
+from pgjax.train import Run  # noqa: E402
+
+UPDATES = 20  # in a dispatch
+
+
+def threshold(args: argparse.Namespace) -> dict[str, Any]:
+    """Train the preset until an evaluation of 475 (the mode, over 20 episodes)."""
+    config = pgjax.TrainConfig.preset("CartPole-v1", seed=args.seed, on_device=True)
+    agent = make_agent(config, make_env(config, 1))
+    mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
+    sharding = pgjax.Sharding(config.num_shards)
+    engine = device_engine(config, make_functional_env(config), agent.algorithm, sharding, mesh)
+    states, score, steps = engine.begin([agent.init(config.seed)]), 0.0, 0
+    while score < 475:
+        states, infos, _ = engine.advance(states, 2 * UPDATES)
+        steps += sum(info["env_steps"] for info in infos[0])
+        run = Run(args.nowhere, config, agent, engine.end(states)[0])
+        score = evaluate(run, 20)["mean"]
+    return {"evaluation": score, "steps": steps}
+
+
+def throughput(args: argparse.Namespace) -> dict[str, Any]:
+    """Real steps a second in training, once compiled, from the state that a first while reaches."""
+    env = pgjax.envs.make(args.env)
+    if args.env == "CartPole-v1":
+        policy: Any = pgjax.SoftmaxPolicy(2)
+    else:
+        policy = pgjax.GaussianPolicy(1, (64, 64), jnp.tanh)
+    sharding = pgjax.Sharding(8, AXIS if args.devices > 1 else None)
+    optimizer = optax.flatten(optax.adam(0.01))
+    algorithm = pgjax.reinforce(policy, optimizer, sharding=sharding)
+    if args.no_learning:
+        step: Any = lambda s: stepping(env, algorithm, s, args.envs)  # noqa: E731
+    else:
+        step = pgjax.training_step(algorithm, env, args.envs, sharding=sharding)
+
+    def advance(state: Any) -> Any:
+        return jax.lax.scan(lambda s, _: step(s), state, None, length=UPDATES)
+
+    if args.devices > 1:
+        mesh = Mesh(np.array(jax.devices()[: args.devices]), (AXIS,))
+        everywhere = PartitionSpec()
+        advance = jax.shard_map(
+            advance, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )
+    if args.seeds > 1:
+        advance = jax.vmap(advance)
+    advance = jax.jit(advance)
+    states = [
+        pgjax.init_on_device(algorithm, env, jax.random.key(args.seed + i))
+        for i in range(args.seeds)
+    ]
+    state = jax.tree.map(lambda *x: jnp.stack(x), *states) if args.seeds > 1 else states[0]
+    state, info = jax.block_until_ready(advance(state))
+    steps, dispatches, begun = 0, 0, time.perf_counter()
+    while (
+        dispatches * UPDATES < args.updates
+        if args.updates
+        else time.perf_counter() - begun < args.seconds
+    ):
+        state, info = advance(state)
+        steps, dispatches = steps + int(np.asarray(info["env_steps"]).sum()), dispatches + 1
+    seconds = time.perf_counter() - begun
+    return {
+        "steps_per_second": steps / seconds,
+        "updates_per_second": dispatches * UPDATES / seconds,
+    }
+
+
+def stepping(env: Any, algorithm: Any, state: Any, num_envs: int) -> Any:
+    """Environment and policy, 500 steps without learning; what is over goes on being stepped."""
+    env = pgjax.envs.flatten_observations(env)
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), num_envs)
+    env_state, obs = jax.vmap(env.reset)(keys)
+
+    def one(carry: Any, t: Any) -> Any:
+        env_state, obs = carry
+        action = algorithm.act(state.params, jax.random.fold_in(keys[0], t), obs)
+        env_state, obs, reward, _, _ = jax.vmap(env.step)(keys, env_state, action)
+        return (env_state, obs), reward.sum()
+
+    (_, obs), rewards = jax.lax.scan(one, (env_state, obs), jnp.arange(500))
+    info = {"env_steps": jnp.int32(500 * num_envs), "sum": rewards.sum() + obs.sum()}
+    return state._replace(step=state.step + 1), info
+
+
+def versions(args: argparse.Namespace) -> dict[str, Any]:
+    facts = f"Python {platform.python_version()}, jax {jax.__version__} on {jax.devices()[0]}"
+    return {"facts": {"versions": facts}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mode", choices=["threshold", "throughput", "versions"])
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--envs", type=int, default=512)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--updates", type=int, help="so many, rather than --seconds")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-learning", action="store_true")
+    parser.set_defaults(nowhere=None)
+    args = parser.parse_args()
+    print(json.dumps(globals()[args.mode](args)))
+
+
+if __name__ == "__main__":
+    main()
