@@ -215,7 +215,7 @@ def test_what_was_learned_before_a_failure_is_saved(tmp_path):
     assert (tmp_path / "run" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_divergence_is_told_and_not_saved(on_device, tmp_path):
     config = pgjax.TrainConfig(
         "CartPole-v1", learning_rate=1e38, updates=40, episodes_per_update=8, on_device=on_device,

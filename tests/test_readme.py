@@ -35,10 +35,11 @@ def test_the_test_command_is_that_of_ci():
 @pytest.mark.parametrize(
     ("script", "options", "words"),
     [
-        (
+        pytest.param(
             "lesson.py",
             ["--cartpole-episodes", "2", "--pendulum-episodes", "1"],
             ["Episode 2: ", "Pendulum-v1, GaussianPolicy", "lesson's Gaussian", "std from"],
+            marks=pytest.mark.slow,
         ),
         ("torch_lesson.py", ["--episodes", "2"], ["Episode 2: "]),
         pytest.param(

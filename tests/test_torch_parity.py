@@ -4,7 +4,7 @@ import torch_parity
 
 
 @pytest.mark.parametrize("name", torch_parity.PAIRS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 def test_log_probs_loss_gradients_and_updates_are_torchs(name, dtype):
     gaps = torch_parity.compare(name, dtype)
     bound = torch_parity.BOUNDS[dtype]
