@@ -251,7 +251,7 @@ def _agreed(size: int) -> int:
 
 
 def _explained(error: BaseException) -> BaseException:
-    """What XLA says of memory, and of another process, in our words; other errors as they are."""
+    """What XLA says of memory, and of another process, in our words; other errors are raised."""
     if isinstance(error, KeyboardInterrupt | PgjaxError):
         return error
     reason = str(error).splitlines()[0]
@@ -259,7 +259,7 @@ def _explained(error: BaseException) -> BaseException:
         return RunError(f"out of memory: fewer --episodes-per-update or --seeds ({reason})")
     if jax.process_count() > 1:
         return RunError(f"another process of the run was lost: start all again ({reason})")
-    return error
+    raise error
 
 
 def _add_up(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
