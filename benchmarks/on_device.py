@@ -37,7 +37,7 @@ def run(command: list[str], cache: str | None = None, devices: int = 1) -> dict[
     if cache is not None:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
         }
     begun = time.perf_counter()
     process = subprocess.Popen(

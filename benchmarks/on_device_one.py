@@ -16,6 +16,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line
 
 import pgjax  # noqa: E402
 from pgjax.agents import make_agent, make_env, make_functional_env  # noqa: E402
+from pgjax.compiling import soonest  # noqa: E402
 from pgjax.engines import AXIS, device_engine  # noqa: E402
 from pgjax.evaluate import evaluate  # noqa: E402
 from pgjax.train import Run  # noqa: E402
@@ -30,7 +31,8 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
     sharding = pgjax.Sharding(config.num_shards)
     engine = device_engine(config, make_functional_env(config), agent.algorithm, sharding, mesh)
-    states, score, steps = engine.begin([agent.init(config.seed)]), 0.0, 0
+    init = jax.jit(agent.init, compiler_options=soonest())
+    states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475:
         states, infos, _ = engine.advance(states, 2 * UPDATES)
         steps += sum(info["env_steps"] for info in infos[0])
@@ -71,7 +73,8 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         for i in range(args.seeds)
     ]
     state = jax.tree.map(lambda *x: jnp.stack(x), *states) if args.seeds > 1 else states[0]
-    state, info = jax.block_until_ready(advance(state))
+    for _ in range(2):  # what comes back lies on all devices: another program than the first
+        state, info = jax.block_until_ready(advance(state))
     steps, dispatches, begun = 0, 0, time.perf_counter()
     while (
         dispatches * UPDATES < args.updates

@@ -28,7 +28,7 @@ class Agent(NamedTuple):
 
     policy: nn.Module
     algorithm: Algorithm
-    init: Callable[[int], TrainState]  # of a seed
+    init: Callable[[Any], TrainState]  # of a seed: an int, or [] uint32
 
 
 def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ def make_agent(
         sharding=Sharding(config.num_shards if config.on_device else 1, axis_name),
     )
 
-    def init(seed: int) -> TrainState:
+    def init(seed: int | jax.Array) -> TrainState:
         obs = jnp.zeros(observations.size, observations.dtype)
         return algorithm.init(jax.random.key(seed), obs)
 

@@ -131,7 +131,7 @@ def _keep_compiled() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = platformdirs.user_cache_path("pgjax") / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def _evaluate(

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from pgjax.compiling import in_order
+from pgjax.metrics import pack, unpack
 from pgjax.noise import episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.rows import Layout, lay_out, split
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
@@ -24,24 +26,6 @@ from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 # rounded, another way. Eight take no longer than two.
 ROWS = 8
 BLOCK = 64  # steps whose noise is drawn in one call: more are wasted on short episodes
-
-
-@functools.cache
-def _in_order() -> dict[str, str]:
-    """Options for jax.jit that keep the operations of a program in one thread.
-
-    XLA on CPU hands some of them to another thread wherever more than eight could run at once, and
-    waking it can cost more than a whole update of a small policy. In this schedule few can. The
-    operations stay the same, and so do their results.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # an XLA that has no such option
-        return {}
-    return options
 
 
 @functools.lru_cache(maxsize=16)
@@ -54,22 +38,14 @@ def updater(
     The new state has the same bits, as far as it was tested: on CPU.
     """
 
-    @functools.partial(jax.jit, compiler_options=_in_order())
+    @functools.partial(jax.jit, compiler_options=in_order())
     def packed(state: TrainState, rollout: Rollout) -> Any:
         state, info = update(state, rollout)
-        groups: dict[Any, Info] = {}
-        for name, value in info.items():
-            groups.setdefault(value.dtype, {})[name] = value
-        return state, {tuple(group): jnp.stack([*group.values()]) for group in groups.values()}
+        return state, pack(info)
 
     def call(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Any]]:
-        state, groups = packed(state, rollout)
-        values = {
-            name: value
-            for names, array in groups.items()
-            for name, value in zip(names, np.asarray(array).tolist(), strict=True)
-        }
-        return state, dict(sorted(values.items()))
+        state, packed_info = packed(state, rollout)
+        return state, unpack(packed_info)
 
     return call
 
@@ -156,7 +132,7 @@ def _compiled(
         action = lax.map(jax.vmap(act_on_row), blocks)
         return action.reshape((-1,) + action.shape[2:])
 
-    jit = functools.partial(jax.jit, compiler_options=_in_order())
+    jit = functools.partial(jax.jit, compiler_options=in_order())
     return Acting(
         layout,
         jit(act_on_flat),

@@ -15,11 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax import envs
 from pgjax.chunks import Sharding
+from pgjax.compiling import sooner
 from pgjax.config import TrainConfig
 from pgjax.dispatch import updater
 from pgjax.gym_rollout import collect_episodes
+from pgjax.metrics import pack, unpack
 from pgjax.rollout import training_step
-from pgjax.types import Algorithm, Info, TrainState
+from pgjax.types import Algorithm, TrainState
 
 AXIS = "devices"
 _MOST = 256  # updates in one dispatch
@@ -74,16 +76,21 @@ def device_engine(
         algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding
     )
 
-    def run(state: TrainState, count: jax.Array) -> tuple[TrainState, Info]:
-        def one_more(i: jax.Array, carry: tuple[TrainState, Info]) -> tuple[TrainState, Info]:
-            state, info = step(carry[0])
-            return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), carry[1], info)
+    def packed(state: TrainState) -> tuple[TrainState, Any]:
+        state, info = step(state)
+        return state, pack(info)
 
-        like = jax.eval_shape(step, state)[1]
+    def run(state: TrainState, count: jax.Array) -> tuple[TrainState, Any]:
+        def one_more(i: jax.Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+            state, info = packed(carry[0])
+            put = functools.partial(lax.dynamic_update_index_in_dim, index=i, axis=0)
+            return state, jax.tree.map(put, carry[1], info)
+
+        like = jax.eval_shape(packed, state)[1]
         infos = jax.tree.map(lambda x: jnp.zeros((_MOST, *x.shape), x.dtype), like)
         return lax.fori_loop(0, count, one_more, (state, infos))
 
-    def run_seeds(states: TrainState, count: jax.Array) -> tuple[TrainState, Info]:
+    def run_seeds(states: TrainState, count: jax.Array) -> tuple[TrainState, Any]:
         return lax.map(functools.partial(run, count=count), states)
 
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -92,18 +99,20 @@ def device_engine(
         run_seeds, mesh=mesh, in_specs=(share, PartitionSpec()), out_specs=share, check_vma=False
     )
     jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
-    compiled = jit(mapped)
-    send = jit(lambda states: states)  # device_put takes no keys to the devices of other processes
+    compiled = jit(mapped, compiler_options=sooner())
+    # device_put takes no keys to the devices of other processes
+    send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
+    take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
 
     def begin(states: list[TrainState]) -> TrainState:
         # As many for every device: some may be trained twice, and are left out of what comes back.
         states = states + states[-1:] * (0 if sharding.axis_name else -num_seeds % mesh.size)
-        return send(jax.tree.map(lambda *x: jnp.stack(x), *states))
+        return send(states)
 
     def advance(states: TrainState, count: int) -> Any:
         begun = time.perf_counter()
         states, log = compiled(states, np.int32(count))
-        rows = {name: np.asarray(x)[:num_seeds, :count].tolist() for name, x in sorted(log.items())}
+        rows = unpack({names: np.asarray(x)[:num_seeds, :count] for names, x in log.items()})
         infos = [
             [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]
             for of_seed in zip(*rows.values(), strict=True)
@@ -113,7 +122,6 @@ def device_engine(
         return states, infos, [{"seconds": seconds, "steps_per_second": n / seconds} for n in steps]
 
     def end(states: TrainState) -> list[TrainState]:
-        here = jax.tree.map(lambda x: x.addressable_data(0), states)
-        return [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)]
+        return take(jax.tree.map(lambda x: x.addressable_data(0), states))
 
     return Engine(begin, advance, end, _MOST)

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax import envs
 from pgjax.agents import make_env, make_functional_env
+from pgjax.compiling import soonest
 from pgjax.errors import ConfigError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.rollout import collect_episodes_on_device
 from pgjax.train import Run
-from pgjax.types import Algorithm, TrainState, zero_padding
+from pgjax.types import Algorithm, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed
 _MAX_ENVS = 16  # side by side: for speed only
@@ -42,8 +44,25 @@ def evaluation_state(run: Run, seed: int) -> TrainState:
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"--seed must be an integer from 0 to {2**32 - 1}, got {seed!r}")
-    key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
-    return run.state._replace(key=key, step=jnp.zeros((), jnp.int32))
+    return run.state._replace(key=_evaluation_key(np.uint32(seed)), step=jnp.zeros((), jnp.int32))
+
+
+@jax.jit
+def _evaluation_key(seed: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), _EVALUATION)
+
+
+@functools.lru_cache(maxsize=16)
+def _collect_on_device(
+    env: envs.Env, algorithm: Algorithm, episodes: int, squash: bool
+) -> Callable[[TrainState], tuple[jax.Array, jax.Array]]:
+    """Compiled: TrainState -> rewards and weights [T, episodes], zero where padded."""
+
+    def collect(state: TrainState) -> tuple[jax.Array, jax.Array]:
+        rollout = collect_episodes_on_device(env, algorithm, state, episodes, squash=squash)
+        return jnp.where(rollout.weight > 0, rollout.reward, 0.0), rollout.weight
+
+    return jax.jit(collect, compiler_options=soonest())
 
 
 def evaluate(
@@ -70,22 +89,21 @@ def evaluate(
     state = evaluation_state(run, seed)
     if run.config.on_device:
         functional = make_functional_env(run.config)
-        rollout = collect_episodes_on_device(
-            functional, algorithm, state, episodes, squash=run.config.squash
-        )
-        rollout = jax.device_get(zero_padding(rollout))
+        collect = _collect_on_device(functional, algorithm, episodes, run.config.squash)
+        reward, weight = jax.device_get(collect(state))
     else:
         env = make_env(run.config, min(_MAX_ENVS, episodes))
         try:
             rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)
         finally:
             env.close()
-    returns = np.sum(rollout.reward, 0, dtype=np.float64)
+        reward, weight = rollout.reward, rollout.weight
+    returns = np.sum(reward, 0, dtype=np.float64)
     return {
         "mean": float(returns.mean()),
         "std": float(returns.std()),
         "min": float(returns.min()),
         "max": float(returns.max()),
-        "mean_length": float(np.sum(rollout.weight, 0).mean()),
+        "mean_length": float(np.sum(weight, 0).mean()),
         "episodes": episodes,
     }

@@ -1,7 +1,10 @@
 """What a person wants to know of a batch: counts, returns, lengths, and how well a critic fits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pgjax.chunks import sum_rows
 from pgjax.returns import discounted_returns
@@ -51,3 +54,21 @@ def explained_variance(weight: jax.Array, value: jax.Array, target: jax.Array) -
     )
     residual, total = sum_rows(squares)
     return 1.0 - residual / (total + 1e-8)
+
+
+def pack(info: Info) -> dict[tuple[str, ...], jax.Array]:
+    """One array [k] for each dtype, by the names of what it holds: an array less costs less."""
+    groups: dict[Any, Info] = {}
+    for name, value in info.items():
+        groups.setdefault(value.dtype, {})[name] = value
+    return {tuple(group): jnp.stack([*group.values()]) for group in groups.values()}
+
+
+def unpack(groups: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The inverse, of arrays [..., k], with plain numbers (or nested lists of them) by name."""
+    values = {
+        name: value
+        for names, array in groups.items()
+        for name, value in zip(names, np.moveaxis(np.asarray(array), -1, 0).tolist(), strict=True)
+    }
+    return dict(sorted(values.items()))

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from pgjax import runs
 from pgjax.agents import Agent, make_agent, make_env, make_functional_env
 from pgjax.chunks import Sharding
+from pgjax.compiling import soonest
 from pgjax.config import TrainConfig
 from pgjax.engines import AXIS, Engine, device_engine, python_engine
 from pgjax.errors import ConfigError, DivergedError, PgjaxError, RunError
@@ -113,7 +114,9 @@ def _train(
         engine = _engine(config, env, agent, len(configs), num_devices)
         if progress is not None:
             progress.start(config, env, agent.policy, len(configs))
-        states = [agent.init(c.seed) for c in configs]
+        # Run once, and drawing alone, whose bits were the same under all options tried.
+        init = jax.jit(agent.init, compiler_options=soonest())
+        states = [init(np.uint32(c.seed)) for c in configs]
         states, totals, stopped_by = _loop(configs, paths, engine, states, progress)
         _save(paths, states)
         if jax.process_index() == 0:

@@ -5,7 +5,7 @@ import pytest
 from conftest import assert_trees_equal, make_rollout
 
 import pgjax
-from pgjax import advantages, dispatch
+from pgjax import advantages, compiling, dispatch
 from pgjax.rows import lay_out, split
 
 OBS = np.zeros(4, np.float32)
@@ -52,9 +52,7 @@ def test_the_loops_update_is_the_algorithms_to_the_bit(rng, policy, options):
         np.testing.assert_allclose(value, info[name], rtol=1e-6, err_msg=name)
 
 
-def test_an_xla_without_the_option_is_left_as_it_is(monkeypatch):
-    def jit(fun, compiler_options):
-        raise jax.errors.JaxRuntimeError(f"No such compile option: {compiler_options}")
-
-    monkeypatch.setattr(jax, "jit", jit)
-    assert dispatch._in_order.__wrapped__() == {}
+def test_an_xla_without_an_option_is_left_as_it_is():
+    with_it = compiling.cpu_options(xla_backend_optimization_level="1")
+    assert with_it == {"xla_backend_optimization_level": "1"}
+    assert compiling.cpu_options(xla_backend_optimization_level="1", no_such_option=True) == {}

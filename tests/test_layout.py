@@ -13,7 +13,7 @@ PACKAGE = Path(pgjax.__file__).parent
 # A file imports only from rows above its own.
 ROWS = [
     ["errors"],
-    ["types", "envs.base"],
+    ["types", "envs.base", "compiling"],
     ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic"],
     ["policies", "advantages", "metrics", "rollout"],
     ["algorithms"],
