@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         entropy_coef=0.03,
     ),
     "Pendulum-v1": dict(
-        updates=4000,
+        updates=3000,
         episodes_per_update=4,
         hidden_sizes=(64, 64),
         activation="tanh",
