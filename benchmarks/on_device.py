@@ -27,6 +27,8 @@ SELF = [sys.executable, str(HERE / "on_device_one.py")]
 ENVS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096)
 SEEDS = (1, 2, 4, 8, 16, 32, 64)
 DEVICES = (1, 2, 4, 8)
+# Beside the others: (environments, devices)
+TRIED = {"pgjax": ((256, 1), (512, 1), (512, 2), (1024, 2)), "rejax": ((8, 1), (64, 1), (512, 1))}
 
 
 def run(command: list[str], cache: str | None = None, devices: int = 1) -> dict[str, Any]:
@@ -82,9 +84,13 @@ def beside_others(peers: str | None, rounds: int) -> dict[str, Any]:
                     of[kind].append(one["seconds"])
                     of["evaluation"].append(one["evaluation"])
                     of["peak_mib"].append(one["peak_mib"])
-            for envs in {"pgjax": (256, 512, 1024), "rejax": (8, 64, 512)}.get(name[:5], (8,)):
-                one = run([*command, "throughput", "--envs", str(envs), *seed])
-                of["steps_per_second"].setdefault(str(envs), []).append(one["steps_per_second"])
+            for envs, devices in TRIED.get(name[:5], ((8, 1),)):
+                options = ["--envs", str(envs), *seed]
+                if devices > 1:
+                    options += ["--devices", str(devices)]
+                one = run([*command, "throughput", *options], devices=devices)
+                key = str(envs) if devices == 1 else f"{envs}, {devices} devices"
+                of["steps_per_second"].setdefault(key, []).append(one["steps_per_second"])
             print(f"round {round_ + 1}/{rounds}  {name}: {json.dumps(of)}", flush=True)
     return result
 
@@ -108,7 +114,7 @@ def scaling(seconds: float) -> dict[str, Any]:
         measure("devices", n, "--envs", "1024", "--devices", str(n), devices=n)
     measure("pendulum", "256 on 2 devices", "--envs", "256", "--env", "Pendulum-v1", "--devices",
             "2", devices=2)  # fmt: skip
-    for n in (256, 512, 1024):
+    for n in (64, 256, 512, 1024):
         measure("no learning", n, "--envs", str(n), "--no-learning")
     for n in (50, 1050):
         measure("memory", f"{n} updates", "--envs", "64", "--updates", str(n))
@@ -139,7 +145,39 @@ def tables_of(result: dict[str, Any]) -> str:
                 f"| {key} | {one['steps_per_second']:,.0f} | {one['updates_per_second']:,.1f} | "
                 f"{one['peak_mib']:,.0f} |"
             )
+    lines += ["", *figures_of(result)]
     return "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in result["facts"].items())])
+
+
+def figures_of(result: dict[str, Any]) -> list[str]:
+    """Ratios of what the tables hold."""
+
+    def best(of: dict[str, Any]) -> float:
+        return max(statistics.median(x) for x in of["steps_per_second"].values())
+
+    figures = []
+    ours, *others = result.get("beside", {"": {}}).items()
+    for name, of in others:
+        start = " and ".join(
+            f"{statistics.median(of['cold']) / statistics.median(ours[1][kind]):.1f} ({kind})"
+            for kind in ("cold", "warm")
+        )
+        figures.append(
+            f"- {name}: pgjax makes {best(ours[1]) / best(of):.1f} times its steps a second; its "
+            f"cold start takes {start} times what pgjax's takes"
+        )
+    if "scaling" in result:
+        tables = result["scaling"]
+        seeds, memory = tables["seeds by vmap"], tables["memory"]
+        factor = seeds["1"]["updates_per_second"] / seeds["32"]["updates_per_second"]
+        figures.append(f"- 32 seeds by vmap take {factor:.1f} times the time of one")
+        stepping = {n: one["steps_per_second"] for n, one in tables["no learning"].items()}
+        share = (tables["environments"][n]["steps_per_second"] / x for n, x in stepping.items())
+        of_each = ", ".join(f"{x:.0%} ({n})" for n, x in zip(stepping, share, strict=True))
+        figures.append(f"- of the speed of environment and policy without learning: {of_each}")
+        few, many = (one["peak_mib"] for one in memory.values())
+        figures.append(f"- 1,000 updates more take {many - few:.1f} MiB more")
+    return figures
 
 
 def draw(scaled: dict[str, Any], out: Path) -> None:
