@@ -33,7 +33,7 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     engine = device_engine(config, make_functional_env(config), agent.algorithm, sharding, mesh)
     init = jax.jit(agent.init, compiler_options=soonest())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
-    while score < 475:
+    while score < 475 and int(states.step[0]) < config.updates:
         states, infos, _ = engine.advance(states, 2 * UPDATES)
         steps += sum(info["env_steps"] for info in infos[0])
         run = Run(args.nowhere, config, agent, engine.end(states)[0])

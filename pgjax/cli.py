@@ -59,8 +59,7 @@ _OF_CONFIG = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 def _train(arguments: _TrainArguments) -> None:
     config = TrainConfig(**{name: getattr(arguments, name) for name in _OF_CONFIG})
-    if arguments.compile_cache:
-        _keep_compiled()
+    _keep_compiled(arguments.compile_cache)
     _set_up_devices(arguments)
     first = jax.process_index() == 0  # the only one to show and to write anything
     console = Console(quiet=not first)
@@ -113,7 +112,8 @@ def _report(trained: list[Run], episodes: int, console: Console) -> None:
 
 def _set_up_devices(arguments: _TrainArguments) -> None:
     """Join the other processes, and take the cores of a CPU as devices where that is of use."""
-    wanted = min(arguments.num_devices or arguments.seeds, runs.threads())
+    share = -(-(arguments.num_devices or arguments.seeds) // (arguments.num_processes or 1))
+    wanted = min(share, runs.threads())
     if wanted > 1 and "--xla_force_host_platform_device_count" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
@@ -126,9 +126,11 @@ def _set_up_devices(arguments: _TrainArguments) -> None:
     processes.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
 
 
-def _keep_compiled() -> None:
+def _keep_compiled(compile_cache: bool) -> None:
     """Turn on JAX's persistent compilation cache, unless the user's own settings speak of it."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if not compile_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif jax.config.values["jax_compilation_cache_dir"] is None:
         folder = platformdirs.user_cache_path("pgjax") / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
@@ -142,6 +144,7 @@ def _evaluate(
     stochastic: bool = False,
     json: bool = False,
     allow_env_import: bool = False,
+    compile_cache: bool = True,
 ) -> None:
     """Run fresh episodes with a trained agent and print their returns.
 
@@ -152,7 +155,9 @@ def _evaluate(
         stochastic: Sample actions; by default the agent acts by the mode.
         json: Print one JSON line.
         allow_env_import: Let an environment named module:Name import that module.
+        compile_cache: Keep what was compiled in your cache folder.
     """
+    _keep_compiled(compile_cache)
     loaded = load(run, allow_env_import=allow_env_import)
     result = evaluation.evaluate(loaded, episodes, seed, stochastic=stochastic)
     print(json_lines.dumps(result) if json else _sentence(result))

@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         entropy_coef=0.03,
     ),
     "Pendulum-v1": dict(
-        updates=3000,
+        updates=3500,
         episodes_per_update=4,
         hidden_sizes=(64, 64),
         activation="tanh",
@@ -168,7 +168,7 @@ _CHOICES = {
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "updates": (1, math.inf),
-    "episodes_per_update": (1, math.inf),
+    "episodes_per_update": (1, 2**31),
     "num_envs": (1, math.inf),
     "num_shards": (1, math.inf),
     "max_episode_steps": (1, math.inf),
@@ -180,7 +180,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "entropy_coef": (0, math.inf),
     "value_coef": (0, math.inf),
     "chunk_size": (1, CHUNK_SIZE),
-    "eval_episodes": (1, math.inf),
+    "eval_episodes": (1, 2**31),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pgjax import envs
 from pgjax.agents import make_env, make_functional_env
 from pgjax.compiling import soonest
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, RunError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.rollout import collect_episodes_on_device
 from pgjax.train import Run
@@ -82,6 +82,7 @@ def evaluate(
 
     Raises:
       ConfigError: for an argument out of range.
+      RunError: if memory runs out: all episodes of an on-device run are run at once.
     """
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise ConfigError(f"--episodes must be an integer of at least 1, got {episodes!r}")
@@ -90,7 +91,12 @@ def evaluate(
     if run.config.on_device:
         functional = make_functional_env(run.config)
         collect = _collect_on_device(functional, algorithm, episodes, run.config.squash)
-        reward, weight = jax.device_get(collect(state))
+        try:
+            reward, weight = jax.device_get(collect(state))
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            raise RunError(f"out of memory: evaluate fewer than {episodes} episodes") from None
     else:
         env = make_env(run.config, min(_MAX_ENVS, episodes))
         try:

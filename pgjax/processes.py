@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 import time
 
 import jax
@@ -23,12 +24,20 @@ def join(coordinator: str, num_processes: int | None = None, process_id: int | N
       num_processes: how many there are.
       process_id: which this is, from 0.
 
+    Where not all come within two minutes the process ends, with a line and exit code 2: JAX gives
+    no way back.
+
     Raises:
-      ConfigError: for an address or a number that cannot be; if the coordinator cannot be reached,
-        or not all come, within two minutes.
+      ConfigError: for an address or a number that cannot be; if the coordinator cannot be reached
+        within two minutes.
     """
     where: dict[str, str | int] = {}
-    if coordinator != AUTO:
+    if coordinator == AUTO:
+        if num_processes is not None or process_id is not None:
+            raise ConfigError(
+                f"--coordinator {AUTO} finds --num-processes and --process-id: leave them out"
+            )
+    else:
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise ConfigError(f"--coordinator must be HOST:PORT or {AUTO}, got {coordinator!r}")
@@ -46,10 +55,14 @@ def join(coordinator: str, num_processes: int | None = None, process_id: int | N
             "num_processes": num_processes,
             "process_id": process_id,
         }
+    # Before JAX's own time is over, which ends the process with a trace of its own.
+    waiting = threading.Timer(WAIT, _give_up, [coordinator])
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(
             **where,  # type: ignore[arg-type]
-            initialization_timeout=WAIT,
+            initialization_timeout=2 * WAIT,
             heartbeat_timeout_seconds=_SILENCE,
         )
     except (RuntimeError, ValueError) as e:
@@ -57,6 +70,18 @@ def join(coordinator: str, num_processes: int | None = None, process_id: int | N
         raise ConfigError(
             f"the processes did not come together at the coordinator {coordinator}: {reason}"
         ) from None
+    finally:
+        waiting.cancel()
+
+
+def _give_up(coordinator: str) -> None:
+    print(
+        f"pgjax: not all processes came together at the coordinator {coordinator} in {WAIT} s: see "
+        "that as many as --num-processes says are running, and that they reach it",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _reach(host: str, port: int) -> None:

@@ -72,7 +72,7 @@ def train(
       DivergedError: if a loss, a gradient or the parameters are not finite.
       RunError: if the run folder is taken, memory runs out, or another process of the run is lost.
     """
-    return _train([config], [runs.new_run_dir(config)], progress, num_devices)[0]
+    return _train([config], [_new_run_dir(config)], progress, num_devices)[0]
 
 
 def train_seeds(
@@ -94,10 +94,17 @@ def train_seeds(
         raise ConfigError(f"--seeds must be an integer of at least 1, got {num_seeds!r}")
     if not config.on_device:
         raise ConfigError("several seeds train in one program, with the environment: --on-device")
-    root = runs.new_run_dir(config)
+    root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     return _train(configs, [root / f"seed-{seed}" for seed in seeds], progress, num_devices)
+
+
+def _new_run_dir(config: TrainConfig) -> Path:
+    """Looked at by the one of several processes that writes there."""
+    if config.run_dir is not None and jax.process_index() > 0:
+        return Path(config.run_dir)
+    return runs.new_run_dir(config)
 
 
 def _train(
@@ -125,6 +132,8 @@ def _train(
     finally:
         _close(env)
     if stopped_by is not None:
+        if not isinstance(stopped_by, KeyboardInterrupt | PgjaxError):
+            raise stopped_by
         saved = f"after {int(states[0].step)} updates; saved in {folder}"
         raise type(stopped_by)(f"{stopped_by} ({saved})".lstrip()) from stopped_by
     return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
@@ -155,7 +164,9 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
     asked = len(devices) if processes > 1 else min(len(devices), num_seeds)
     if num_devices is not None:
         asked = num_devices
-    if not 1 <= asked <= len(devices):
+    if asked < 1:
+        raise ConfigError(f"--num-devices must be at least 1, got {asked}")
+    if asked > len(devices):
         raise ConfigError(
             f"--num-devices {asked}, but there are {len(devices)} (on CPU "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={asked} makes them)"
@@ -190,13 +201,19 @@ def _loop(
             size = min(size, engine.most, configs[0].updates - done)
             begun = time.perf_counter()
             new, infos, timings = engine.advance(current, size)
-            finite = [all(map(_finite, of_all)) for of_all in zip(*infos, strict=True)]
+            finite = [list(map(_finite, of_seed)) for of_seed in infos]
             if done + size == configs[0].updates:  # no update follows that would show it
-                finite[-1] = finite[-1] and all(_finite(s.params) for s in engine.end(new))
-            if not all(finite):
-                size = finite.index(False)  # nothing is kept of what came after
+                for of_seed, state in zip(finite, engine.end(new), strict=True):
+                    of_seed[-1] = of_seed[-1] and _finite(state.params)
+            diverged = [of_seed for of_seed in finite if not all(of_seed)]
+            if diverged:
+                size = min(of_seed.index(False) for of_seed in diverged)  # the rest is not kept
                 if size == 0:
-                    raise DivergedError(f"update {done + 1} is not finite: lower the learning rate")
+                    seeds = [c.seed for c, f in zip(configs, finite, strict=True) if not f[0]]
+                    raise DivergedError(
+                        f"update {done + 1} is not finite (seed {', '.join(map(str, seeds))}): "
+                        "lower the learning rate"
+                    )
                 continue
             metrics = [
                 list(itertools.accumulate(of_seed, _add_up, initial=before))[1:]
@@ -213,10 +230,10 @@ def _loop(
             # Seldom enough to be quick, often enough to look at and to stop.
             seconds = (time.perf_counter() - begun) / size
             size = _agreed(min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds))))
-    except (KeyboardInterrupt, PgjaxError, jax.errors.JaxRuntimeError, ValueError) as e:
+    except BaseException as e:
         stopped_by = _explained(e)
         if last[0]["update"] == 0:
-            raise stopped_by from e
+            raise stopped_by from (None if stopped_by is e else e)
     return engine.end(current), [{name: of[name] for name in _TOTALS} for of in last], stopped_by
 
 
@@ -254,15 +271,17 @@ def _agreed(size: int) -> int:
 
 
 def _explained(error: BaseException) -> BaseException:
-    """What XLA says of memory, and of another process, in our words; other errors are raised."""
-    if isinstance(error, KeyboardInterrupt | PgjaxError):
-        return error
-    reason = str(error).splitlines()[0]
-    if "RESOURCE_EXHAUSTED" in reason:
-        return RunError(f"out of memory: fewer --episodes-per-update or --seeds ({reason})")
-    if jax.process_count() > 1:
+    """What XLA says of memory, and of another process, in our words; other errors as they are."""
+    reason = str(error).partition("\n")[0]
+    from_xla = isinstance(error, jax.errors.JaxRuntimeError)
+    if from_xla and "RESOURCE_EXHAUSTED" in reason:
+        return RunError(
+            "out of memory: fewer --episodes-per-update or --seeds, or --max-episode-steps "
+            f"({reason})"
+        )
+    if jax.process_count() > 1 and (from_xla or "gloo" in reason.lower()):
         return RunError(f"another process of the run was lost: start all again ({reason})")
-    raise error
+    return error
 
 
 def _add_up(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def test_render_and_plot(run_dir, tmp_path):
         ("train Blackjack-v1", "Tuple is not supported"),
         ("train CartPole-v1 --seeds 3", "--on-device"),
         ("train CartPole-v1 --on-device --seeds 0", "--seeds"),
-        ("train CartPole-v1 --num-devices 0", "--num-devices 0"),
+        ("train CartPole-v1 --num-devices 0", "at least 1"),
         ("train CartPole-v1 --on-device --num-devices 999", "--num-devices 999, but there"),
         ("train CartPole-v1 --num-processes 2", "--coordinator HOST:PORT"),
         ("train CartPole-v1 --coordinator nowhere", "HOST:PORT or auto"),
@@ -190,9 +190,9 @@ def test_an_environment_that_fails_at_once_leaves_nothing(tmp_path):
 
 
 class FromSecondUpdate(gym.Wrapper):
-    """NaN rewards from the fifth episode on."""
+    """NaN rewards, or an error, from the fifth episode on."""
 
-    resets = 0
+    resets, error = 0, None
 
     def reset(self, **kwargs):
         self.resets += 1
@@ -200,16 +200,25 @@ class FromSecondUpdate(gym.Wrapper):
 
     def step(self, action):
         obs, reward, *rest = self.env.step(action)
+        if self.resets > 4 and self.error is not None:
+            raise self.error
         return obs, float("nan") if self.resets > 4 else reward, *rest
 
 
-def test_what_was_learned_before_a_failure_is_saved(tmp_path):
+@pytest.mark.parametrize(
+    "error", [None, ValueError(), ZeroDivisionError("of their own")], ids=["NaN", "empty", "own"]
+)
+def test_what_was_learned_before_a_failure_is_saved(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(FromSecondUpdate, "error", error)
+    monkeypatch.delitem(gym.registry, "FailsLater-v0", raising=False)
     gym.register("FailsLater-v0", entry_point=lambda: FromSecondUpdate(gym.make("CartPole-v1")))
     config = pgjax.TrainConfig(
         "FailsLater-v0", updates=9, episodes_per_update=4, num_envs=1, run_dir=tmp_path / "run"
     )
-    with pytest.raises(pgjax.RolloutError, match=r"episode 4, .*saved in"):
+    ours = pytest.raises(pgjax.RolloutError, match=r"episode 4, .*saved in")
+    with ours if error is None else pytest.raises(type(error)) as caught:
         pgjax.train(config)
+    assert error is None or caught.value is error
     assert int(pgjax.load(tmp_path / "run").state.step) == 1
     assert len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) == 1
     assert (tmp_path / "run" / "manifest.json").exists()

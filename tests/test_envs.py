@@ -162,6 +162,22 @@ def test_a_limit_set_by_hand_limits():
         assert np.asarray(rollout.truncated)[3].all()
 
 
+@jax.tree_util.register_pytree_node_class
+class Opaque:
+    def __init__(self, x):
+        self.x = x
+
+    def __repr__(self):
+        return "Opaque"
+
+    def tree_flatten(self):
+        return (self.x,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+
 def test_errors_say_what_to_do():
     with pytest.raises(pgjax.ConfigError, match="CartPole-v1, Pendulum-v1"):
         envs.make("Walker2d-v5")
@@ -192,6 +208,24 @@ def test_errors_say_what_to_do():
         space = envs.Discrete(3) if "space" in message else counter().observation_space
         with pytest.raises(pgjax.ConfigError, match=message):
             envs.check(counter()._replace(step=step, observation_space=space))
+    others = {
+        "reset must return": {"reset": lambda k: jnp.int32(0)},
+        "spaces must be": {"action_space": gym.spaces.Discrete(2)},
+        "the observation is {'x'": {
+            "reset": lambda k: (jnp.int32(0), {"x": jnp.zeros(1)}),
+            "step": lambda k, s, a: (s, {"x": jnp.zeros(1)}, *counter().step(k, s, a)[2:]),
+        },
+        "state must keep": {  # of a class that prints alike whatever it holds
+            "reset": lambda k: (Opaque(jnp.zeros(2)), counter().reset(k)[1]),
+            "step": lambda k, s, a: (
+                Opaque(jnp.zeros(3)),
+                *counter().step(k, jnp.int32(0), a)[1:],
+            ),
+        },
+    }
+    for message, changes in others.items():
+        with pytest.raises(pgjax.ConfigError, match=message):
+            envs.check(counter()._replace(**changes))
 
 
 def test_gymnasiums_own_functional_environment():

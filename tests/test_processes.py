@@ -89,11 +89,21 @@ def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp
         (("nowhere:99999", 2, 0), "HOST:PORT"),
         (("127.0.0.1:1234", None, 0), "--num-processes"),
         (("127.0.0.1:1234", 2, 2), "0..1"),
+        (("auto", 2, None), "leave them out"),
     ],
 )
 def test_what_cannot_be_is_told(arguments, words):
     with pytest.raises(pgjax.ConfigError, match=words):
         processes.join(*arguments)
+
+
+@pytest.mark.slow
+def test_others_that_do_not_come_are_told(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    code = f"from pgjax import processes as p; p.WAIT = 3; p.join('{address}', 2, 0)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, len(run.stderr.splitlines())) == (2, 1)
+    assert f"came together at the coordinator {address} in 3 s" in run.stderr
 
 
 def test_a_coordinator_that_is_not_there_is_named(monkeypatch):

@@ -174,26 +174,40 @@ def check_action(discrete: bool, shape: tuple[int, ...], action: Any) -> None:
 
 def check(env: Env) -> None:
     """Raise ConfigError unless reset and step fit each other; nothing is run."""
+    for space in (env.observation_space, env.action_space):
+        if not isinstance(space, Box | Discrete):
+            raise ConfigError(f"spaces must be pgjax.envs.Box or Discrete, got {space!r}")
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct(env.action_space.shape, env.action_space.dtype)
-    state, obs = jax.eval_shape(env.reset, key)
+    begin = jax.eval_shape(env.reset, key)
+    if not isinstance(begin, tuple) or len(begin) != 2:
+        raise ConfigError("reset must return (state, obs)")
+    state, obs = begin
     result = jax.eval_shape(env.step, key, state, action)
     if not isinstance(result, tuple) or len(result) != 5:
         raise ConfigError("step must return (state, obs, reward, terminated, truncated)")
     for name, before, after in (("state", state, result[0]), ("observation", obs, result[1])):
-        before, after = (str(jax.tree.map(_describe, x)) for x in (before, after))
-        if before != after:
+        if _shapes(before) != _shapes(after):
+            before, after = (jax.tree.map(_describe, x) for x in (before, after))
             raise ConfigError(
                 f"the {name} must keep its shapes and dtypes: reset gives {before}, step {after}"
             )
     dtype = jax.dtypes.canonicalize_dtype(env.observation_space.dtype)
-    if (obs.shape, obs.dtype) != (env.observation_space.shape, dtype):
-        needed = f"{dtype}{list(env.observation_space.shape)}"
-        raise ConfigError(f"the observation is {_describe(obs)}, but its space says {needed}")
+    needed = jax.ShapeDtypeStruct(env.observation_space.shape, dtype)
+    if _shapes(obs) != _shapes(needed):
+        obs = jax.tree.map(_describe, obs)
+        raise ConfigError(f"the observation is {obs}, but its space says {_describe(needed)}")
     for name, leaf in zip(("reward", "terminated", "truncated"), result[2:], strict=True):
-        if leaf.shape != () or (name != "reward" and leaf.dtype != bool):
+        is_scalar = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.shape == ()
+        if not is_scalar or (name != "reward" and leaf.dtype != bool):
             wanted = "a scalar" if name == "reward" else "a scalar bool"
-            raise ConfigError(f"step's {name} must be {wanted}, not {_describe(leaf)}")
+            leaf = jax.tree.map(_describe, leaf)
+            raise ConfigError(f"step's {name} must be {wanted}, not {leaf}")
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def _describe(x: Any) -> str:
