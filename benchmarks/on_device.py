@@ -95,11 +95,12 @@ def beside_others(peers: str | None, rounds: int) -> dict[str, Any]:
     return result
 
 
-def scaling(seconds: float) -> dict[str, Any]:
-    """Steps a second over environments, seeds and devices; memory over environments and updates."""
-    tables: dict[str, Any] = {}
+def scaling(tables: dict[str, Any], seconds: float, only: str | None) -> None:
+    """Steps a second over environments, seeds and devices, memory over updates; or one table."""
 
     def measure(table: str, key: int | str, *options: str, devices: int = 1) -> None:
+        if only not in (None, table):
+            return
         command = [*SELF, "throughput", "--seconds", str(seconds), *options]
         tables.setdefault(table, {})[str(key)] = one = run(command, devices=devices)
         print(f"{table:14} {key:>6}: {json.dumps(one)}", flush=True)
@@ -108,18 +109,18 @@ def scaling(seconds: float) -> dict[str, Any]:
         measure("environments", n, "--envs", str(n))
     for n in (64, 256, 1024):
         measure("pendulum", n, "--envs", str(n), "--env", "Pendulum-v1")
-    for n in SEEDS:
-        # As many updates for each: longer training has longer episodes.
-        measure("seeds by vmap", n, "--envs", "16", "--seeds", str(n), "--updates", "200")
+    for envs in (4, 16):  # in an update
+        for n in SEEDS:  # as many updates for each: longer training has longer episodes
+            measure(f"seeds by vmap, {envs} environments each", n, "--envs", str(envs), "--seeds",
+                    str(n), "--updates", "200")  # fmt: skip
     for n in DEVICES:
-        measure("devices", n, "--envs", "1024", "--devices", str(n), devices=n)
+        measure("devices", n, "--envs", "512", "--devices", str(n), devices=n)
     measure("pendulum", "256 on 2 devices", "--envs", "256", "--env", "Pendulum-v1", "--devices",
             "2", devices=2)  # fmt: skip
     for n in (64, 256, 512, 1024):
         measure("no learning", n, "--envs", str(n), "--no-learning")
     for n in (50, 1050):
         measure("memory", f"{n} updates", "--envs", "64", "--updates", str(n))
-    return tables
 
 
 def tables_of(result: dict[str, Any]) -> str:
@@ -169,16 +170,15 @@ def figures_of(result: dict[str, Any]) -> list[str]:
             f"- {name}: pgjax makes {best(ours[1]) / best(of):.1f} times its steps a second; its "
             f"cold start takes {start} times what pgjax's takes"
         )
-    if "scaling" in result:
-        tables = result["scaling"]
-        seeds, memory = tables["seeds by vmap"], tables["memory"]
-        factor = seeds["1"]["updates_per_second"] / seeds["32"]["updates_per_second"]
-        figures.append(f"- 32 seeds by vmap take {factor:.1f} times the time of one")
+    if "memory" in (tables := result.get("scaling", {})):
+        for name in (name for name in tables if name.startswith("seeds by vmap")):
+            one, many = (tables[name][n]["updates_per_second"] for n in ("1", "32"))
+            figures.append(f"- {name}: 32 take {one / many:.1f} times the time of one")
         stepping = {n: one["steps_per_second"] for n, one in tables["no learning"].items()}
         share = (tables["environments"][n]["steps_per_second"] / x for n, x in stepping.items())
         of_each = ", ".join(f"{x:.0%} ({n})" for n, x in zip(stepping, share, strict=True))
         figures.append(f"- of the speed of environment and policy without learning: {of_each}")
-        few, many = (one["peak_mib"] for one in memory.values())
+        few, many = (one["peak_mib"] for one in tables["memory"].values())
         figures.append(f"- 1,000 updates more take {many - few:.1f} MiB more")
     return figures
 
@@ -188,7 +188,9 @@ def draw(scaled: dict[str, Any], out: Path) -> None:
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for axes, table in zip(
-        figure.subplots(1, 3), ("environments", "seeds by vmap", "devices"), strict=True
+        figure.subplots(1, 3),
+        ("environments", "seeds by vmap, 16 environments each", "devices"),
+        strict=True,
     ):
         keys = [int(k) for k in scaled[table]]
         axes.plot(keys, [one["steps_per_second"] for one in scaled[table].values()], marker="o")
@@ -204,16 +206,17 @@ def main() -> None:
     parser.add_argument("--peers", help="the Python of the peers' environment")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of training, at least")
-    parser.add_argument("--only", choices=["beside", "scaling"])
+    parser.add_argument("--only", metavar="TABLE", help='"beside", or the name of a later table')
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     path = args.out / "on_device.json"
     result: dict[str, Any] = json.loads(path.read_text()) if args.only and path.exists() else {}
-    if args.only != "scaling":
+    if args.only in (None, "beside"):
         result["beside"] = beside_others(args.peers, args.rounds)
     if args.only != "beside":
-        result["scaling"] = scaling(args.seconds)
-        draw(result["scaling"], args.out / "on_device.png")
+        scaling(result.setdefault("scaling", {}), args.seconds, args.only)
+    if "devices" in (scaled := result.get("scaling", {})):
+        draw(scaled, args.out / "on_device.png")
     result["facts"] = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
