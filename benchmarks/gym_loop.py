@@ -25,6 +25,7 @@ import gymnasium as gym
 import jax
 import numpy as np
 import optax
+import readme
 import torch
 
 HERE = Path(__file__).parent
@@ -194,11 +195,7 @@ def main() -> None:
     block = "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in facts.items())])
     print(block)
     (args.out / "gym_loop.json").write_text(json.dumps(facts | {"rates": rates}, indent=2) + "\n")
-    readme = args.out / "README.md"
-    if readme.exists():
-        start, end = "<!-- gym_loop -->\n", "<!-- /gym_loop -->"
-        before, rest = readme.read_text().split(start)
-        readme.write_text(before + start + block + "\n" + end + rest.split(end)[1])
+    readme.put(args.out, "gym_loop", block)
 
 
 if __name__ == "__main__":

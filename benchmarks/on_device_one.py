@@ -4,6 +4,7 @@ import argparse
 import json
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     while score < 475 and int(states.step[0]) < config.updates:
         states, infos, _ = engine.advance(states, 2 * UPDATES)
         steps += sum(info["env_steps"] for info in infos[0])
-        run = Run(args.nowhere, config, agent, engine.end(states)[0])
+        run = Run(Path(), config, agent, engine.end(states)[0])
         score = evaluate(run, 20)["mean"]
     return {"evaluation": score, "steps": steps}
 
@@ -123,7 +124,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-learning", action="store_true")
-    parser.set_defaults(nowhere=None)
     args = parser.parse_args()
     print(json.dumps(globals()[args.mode](args)))
 

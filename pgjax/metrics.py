@@ -57,7 +57,7 @@ def explained_variance(weight: jax.Array, value: jax.Array, target: jax.Array) -
 
 
 def pack(info: Info) -> dict[tuple[str, ...], jax.Array]:
-    """One array [k] for each dtype, by the names of what it holds: an array less costs less."""
+    """One array [k] for each dtype, by the names of what it holds: each array costs time."""
     groups: dict[Any, Info] = {}
     for name, value in info.items():
         groups.setdefault(value.dtype, {})[name] = value

@@ -201,19 +201,11 @@ def _loop(
             size = min(size, engine.most, configs[0].updates - done)
             begun = time.perf_counter()
             new, infos, timings = engine.advance(current, size)
-            finite = [list(map(_finite, of_seed)) for of_seed in infos]
-            if done + size == configs[0].updates:  # no update follows that would show it
-                for of_seed, state in zip(finite, engine.end(new), strict=True):
-                    of_seed[-1] = of_seed[-1] and _finite(state.params)
-            diverged = [of_seed for of_seed in finite if not all(of_seed)]
-            if diverged:
-                size = min(of_seed.index(False) for of_seed in diverged)  # the rest is not kept
-                if size == 0:
-                    seeds = [c.seed for c, f in zip(configs, finite, strict=True) if not f[0]]
-                    raise DivergedError(
-                        f"update {done + 1} is not finite (seed {', '.join(map(str, seeds))}): "
-                        "lower the learning rate"
-                    )
+            # After the very last update none follows that would show what its parameters are.
+            ending = engine.end(new) if done + size == configs[0].updates else []
+            good = _finite_updates(done, configs, infos, ending)
+            if good < size:
+                size = good  # nothing is kept of what came after
                 continue
             metrics = [
                 list(itertools.accumulate(of_seed, _add_up, initial=before))[1:]
@@ -233,8 +225,32 @@ def _loop(
     except BaseException as e:
         stopped_by = _explained(e)
         if last[0]["update"] == 0:
-            raise stopped_by from (None if stopped_by is e else e)
+            if stopped_by is e:
+                raise
+            raise stopped_by from e
     return engine.end(current), [{name: of[name] for name in _TOTALS} for of in last], stopped_by
+
+
+def _finite_updates(
+    done: int,
+    configs: list[TrainConfig],
+    infos: list[list[dict[str, Any]]],
+    states: list[TrainState],
+) -> int:
+    """How many updates come before the first that is not finite for some seed; at least one.
+
+    `done` were made before these; `states`, if there are any, are those after the last one.
+    """
+    finite = [list(map(_finite, of_seed)) for of_seed in infos]
+    for of_seed, state in zip(finite, states, strict=False):
+        of_seed[-1] = of_seed[-1] and _finite(state.params)
+    bad = [c.seed for c, of_seed in zip(configs, finite, strict=True) if not of_seed[0]]
+    if bad:
+        raise DivergedError(
+            f"update {done + 1} is not finite (seed {', '.join(map(str, bad))}): lower the "
+            "learning rate"
+        )
+    return min((of_seed + [False]).index(False) for of_seed in finite)
 
 
 def _finite(numbers: Any) -> bool:

@@ -131,7 +131,7 @@ def test_render_and_plot(run_dir, tmp_path):
         ("train Blackjack-v1", "Tuple is not supported"),
         ("train CartPole-v1 --seeds 3", "--on-device"),
         ("train CartPole-v1 --on-device --seeds 0", "--seeds"),
-        ("train CartPole-v1 --num-devices 0", "at least 1"),
+        ("train CartPole-v1 --num-devices 0", "--num-devices must be at least 1, got 0"),
         ("train CartPole-v1 --on-device --num-devices 999", "--num-devices 999, but there"),
         ("train CartPole-v1 --num-processes 2", "--coordinator HOST:PORT"),
         ("train CartPole-v1 --coordinator nowhere", "HOST:PORT or auto"),
