@@ -115,6 +115,8 @@ def scaling(tables: dict[str, Any], seconds: float, only: str | None) -> None:
         for n in SEEDS:  # as many updates for each: longer training has longer episodes
             measure(f"seeds by vmap, {envs} environments each", n, "--envs", str(envs), "--seeds",
                     str(n), "--updates", "200")  # fmt: skip
+        measure(f"seeds by vmap, {envs} environments each", "32 on 2 devices", "--envs", str(envs),
+                "--seeds", "32", "--devices", "2", "--updates", "200", devices=2)  # fmt: skip
     for n in DEVICES:
         measure("devices", n, "--envs", "512", "--devices", str(n), devices=n)
     measure("pendulum", "256 on 2 devices", "--envs", "256", "--env", "Pendulum-v1", "--devices",
@@ -174,8 +176,12 @@ def figures_of(result: dict[str, Any]) -> list[str]:
         )
     if "memory" in (tables := result.get("scaling", {})):
         for name in (name for name in tables if name.startswith("seeds by vmap")):
-            one, many = (tables[name][n]["updates_per_second"] for n in ("1", "32"))
-            figures.append(f"- {name}: 32 take {one / many:.1f} times the time of one")
+            rows = ("1", "32", "32 on 2 devices")
+            one, many, shared = (tables[name][n]["updates_per_second"] for n in rows)
+            figures.append(
+                f"- {name}: 32 take {one / many:.1f} times the time of one, on two devices "
+                f"{one / shared:.1f}"
+            )
         stepping = {n: one["steps_per_second"] for n, one in tables["no learning"].items()}
         share = (tables["environments"][n]["steps_per_second"] / x for n, x in stepping.items())
         of_each = ", ".join(f"{x:.0%} ({n})" for n, x in zip(stepping, share, strict=True))
@@ -194,8 +200,9 @@ def draw(scaled: dict[str, Any], out: Path) -> None:
         ("environments", "seeds by vmap, 16 environments each", "devices"),
         strict=True,
     ):
-        keys = [int(k) for k in scaled[table]]
-        millions = [one["steps_per_second"] / 1e6 for one in scaled[table].values()]
+        rows = {int(k): one for k, one in scaled[table].items() if k.isdigit()}
+        keys = list(rows)
+        millions = [one["steps_per_second"] / 1e6 for one in rows.values()]
         axes.plot(keys, millions, marker="o")
         axes.set(xscale="log", ylim=(0, None), xlabel=table, ylabel="million steps a second")
         axes.set_xticks(keys, [f"{k:,}" for k in keys], rotation=60 if len(keys) > 8 else 0)

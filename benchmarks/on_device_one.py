@@ -19,7 +19,7 @@ import pgjax  # noqa: E402
 from pgjax.agents import make_agent, make_env, make_functional_env  # noqa: E402
 from pgjax.compiling import soonest  # noqa: E402
 from pgjax.engines import AXIS, device_engine  # noqa: E402
-from pgjax.evaluate import evaluate  # noqa: E402
+from pgjax.evaluate import compile_ahead, evaluate  # noqa: E402
 from pgjax.train import Run  # noqa: E402
 
 UPDATES = 20  # in a dispatch
@@ -32,6 +32,7 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
     sharding = pgjax.Sharding(config.num_shards)
     engine = device_engine(config, make_functional_env(config), agent.algorithm, sharding, mesh)
+    compile_ahead(config, 20)
     init = jax.jit(agent.init, compiler_options=soonest())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475 and int(states.step[0]) < config.updates:
@@ -49,7 +50,8 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         policy: Any = pgjax.SoftmaxPolicy(2)
     else:
         policy = pgjax.GaussianPolicy(1, (64, 64), jnp.tanh)
-    sharding = pgjax.Sharding(8, AXIS if args.devices > 1 else None)
+    share_episodes = args.devices > 1 and args.seeds == 1  # devices share either these or the seeds
+    sharding = pgjax.Sharding(8, AXIS if share_episodes else None)
     optimizer = optax.flatten(optax.adam(0.01))
     algorithm = pgjax.reinforce(policy, optimizer, sharding=sharding)
     if args.no_learning:
@@ -60,14 +62,12 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
     def advance(state: Any) -> Any:
         return jax.lax.scan(lambda s, _: step(s), state, None, length=UPDATES)
 
-    if args.devices > 1:
-        mesh = Mesh(np.array(jax.devices()[: args.devices]), (AXIS,))
-        everywhere = PartitionSpec()
-        advance = jax.shard_map(
-            advance, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
-        )
     if args.seeds > 1:
         advance = jax.vmap(advance)
+    if args.devices > 1:
+        mesh = Mesh(np.array(jax.devices()[: args.devices]), (AXIS,))
+        spec = PartitionSpec() if share_episodes else PartitionSpec(AXIS)
+        advance = jax.shard_map(advance, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     advance = jax.jit(advance)
     states = [
         pgjax.init_on_device(algorithm, env, jax.random.key(args.seed + i))

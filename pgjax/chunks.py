@@ -81,6 +81,20 @@ def join_rows(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.moveaxis(rows, 0, 1).reshape(time, columns, *rest)
 
 
+@jax.custom_batching.custom_vmap
+def largest(x: jax.Array) -> jax.Array:
+    """`x`; under vmap the greatest of the batch, one for all: a loop's bound, or any of flags.
+
+    A loop that ends at a time of its own for each of a batch copies all it carries at every turn.
+    """
+    return x
+
+
+@largest.def_vmap
+def _largest_of_batch(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    return largest(x.max(0)), False
+
+
 def sum_chunks(
     fn: Callable[[Any], Any],
     chunks: Any,
@@ -89,7 +103,8 @@ def sum_chunks(
 ) -> Any:
     """Sum of `fn(chunk)` over chunks [shards, n, chunk_size, ...], in order, from zero.
 
-    With `counts` [shards] only the first so many of each shard; such a sum cannot be differentiated
+    `counts` [shards] says from where on the chunks of each shard give nothing but zeros; those are
+    left out (under vmap as far as they are for all), and the sum cannot be differentiated
     backwards. The shards are this device's; the sum is over those of all.
     """
 
@@ -111,7 +126,7 @@ def sum_chunks(
             chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, False), rows)
             return add(total, fn(chunk))[0]
 
-        return lax.fori_loop(0, count, add_at, zero)
+        return lax.fori_loop(0, largest(count), add_at, zero)
 
     sums = sharding.gather(lax.map(sum_shard, (chunks, counts)))
     return lax.scan(add, zero, sums)[0]

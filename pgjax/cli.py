@@ -63,7 +63,7 @@ def _train(arguments: _TrainArguments) -> None:
     _set_up_devices(arguments)
     first = jax.process_index() == 0  # the only one to show and to write anything
     console = Console(quiet=not first)
-    terminal = Terminal(console)
+    terminal = _Terminal(console)
     try:
         if arguments.seeds == 1:
             trained = [run_training(config, terminal, num_devices=arguments.num_devices)]
@@ -75,6 +75,13 @@ def _train(arguments: _TrainArguments) -> None:
         terminal.stop()
     if first:
         _report(trained, config.eval_episodes, console)
+
+
+class _Terminal(Terminal):
+    def start(self, config: TrainConfig, env: Any, policy: Any, num_seeds: int) -> None:
+        super().start(config, env, policy, num_seeds)
+        if config.on_device and jax.process_index() == 0:
+            evaluation.compile_ahead(config, config.eval_episodes)
 
 
 def _report(trained: list[Run], episodes: int, console: Console) -> None:

@@ -15,12 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax import envs
 from pgjax.chunks import Sharding
-from pgjax.compiling import sooner
+from pgjax.compiling import ahead, sooner
 from pgjax.config import TrainConfig
 from pgjax.dispatch import updater
 from pgjax.gym_rollout import collect_episodes
 from pgjax.metrics import pack, unpack
-from pgjax.rollout import training_step
+from pgjax.rollout import init_on_device, training_step
 from pgjax.types import Algorithm, TrainState
 
 AXIS = "devices"
@@ -99,19 +99,27 @@ def device_engine(
         run_seeds, mesh=mesh, in_specs=(share, PartitionSpec()), out_specs=share, check_vma=False
     )
     jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
-    compiled = jit(mapped, compiler_options=sooner())
     # device_put takes no keys to the devices of other processes
     send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
     take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
 
+    # As many for every device: some may be trained twice, and are left out of what comes back.
+    surplus = 0 if sharding.axis_name else -num_seeds % mesh.size
+
     def begin(states: list[TrainState]) -> TrainState:
-        # As many for every device: some may be trained twice, and are left out of what comes back.
-        states = states + states[-1:] * (0 if sharding.axis_name else -num_seeds % mesh.size)
-        return send(states)
+        return send(states + states[-1:] * surplus)
+
+    def compile_() -> Callable[[TrainState, np.int32], Any]:
+        state = jax.eval_shape(functools.partial(init_on_device, algorithm, env), jax.random.key(0))
+        states = jax.eval_shape(send, [state] * (num_seeds + surplus))
+        options = sooner()
+        return jit(mapped, compiler_options=options).lower(states, np.int32(0)).compile()
+
+    compiled = ahead(compile_)
 
     def advance(states: TrainState, count: int) -> Any:
         begun = time.perf_counter()
-        states, log = compiled(states, np.int32(count))
+        states, log = compiled.result()(states, np.int32(count))
         rows = unpack({names: np.asarray(x)[:num_seeds, :count] for names, x in log.items()})
         infos = [
             [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]

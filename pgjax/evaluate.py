@@ -1,7 +1,9 @@
 """How good an agent is: fresh episodes, apart from all randomness of training."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import flax.linen as nn
@@ -9,22 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax import envs
-from pgjax.agents import make_env, make_functional_env
-from pgjax.compiling import soonest
+from pgjax.agents import Agent, make_agent, make_env, make_functional_env
+from pgjax.compiling import ahead, soonest
+from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, RunError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.rollout import collect_episodes_on_device
 from pgjax.train import Run
-from pgjax.types import Algorithm, TrainState
+from pgjax.types import Algorithm, Params, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed
 _MAX_ENVS = 16  # side by side: for speed only
 
 
-def by_mode(run: Run) -> Algorithm:
-    """The run's algorithm, acting by the mode of its policy: it needs no randomness."""
-    return run.agent.algorithm._replace(act=_act_by_mode(run.agent.policy))
+def by_mode(agent: Agent) -> Algorithm:
+    """Its algorithm, acting by the mode of its policy: it needs no randomness."""
+    return agent.algorithm._replace(act=_act_by_mode(agent.policy))
 
 
 @functools.cache  # one function for one policy, so that it is compiled once
@@ -42,9 +44,14 @@ def evaluation_state(run: Run, seed: int) -> TrainState:
     Raises:
       ConfigError: for a seed that is not an integer from 0 to 2**32 - 1.
     """
+    key = _evaluation_key(_checked(seed))
+    return run.state._replace(key=key, step=jnp.zeros((), jnp.int32))
+
+
+def _checked(seed: int) -> np.uint32:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"--seed must be an integer from 0 to {2**32 - 1}, got {seed!r}")
-    return run.state._replace(key=_evaluation_key(np.uint32(seed)), step=jnp.zeros((), jnp.int32))
+    return np.uint32(seed)
 
 
 @jax.jit
@@ -52,17 +59,42 @@ def _evaluation_key(seed: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), _EVALUATION)
 
 
+_Compiled = Callable[[Params, np.uint32], tuple[jax.Array, jax.Array]]
+
+
+def compile_ahead(
+    config: TrainConfig, episodes: int, *, stochastic: bool = False
+) -> Future[_Compiled]:
+    """Begin to compile what `evaluate` runs for an on-device run of these settings."""
+    config = dataclasses.replace(config, seed=0, run_dir=None)  # which change nothing of it
+    return _compile_once(config, episodes, stochastic)
+
+
 @functools.lru_cache(maxsize=16)
-def _collect_on_device(
-    env: envs.Env, algorithm: Algorithm, episodes: int, squash: bool
-) -> Callable[[TrainState], tuple[jax.Array, jax.Array]]:
-    """Compiled: TrainState -> rewards and weights [T, episodes], zero where padded."""
+def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Future[_Compiled]:
+    """(params, seed) -> rewards and weights [T, episodes], zero where padded."""
 
-    def collect(state: TrainState) -> tuple[jax.Array, jax.Array]:
-        rollout = collect_episodes_on_device(env, algorithm, state, episodes, squash=squash)
-        return jnp.where(rollout.weight > 0, rollout.reward, 0.0), rollout.weight
+    def compile_() -> Any:
+        env = make_env(config, num_envs=1)
+        try:
+            agent = make_agent(config, env)
+        finally:
+            env.close()
+        functional = make_functional_env(config)
+        algorithm = agent.algorithm if stochastic else by_mode(agent)
 
-    return jax.jit(collect, compiler_options=soonest())
+        def collect(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+            state = TrainState(params, (), _evaluation_key(seed), jnp.zeros((), jnp.int32))
+            rollout = collect_episodes_on_device(
+                functional, algorithm, state, episodes, squash=config.squash
+            )
+            return jnp.where(rollout.weight > 0, rollout.reward, 0.0), rollout.weight
+
+        zero = np.uint32(0)
+        params = jax.eval_shape(agent.init, zero).params
+        return jax.jit(collect, compiler_options=soonest()).lower(params, zero).compile()
+
+    return ahead(compile_)
 
 
 def evaluate(
@@ -86,18 +118,17 @@ def evaluate(
     """
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise ConfigError(f"--episodes must be an integer of at least 1, got {episodes!r}")
-    algorithm = run.agent.algorithm if stochastic else by_mode(run)
-    state = evaluation_state(run, seed)
     if run.config.on_device:
-        functional = make_functional_env(run.config)
-        collect = _collect_on_device(functional, algorithm, episodes, run.config.squash)
+        collect = compile_ahead(run.config, episodes, stochastic=stochastic)
         try:
-            reward, weight = jax.device_get(collect(state))
+            reward, weight = jax.device_get(collect.result()(run.state.params, _checked(seed)))
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
             raise RunError(f"out of memory: evaluate fewer than {episodes} episodes") from None
     else:
+        algorithm = run.agent.algorithm if stochastic else by_mode(run.agent)
+        state = evaluation_state(run, seed)
         env = make_env(run.config, min(_MAX_ENVS, episodes))
         try:
             rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.chunks import Sharding
+from pgjax.chunks import Sharding, largest
 from pgjax.envs import base
 from pgjax.errors import ConfigError
 from pgjax.noise import episode_keys, noise_at, reset_seeds, split_noise
@@ -158,7 +158,7 @@ def _collect(
 
     def unfinished(carry: Any) -> jax.Array:
         i, (_, _, over), _ = carry
-        return (i < num_blocks) & ~over.all()
+        return (i < num_blocks) & largest(~over.all())
 
     begin = (env_state, obs, over)
     some_noise = noise_at(draw, keys, jnp.zeros(1, jnp.uint32), time_axis=0)

@@ -93,7 +93,7 @@ def _fps(run: Run) -> float:
 
 
 def _play(run: Run, env: Any, episodes: int, seed: int, stochastic: bool) -> None:
-    algorithm = run.agent.algorithm if stochastic else by_mode(run)
+    algorithm = run.agent.algorithm if stochastic else by_mode(run.agent)
     collect_episodes(
         env, algorithm, evaluation_state(run, seed), episodes, squash=run.config.squash
     )

@@ -86,7 +86,7 @@ def test_evaluate(run_dir, capsys):
     # by hand: the mode acts in an environment reset with the evaluation's seeds
     state = evaluate.evaluation_state(run, 7)
     env = gym.make("CartPole-v1")
-    rollout = pgjax.collect_episodes(env, evaluate.by_mode(run), state, 4)
+    rollout = pgjax.collect_episodes(env, evaluate.by_mode(run.agent), state, 4)
     returns = rollout.reward.sum(0)
     assert result["mean"] == pytest.approx(returns.mean())
     assert result["std"] == pytest.approx(returns.std())

@@ -14,6 +14,7 @@ from conftest import ROOT, assert_trees_equal, make_rollout
 
 import pgjax
 from pgjax import envs
+from pgjax.chunks import largest
 from pgjax.types import zero_padding
 
 SEED = 3
@@ -68,6 +69,15 @@ def test_stops_when_all_are_over():
     np.testing.assert_array_equal(rollout.obs[63:], 0.0)
     assert rollout.obs[longest - 1].any()
     assert rollout.weight.shape == (504, 8)
+
+
+def test_one_bound_for_all_of_a_batch():
+    x = jnp.array([[1, 5, 2], [4, 3, 0]])
+    assert largest(x[0, 1]) == 5
+    np.testing.assert_array_equal(jax.vmap(largest)(x[1]), [4, 4, 4])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(largest))(x), np.full((2, 3), 5))
+    flags = jax.jit(jax.vmap(lambda v: v + largest(v > 4)))(x[0])
+    np.testing.assert_array_equal(flags, [2, 6, 3])
 
 
 @pytest.mark.slow
