@@ -38,7 +38,7 @@ def sooner() -> dict[str, str | bool]:
 
 
 def soonest() -> dict[str, str | bool]:
-    """Compile in half the time: other bits, and the update of a 64-64 tanh network at half speed."""
+    """Compile in half the time: other bits, and at half speed where there is much tanh or log."""
     return cpu_options(xla_backend_optimization_level="1", xla_cpu_use_fusion_emitters=False)
 
 

@@ -86,8 +86,9 @@ def training_step(
     """Collecting and updating as one pure function, (TrainState) -> (TrainState, Info).
 
     Jit it, scan it for many updates in one dispatch, `lax.map` or `vmap` it over seeds (the first
-    keeps the bits of a single run, the second rounds otherwise and is quicker), or shard it: with
-    the `sharding` that `reinforce` was given, under jax.shard_map with a replicated state.
+    keeps the bits of a single run if there are two shards or more, the second rounds otherwise and
+    is quicker), or shard it: with the `sharding` that `reinforce` was given, under jax.shard_map
+    with a replicated state.
 
     Args: as of `collect_episodes_on_device`.
     """

@@ -82,10 +82,12 @@ def test_one_bound_for_all_of_a_batch():
 
 @pytest.mark.slow
 def test_map_over_seeds_keeps_the_bits_and_vmap_nearly():
-    step = pgjax.training_step(SOFTMAX, CARTPOLE, 4)
+    sharding = pgjax.Sharding(2)
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.03), sharding=sharding)
+    step = pgjax.training_step(algorithm, CARTPOLE, 4, sharding=sharding)
 
     def run(seed):
-        state = pgjax.init_on_device(SOFTMAX, CARTPOLE, jax.random.key(seed))
+        state = pgjax.init_on_device(algorithm, CARTPOLE, jax.random.key(seed))
         return jax.lax.scan(lambda s, _: step(s), state, None, length=3)[0].params
 
     seeds = jnp.arange(3)
