@@ -20,7 +20,7 @@ from pgjax.agents import make_agent, make_env, make_functional_env  # noqa: E402
 from pgjax.compiling import soonest  # noqa: E402
 from pgjax.engines import AXIS, device_engine  # noqa: E402
 from pgjax.evaluate import compile_ahead, evaluate  # noqa: E402
-from pgjax.train import Run  # noqa: E402
+from pgjax.runs import Run  # noqa: E402
 
 UPDATES = 20  # in a dispatch
 

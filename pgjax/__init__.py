@@ -13,12 +13,14 @@ from pgjax.errors import (
     PgjaxError,
     RolloutError,
     RunError,
+    RunWarning,
     SpaceError,
 )
 from pgjax.gym_rollout import collect_episodes
 from pgjax.policies import GaussianPolicy, LessonGaussianPolicy, SoftmaxPolicy, ValueNetwork
 from pgjax.rollout import collect_episodes_on_device, init_on_device, training_step
-from pgjax.train import load, train, train_seeds
+from pgjax.runs import load
+from pgjax.train import resume, train, train_seeds
 from pgjax.types import Algorithm, Info, Rollout, TrainState
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Rollout",
     "RolloutError",
     "RunError",
+    "RunWarning",
     "Sharding",
     "SoftmaxPolicy",
     "SpaceError",
@@ -47,6 +50,7 @@ __all__ = [
     "load",
     "losses",
     "reinforce",
+    "resume",
     "returns",
     "train",
     "train_seeds",

@@ -20,22 +20,19 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
 from pgjax import evaluate as evaluation
+from pgjax import machine, processes, runs
 from pgjax import plot as plotting
-from pgjax import processes, runs
 from pgjax.config import PRESETS, TrainConfig
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.progress import Terminal
+from pgjax.runs import Run, load
 from pgjax.statistics import interquartile_mean
-from pgjax.train import Run, load, train_seeds
+from pgjax.train import resume, train_seeds
 from pgjax.train import train as run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TrainArguments(TrainConfig):
-    env_id: Positional[str]
-    """Gymnasium's name of the environment, such as CartPole-v1; it comes first."""
-    seeds: int = 1
-    """Train so many, from --seed on, in one program on the device; each gets a folder seed-N."""
+class _Devices:
     num_devices: int | None = None
     """Devices that share the episodes of an update, or the seeds; changes the speed, never the
     result. By default one, for several seeds as many as there are, and all those of several
@@ -50,6 +47,14 @@ class _TrainArguments(TrainConfig):
     compile_cache: bool = True
     """Keep what was compiled in your cache folder, so that the next run starts sooner."""
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TrainArguments(_Devices, TrainConfig):
+    env_id: Positional[str]
+    """Gymnasium's name of the environment, such as CartPole-v1; it comes first."""
+    seeds: int = 1
+    """Train so many, from --seed on, in one program on the device; each gets a folder seed-N."""
+
     def __post_init__(self) -> None:
         pass  # checked once parsed, so that what is wrong is told by us, in one line
 
@@ -59,22 +64,56 @@ _OF_CONFIG = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 def _train(arguments: _TrainArguments) -> None:
     config = TrainConfig(**{name: getattr(arguments, name) for name in _OF_CONFIG})
-    _keep_compiled(arguments.compile_cache)
-    _set_up_devices(arguments)
+
+    def run(terminal: Terminal) -> list[Run]:
+        if arguments.seeds == 1:
+            return [run_training(config, terminal, num_devices=arguments.num_devices)]
+        return train_seeds(config, arguments.seeds, terminal, num_devices=arguments.num_devices)
+
+    _run(arguments, arguments.seeds, run)
+
+
+def _resume(
+    run: Positional[Path],
+    *,
+    devices: Annotated[_Devices, OmitArgPrefixes] = _Devices(),
+    updates: int | None = None,
+    allow_env_import: bool = False,
+) -> None:
+    """Go on with a run that was stopped in any way, as if it never had been.
+
+    Args:
+        run: The run folder, of one seed or of several.
+        devices: Where it runs.
+        updates: How many in all; by default those it was asked for.
+        allow_env_import: Let an environment named module:Name import that module.
+    """
+
+    def go_on(terminal: Terminal) -> list[Run]:
+        return resume(
+            run,
+            terminal,
+            updates=updates,
+            num_devices=devices.num_devices,
+            allow_env_import=allow_env_import,
+        )
+
+    _run(devices, len(runs.seed_folders(run)) or 1, go_on)
+
+
+def _run(devices: _Devices, num_seeds: int, run: Callable[[Terminal], list[Run]]) -> None:
+    """Train, evaluate and report."""
+    _keep_compiled(devices.compile_cache)
+    _set_up_devices(devices, num_seeds)
     first = jax.process_index() == 0  # the only one to show and to write anything
     console = Console(quiet=not first)
     terminal = _Terminal(console)
     try:
-        if arguments.seeds == 1:
-            trained = [run_training(config, terminal, num_devices=arguments.num_devices)]
-        else:
-            trained = train_seeds(
-                config, arguments.seeds, terminal, num_devices=arguments.num_devices
-            )
+        trained = run(terminal)
     finally:
         terminal.stop()
     if first:
-        _report(trained, config.eval_episodes, console)
+        _report(trained, console)
 
 
 class _Terminal(Terminal):
@@ -84,8 +123,9 @@ class _Terminal(Terminal):
             evaluation.compile_ahead(config, config.eval_episodes)
 
 
-def _report(trained: list[Run], episodes: int, console: Console) -> None:
+def _report(trained: list[Run], console: Console) -> None:
     """Evaluate, draw and tell where it is."""
+    episodes = trained[0].config.eval_episodes
 
     def say(*words: str) -> None:
         console.print(*words, highlight=False, soft_wrap=True)
@@ -117,10 +157,10 @@ def _report(trained: list[Run], episodes: int, console: Console) -> None:
     say("run folder   ", str(folder))
 
 
-def _set_up_devices(arguments: _TrainArguments) -> None:
+def _set_up_devices(arguments: _Devices, num_seeds: int) -> None:
     """Join the other processes, and take the cores of a CPU as devices where that is of use."""
-    share = -(-(arguments.num_devices or arguments.seeds) // (arguments.num_processes or 1))
-    wanted = min(share, runs.threads())
+    share = -(-(arguments.num_devices or num_seeds) // (arguments.num_processes or 1))
+    wanted = min(share, machine.threads())
     if wanted > 1 and "--xla_force_host_platform_device_count" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
@@ -206,6 +246,69 @@ def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
     print(plotting.learning_curve(run, out))
 
 
+def _verify(
+    run: Positional[Path],
+    *,
+    updates: str | None = None,
+    num_devices: int | None = None,
+    json: bool = False,
+    allow_env_import: bool = False,
+    compile_cache: bool = True,
+) -> None:
+    """Train again from the settings of a run, and tell whether the same comes out.
+
+    Exit code 0 if every update is identical, 1 if one is not. Writes nothing.
+
+    Args:
+        run: The run folder.
+        updates: A:B, to compare those only, from the checkpoint before A where there is one.
+        num_devices: Devices that share the episodes of an update.
+        json: Print one JSON line.
+        allow_env_import: Let an environment named module:Name import that module.
+        compile_cache: Keep what was compiled in your cache folder.
+    """
+    from pgjax.verify import verify
+
+    first, last = _range(updates)
+    _keep_compiled(compile_cache)
+    _set_up_devices(_Devices(num_devices=num_devices), 1)
+    terminal = Terminal(Console(quiet=json))
+    try:
+        found = verify(
+            run,
+            terminal,
+            first=first,
+            last=last,
+            num_devices=num_devices,
+            allow_env_import=allow_env_import,
+        )
+    finally:
+        terminal.stop()
+    print(json_lines.dumps(found) if json else _verdict(found))
+    if not found["identical"]:
+        raise SystemExit(1)
+
+
+def _range(updates: str | None) -> tuple[int, int | None]:
+    if updates is None:
+        return 1, None
+    first, colon, last = updates.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal():
+        raise ConfigError(f"--updates must be A:B, such as 1:20, got {updates!r}")
+    return int(first), int(last)
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    if found["identical"]:
+        begun = "" if found["first"] == 1 else f"from update {found['first']} "
+        return f"identical {begun}through update {found['last']}"
+    lines = [f"update {found['update']} is the first that differs (recorded, here):"]
+    lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
+    lines += ["between the two machines:"] if found["machine"] else []
+    lines += [f"  {line}" for line in found["machine"] or ["nothing known differs between them"]]
+    return "\n".join(lines)
+
+
 def _sentence(result: dict[str, Any]) -> str:
     return (
         "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
@@ -214,6 +317,8 @@ def _sentence(result: dict[str, Any]) -> str:
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "resume": _resume,
+    "verify": _verify,
     "evaluate": _evaluate,
     "render": _render,
     "plot": _plot,

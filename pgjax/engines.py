@@ -17,6 +17,7 @@ from pgjax import envs
 from pgjax.chunks import Sharding
 from pgjax.compiling import ahead, sooner
 from pgjax.config import TrainConfig
+from pgjax.digests import params_digest, to_hex
 from pgjax.dispatch import updater
 from pgjax.gym_rollout import collect_episodes
 from pgjax.metrics import pack, unpack
@@ -27,21 +28,28 @@ AXIS = "devices"
 _MOST = 256  # updates in one dispatch
 
 
+class Made(NamedTuple):
+    """What is known of updates that were made."""
+
+    infos: list[list[dict[str, Any]]]  # of each seed, of each update
+    digests: list[list[str]]  # of the parameters after it
+    timings: list[dict[str, float]]  # of each update, of all seeds together
+
+
 class Engine(NamedTuple):
     """Makes updates of one or several seeds, one or several in a call."""
 
     begin: Callable[[list[TrainState]], Any]  # what `advance` takes, of a state for each seed
-    # (all states, how many) -> (all states, metrics of each update for each seed, its timings)
-    advance: Callable[[Any, int], tuple[Any, list[list[dict[str, Any]]], list[dict[str, float]]]]
+    advance: Callable[[Any, int], tuple[Any, Made]]  # (all states, how many) -> (all states, ...)
     end: Callable[[Any], list[TrainState]]  # the inverse of `begin`
     most: int  # updates in one call
 
 
 def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
     """The Python loop: one seed, an update at a time."""
-    update = updater(algorithm.update)
+    update, digest = updater(algorithm.update), jax.jit(params_digest)
 
-    def advance(states: list[TrainState], count: int) -> Any:
+    def advance(states: list[TrainState], count: int) -> tuple[list[TrainState], Made]:
         begun = time.perf_counter()
         rollout = collect_episodes(
             env, algorithm, states[0], config.episodes_per_update, squash=config.squash
@@ -54,7 +62,7 @@ def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algo
             "seconds_updating": updated - collected,
             "steps_per_second": info["env_steps"] / (updated - begun),
         }
-        return [state], [[info]], [timing]
+        return [state], Made([[info]], [[to_hex(np.asarray(digest(state.params)))]], [timing])
 
     return Engine(list, advance, list, 1)
 
@@ -78,7 +86,7 @@ def device_engine(
 
     def packed(state: TrainState) -> tuple[TrainState, Any]:
         state, info = step(state)
-        return state, pack(info)
+        return state, (pack(info), params_digest(state.params))
 
     def run(state: TrainState, count: jax.Array) -> tuple[TrainState, Any]:
         def one_more(i: jax.Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
@@ -117,17 +125,19 @@ def device_engine(
 
     compiled = ahead(compile_)
 
-    def advance(states: TrainState, count: int) -> Any:
+    def advance(states: TrainState, count: int) -> tuple[TrainState, Made]:
         begun = time.perf_counter()
         states, log = compiled.result()(states, np.int32(count))
-        rows = unpack({names: np.asarray(x)[:num_seeds, :count] for names, x in log.items()})
+        log, digests = jax.tree.map(lambda x: np.asarray(x)[:num_seeds, :count], log)
+        rows = unpack(log)
         infos = [
             [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]
             for of_seed in zip(*rows.values(), strict=True)
         ]
         seconds = (time.perf_counter() - begun) / count
         steps = [sum(info["env_steps"] for info in of_all) for of_all in zip(*infos, strict=True)]
-        return states, infos, [{"seconds": seconds, "steps_per_second": n / seconds} for n in steps]
+        timings = [{"seconds": seconds, "steps_per_second": n / seconds} for n in steps]
+        return states, Made(infos, [[*map(to_hex, of_seed)] for of_seed in digests], timings)
 
     def end(states: TrainState) -> list[TrainState]:
         return take(jax.tree.map(lambda x: x.addressable_data(0), states))

@@ -25,3 +25,7 @@ class DivergedError(PgjaxError, FloatingPointError):
 
 class RunError(PgjaxError, OSError):
     """A run folder that is missing, incomplete, or in the way."""
+
+
+class RunWarning(UserWarning):
+    """Something about a run that its owner should know, though it goes on."""

@@ -17,7 +17,7 @@ from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, RunError
 from pgjax.gym_rollout import collect_episodes
 from pgjax.rollout import collect_episodes_on_device
-from pgjax.train import Run
+from pgjax.runs import Run
 from pgjax.types import Algorithm, Params, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed

@@ -1,38 +1,65 @@
 """The run folder: what a run leaves behind, and how it is read back.
 
-config.json            the settings
-metrics.jsonl          a line per update; follows from config and seed alone
-timings.jsonl          a line per update: seconds, steps a second
-manifest.json          versions, platform, threads, params_sha256
-checkpoints/N.msgpack  the TrainState after N updates
-evaluation.json        returns and lengths of the evaluation at the end
+config.json         the settings, with their own digest
+metrics.jsonl       a line per update; follows from config and seed alone
+digests.jsonl       a line per update: a digest of the parameters after it
+timings.jsonl       a line per update: seconds, steps a second
+manifest.json       versions, platform, threads, params_sha256
+checkpoints/N.ckpt  the TrainState after N updates: the last three and the best
+evaluation.json     returns and lengths of the evaluation at the end
 learning_curve.png
 
-Of several seeds a folder holds seed-N, a run folder for each, evaluation.json over the seeds and
-learning_curve.png.
+Of several seeds a folder holds seed-N, a run folder for each, seeds.json, evaluation.json over the
+seeds and learning_curve.png.
 """
 
+import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax import machine, store
+from pgjax.agents import Agent, make_agent, make_env
 from pgjax.config import TrainConfig
-from pgjax.errors import RunError
+from pgjax.errors import ConfigError, RunError, RunWarning
 from pgjax.types import Params, TrainState
 
-_PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnasium", "numpy")
+LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
+TOTALS = ("total_episodes", "total_env_steps")
+_LOCK = ".lock"
+_SEED = "seed-"
+_MOST_SEEDS = 10**5
+
+
+class Run(NamedTuple):
+    """A run, finished or read back."""
+
+    path: Path
+    config: TrainConfig
+    agent: Agent
+    state: TrainState
+
+    @property
+    def policy(self) -> nn.Module:
+        """The Flax module: policy.apply(state.params, obs) gives a distribution."""
+        return self.agent.policy
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_lines(self.path / "metrics.jsonl")
 
 
 def params_sha256(params: Params) -> str:
@@ -54,7 +81,7 @@ def new_run_dir(config: TrainConfig) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
     path = Path(config.run_dir)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or _holds_anything(path)):
         raise RunError(f"{path} exists and is not an empty folder: choose another --run-dir")
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -62,21 +89,66 @@ def new_run_dir(config: TrainConfig) -> Path:
     return path
 
 
+def _holds_anything(path: Path) -> bool:
+    """Beyond what a run leaves that was killed before its first update."""
+    return any(p.name != _LOCK and not p.name.endswith(".tmp") for p in path.iterdir())
+
+
+@contextlib.contextmanager
+def taken(path: Path, *, new: bool) -> Iterator[None]:
+    """Make and hold a run folder; one that is left with nothing in it is removed.
+
+    Raises:
+      RunError: if another process holds it or, where it should be new, has been there.
+    """
+    import filelock
+
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise RunError(
+            f"{path} is in use by another process: wait for it, or choose another --run-dir"
+        ) from None
+    try:
+        if new and _holds_anything(path):
+            raise RunError(f"{path} exists and is not an empty folder: choose another --run-dir")
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # whoever waits for the lock looks whether it is there
+            os.unlink(path / _LOCK)
+        lock.release()
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+def write_seeds(run_dir: Path, folders: list[Path]) -> None:
+    """Say that a folder holds the runs of several seeds, which are consecutive."""
+    values = {"first": int(folders[0].name[len(_SEED) :]), "count": len(folders)}
+    store.write_sealed(run_dir / "seeds.json", values)
+
+
 def seed_folders(run_dir: Path) -> list[Path]:
-    """The run folders of several seeds in a folder, by seed; none in that of a single run."""
-    found = {int(p.name[5:]): p for p in run_dir.glob("seed-*") if p.name[5:].isdecimal()}
-    return [found[seed] for seed in sorted(found)]
+    """The run folders of several seeds in a folder, by seed; none in that of a single run.
+
+    Raises:
+      RunError: if what says which there are is damaged.
+    """
+    if not (run_dir / "seeds.json").exists():
+        return []
+    values = _sealed(run_dir / "seeds.json")
+    first, count = values.get("first"), values.get("count")
+    if not isinstance(first, int) or not isinstance(count, int) or not 0 < count <= _MOST_SEEDS:
+        raise RunError(f"{run_dir / 'seeds.json'} does not name seeds: train again")
+    return [run_dir / f"{_SEED}{seed}" for seed in range(first, first + count)]
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file whole or not at all."""
-    _write(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def append_lines(path: Path, values: list[dict[str, Any]]) -> None:
-    """Add JSON lines to a file."""
-    with path.open("a") as file:
-        file.write("".join(json.dumps(value, allow_nan=False) + "\n" for value in values))
+    store.replace(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -84,100 +156,234 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def save_state(run_dir: Path, state: TrainState) -> None:
-    """Write a TrainState to checkpoints/, and remove those before it."""
-    folder = run_dir / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    data = flax.serialization.to_bytes(jax.device_get(_plain(state)))
-    path = folder / f"{int(state.step):08d}.msgpack"
-    _write(path, data)
-    for older in folder.glob("*.msgpack"):
-        if older != path:
-            older.unlink()
-
-
-def load_state(run_dir: Path, init: Callable[[], TrainState]) -> TrainState:
-    """The last TrainState of a run.
-
-    Args:
-      run_dir: the run folder.
-      init: gives a state of the same shapes; it is traced, not run.
-
-    Raises:
-      RunError: if there is none, or it does not fit.
-    """
-    files = sorted((run_dir / "checkpoints").glob("*.msgpack"))
-    if not files:
-        raise RunError(f"{run_dir} holds no checkpoint: the run did not finish, train again")
-    like = jax.eval_shape(lambda: _plain(init()))
-    try:
-        state = flax.serialization.from_bytes(like, files[-1].read_bytes())
-        for old, new in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
-            if (old.shape, old.dtype) != (new.shape, new.dtype):
-                raise ValueError(f"{new.dtype}{new.shape} where {old.dtype}{old.shape} belongs")
-    except Exception as e:  # of many types: whatever a damaged file makes a parser raise
-        raise RunError(f"{files[-1]} cannot be read ({e}): train again") from None
-    state = jax.tree.map(jnp.asarray, state)
-    return state._replace(key=jax.random.wrap_key_data(state.key))
-
-
-def _plain(state: TrainState) -> TrainState:
-    return state._replace(key=jax.random.key_data(state.key))
+def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
+    """The inverse of read_lines."""
+    return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
 
 
 def load_config(run_dir: Path) -> TrainConfig:
     """The settings of a run.
 
     Raises:
-      RunError: if the folder holds none.
+      RunError: if the folder holds none, or they were changed since.
       ConfigError: if they are not valid.
     """
     if folders := seed_folders(run_dir):
         raise RunError(f"{run_dir} holds the runs of several seeds: name one, such as {folders[0]}")
+    if not (run_dir / "config.json").exists():
+        raise RunError(f"{run_dir} is not a run folder: name one that pgjax train left")
+    return TrainConfig.from_json(_sealed(run_dir / "config.json"))
+
+
+def _sealed(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads((run_dir / "config.json").read_text())
-    except (OSError, ValueError) as e:
-        raise RunError(
-            f"{run_dir} is not a run folder ({e}): name one that pgjax train left"
-        ) from None
-    if not isinstance(values, dict):
-        raise RunError(f"{run_dir / 'config.json'} does not hold settings: train again")
-    return TrainConfig.from_json(values)
+        return store.read_sealed(path)
+    except store.DamagedError as e:
+        raise RunError(f"{e}: train again") from None
 
 
-def manifest(config: TrainConfig, state: TrainState, totals: dict[str, int]) -> dict[str, Any]:
-    """What a result rests on, and the digest of the result."""
-    device = jax.devices()[0]
+def nothing(update: int = 0) -> dict[str, Any]:
+    """What the metrics of the first update add to."""
+    return {**dict.fromkeys(TOTALS, 0), "update": update}
+
+
+class Recorder:
+    """Writes the folder of one run, update by update.
+
+    It may be interrupted anywhere: what it knows of its files changes in one assignment.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, begun: store.Checkpoint | None = None):
+        """At the beginning, or where a checkpoint was, whose metrics are read back."""
+        self.path, self._config = path, config
+        last = nothing()
+        if begun:
+            size = begun.logs[LOGS[0]][0]
+            last = json.loads((path / LOGS[0]).read_bytes()[:size].splitlines()[-1])
+        self._now = last, store.logs_at(path, LOGS, begun.logs if begun else {})
+        self._before = self._now
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The metrics of the last update, or zeros before the first."""
+        return self._now[0]
+
+    def begin(self, manifest: dict[str, Any]) -> None:
+        """Write settings and manifest, cut off what was written after the checkpoint."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.last["update"]:
+            manifest = self._continued(manifest)
+        self._manifest = {"config": self._config.to_json(), **manifest}
+        store.clear(self.path / "checkpoints", self.last["update"])
+        store.write_sealed(self.path / "config.json", self._config.to_json())
+        store.write_sealed(self.path / "manifest.json", self._manifest)
+        store.flush(self.path, self._now[1])
+
+    def record(
+        self,
+        metrics: list[dict[str, Any]],
+        digests: list[str],
+        timings: list[dict[str, float]],
+    ) -> None:
+        """Append updates to all logs."""
+        rows = [
+            (of, {"update": of["update"], "params": digest}, {"update": of["update"], **timing})
+            for of, digest, timing in zip(metrics, digests, timings, strict=True)
+        ]
+        lines = {name: json_lines(x) for name, x in zip(LOGS, zip(*rows), strict=True)}  # noqa: B905
+        ends = store.append(self.path, self._now[1], lines)
+        self._before, self._now = self._now, (metrics[-1], ends)
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint of the state after the last recorded update, or the one before."""
+        if int(state.step) != self.last["update"]:
+            self._now = self._before
+        last, ends = self._now
+        store.commit(
+            self.path / "checkpoints",
+            int(state.step),
+            float(last["mean_return"]),
+            _settings(self._config),
+            store.flush(self.path, ends),
+            flax.serialization.to_bytes(jax.device_get(plain(state))),
+        )
+
+    def _continued(self, fresh: dict[str, Any]) -> dict[str, Any]:
+        """The manifest the run began with; of this machine only in what it differs."""
+        try:
+            begun = store.read_sealed(self.path / "manifest.json")
+            differs = machine.differences(fresh["machine"], begun["machine"])
+            del begun["config"]
+        except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
+            warnings.warn(f"{e}: it is written anew", RunWarning, stacklevel=2)
+            return fresh
+        if differs:
+            told = f"not where it began, so the bits may differ: {'; '.join(differs)}"
+            warnings.warn(told, RunWarning, stacklevel=2)
+        resumed = [*begun.get("resumed", []), {"update": self.last["update"], "differs": differs}]
+        return {**begun, "resumed": resumed}
+
+    def finish(self, state: TrainState) -> None:
+        """Tell in the manifest what came out."""
+        self._manifest |= {
+            "params_sha256": params_sha256(state.params),
+            "updates": int(state.step),
+            **{name: self.last[name] for name in TOTALS},
+            "finished": _now(),
+        }
+        store.write_sealed(self.path / "manifest.json", self._manifest)
+
+
+def manifest(config: TrainConfig, reason: str | None, commit: str | None) -> dict[str, Any]:
+    """What results rest on besides their settings.
+
+    `reason` is why they cannot be had again to the bit, if that is so; `commit` that of the user's
+    own folder.
+    """
     return {
-        "params_sha256": params_sha256(state.params),
-        "updates": int(state.step),
-        **totals,
-        "seed": config.seed,
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "device": f"{device.platform}: {device.device_kind}",
-        "num_devices": jax.device_count(),
-        "threads": threads(),
-        "prng": str(jax.random.key_impl(state.key)),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine.facts(config.env_id),
+        "git_commit": commit,
+        "bit_exact": reason is None,
+        "not_bit_exact_because": reason,
+        "started": _now(),
     }
 
 
-def threads() -> int:
-    """What XLA's CPU backend takes: NPROC if it is set, else the cores this process may use."""
-    asked = os.environ.get("NPROC", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _settings(config: TrainConfig) -> str:
+    """Digest of what an update follows from, so that no other run's checkpoint passes for ours."""
+    values = config.to_json()
+    if not config.anneal:
+        del values["updates"]
+    return store.digest_of(values)
+
+
+def usable(path: Path, config: TrainConfig) -> Iterator[store.Checkpoint]:
+    """The checkpoints of a run that are whole, newest first; warns of each that is not."""
+    for found in store.checkpoints(path / "checkpoints", path):
+        if isinstance(found, store.DamagedError):
+            warnings.warn(f"{found}: going back to what was before", RunWarning, stacklevel=2)
+        elif found.settings != _settings(config):
+            warnings.warn(f"{found.path} is of another run", RunWarning, stacklevel=2)
+        else:
+            yield found
+
+
+def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> TrainState:
+    """The TrainState of a checkpoint.
+
+    Args:
+      checkpoint: from `usable`.
+      init: gives a state of the same shapes; it is traced, not run.
+
+    Raises:
+      RunError: if it does not fit.
+    """
+    like = jax.eval_shape(lambda: plain(init()))
+    leaves = jax.tree.leaves(like)
+    least = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    try:
+        if not least <= checkpoint.size <= least + 2**12 + 2**9 * len(leaves):
+            raise ValueError(f"{checkpoint.size} bytes for {least} of parameters and their like")
+        state = flax.serialization.from_bytes(like, checkpoint.body())
+        for old, new in zip(leaves, jax.tree.leaves(state), strict=True):
+            if (old.shape, old.dtype) != (new.shape, new.dtype):
+                raise ValueError(f"{new.dtype}{new.shape} where {old.dtype}{old.shape} belongs")
+    except Exception as e:  # of many types: whatever strange bytes make a parser raise
+        raise RunError(f"{checkpoint.path} does not fit its run ({e}): train again") from None
+    return keyed(jax.tree.map(jnp.asarray, state))
+
+
+def plain(state: TrainState) -> TrainState:
+    """Its key as numbers, which files and other processes take."""
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def keyed(state: TrainState) -> TrainState:
+    """The inverse of plain."""
+    return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
+    """As `load_config`, for a folder whose writer need not be trusted.
+
+    Raises:
+      ConfigError: also if it would have us import a module.
+    """
+    config = load_config(run_dir)
+    if ":" in config.env_id and not allow_env_import:
+        raise ConfigError(
+            f"{run_dir} names an environment in a module to import, {config.env_id!r}: if you "
+            "trust it, say so with --allow-env-import"
+        )
+    return config
+
+
+def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
+    """Read a run back from its folder.
+
+    Args:
+      path: the folder.
+      allow_env_import: let an env id of the form module:Name import that module, which runs its
+        code: only for a folder whose writer you trust.
+
+    Returns:
+      The run: `config`, `state` (TrainState), `policy` and `metrics` are what a notebook wants.
+
+    Raises:
+      RunError, ConfigError: if it is not one, or not whole.
+    """
+    path = Path(path)
+    config = read_config(path, allow_env_import=allow_env_import)
+    checkpoint = next(usable(path, config), None)
+    if checkpoint is None:
+        raise RunError(f"{path} holds no checkpoint that is whole: resume it, or train again")
+    env = make_env(config, num_envs=1)
+    try:
+        agent = make_agent(config, env)
+    finally:
+        env.close()
+    return Run(path, config, agent, restore(checkpoint, lambda: agent.init(config.seed)))

@@ -1,42 +1,34 @@
-"""The loop: a run from its config, with what it leaves behind, and a run read back."""
+"""A run from its config, begun or gone on with, and what it leaves behind."""
 
 import contextlib
 import dataclasses
-import itertools
-import time
+import functools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pgjax import runs
+from pgjax import machine, runs
 from pgjax.agents import Agent, make_agent, make_env, make_functional_env
 from pgjax.chunks import Sharding
 from pgjax.compiling import soonest
 from pgjax.config import TrainConfig
-from pgjax.engines import AXIS, Engine, device_engine, python_engine
-from pgjax.errors import ConfigError, DivergedError, PgjaxError, RunError
+from pgjax.engines import AXIS, Engine, Made, device_engine, python_engine
+from pgjax.errors import ConfigError, PgjaxError, RunError, RunWarning
+from pgjax.loop import Listener, Metrics, loop
+from pgjax.probe import why_not_reproducible
+from pgjax.runs import Recorder, Run
+from pgjax.store import Checkpoint
 from pgjax.types import TrainState
-
-_SECONDS_A_DISPATCH = 0.25
-_SECONDS_A_CHECKPOINT = 30.0
-_TOTALS = ("total_episodes", "total_env_steps")
-
-
-class Run(NamedTuple):
-    """A run, finished or read back."""
-
-    path: Path
-    config: TrainConfig
-    agent: Agent
-    state: TrainState
 
 
 class Progress(Protocol):
@@ -53,7 +45,7 @@ def train(
 ) -> Run:
     """Train, and leave a run folder behind (see pgjax.runs).
 
-    Nothing is written before the first update has succeeded. After that an interrupt (Ctrl-C) or an
+    Nothing is left before the first update has succeeded. After that an interrupt (Ctrl-C) or an
     error ends the training early: what was learned is saved, and it is raised again. After
     jax.distributed.initialize each process calls this with the same config, and the first writes.
 
@@ -72,7 +64,8 @@ def train(
       DivergedError: if a loss, a gradient or the parameters are not finite.
       RunError: if the run folder is taken, memory runs out, or another process of the run is lost.
     """
-    return _train([config], [_new_run_dir(config)], progress, num_devices)[0]
+    path = _new_run_dir(config)
+    return _train([config], path, [path], progress, num_devices)[0]
 
 
 def train_seeds(
@@ -97,7 +90,8 @@ def train_seeds(
     root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    return _train(configs, [root / f"seed-{seed}" for seed in seeds], progress, num_devices)
+    paths = [root / f"seed-{seed}" for seed in seeds]
+    return _train(configs, root, paths, progress, num_devices)
 
 
 def _new_run_dir(config: TrainConfig) -> Path:
@@ -107,30 +101,90 @@ def _new_run_dir(config: TrainConfig) -> Path:
     return runs.new_run_dir(config)
 
 
+def resume(
+    path: Path | str,
+    progress: Progress | None = None,
+    *,
+    updates: int | None = None,
+    num_devices: int | None = None,
+    allow_env_import: bool = False,
+) -> list[Run]:
+    """Go on with a run that was stopped in any way, to the same bytes as if it never had been.
+
+    Args:
+      path: a run folder, or one of several seeds.
+      progress: as for `train`.
+      updates: how many in all, in place of the run's own: a finished run can so be extended.
+      num_devices: as for `train`; it need not be what it was.
+      allow_env_import: as for `pgjax.load`.
+
+    Returns:
+      The run, or one for each seed.
+
+    Raises:
+      ConfigError: for updates that cannot be.
+      RunError: if the folder holds no run, or is in use.
+    """
+    path = Path(path)
+    paths = runs.seed_folders(path) or [path]
+    # A run that was killed early may not have come to the folders of all its seeds.
+    there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
+    known = [runs.read_config(p, allow_env_import=allow_env_import) for p in there]
+    most = max(config.updates for config in known)
+    if updates is not None and known[0].anneal and updates != most:
+        raise ConfigError(
+            f"--updates {updates}: this run brings its step size to zero over {most} updates, and "
+            "one of another length is another run"
+        )
+    config = dataclasses.replace(known[0], updates=updates or most)
+    seeds = range(config.seed, config.seed + 1)
+    if len(paths) > 1 or paths[0] != path:
+        seeds = range(int(paths[0].name[5:]), int(paths[-1].name[5:]) + 1)
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
+    return _train(configs, path, paths, progress, num_devices, resuming=True)
+
+
 def _train(
     configs: list[TrainConfig],
+    folder: Path,
     paths: list[Path],
     progress: Progress | None,
     num_devices: int | None,
+    *,
+    resuming: bool = False,
 ) -> list[Run]:
     """Runs that differ in their seeds only."""
-    config, folder = configs[0], paths[0] if len(paths) == 1 else paths[0].parent
-    env = make_env(config, num_envs=1 if config.on_device else None)
-    try:
+    config, writes = configs[0], jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        if writes:
+            stack.enter_context(runs.taken(folder, new=not resuming))
+        env = make_env(config, num_envs=1 if config.on_device else None)
+        stack.callback(_close, env)
         agent = make_agent(config, env)
-        engine = _engine(config, env, agent, len(configs), num_devices)
+        engine = make_engine(config, env, agent, len(configs), num_devices)
         if progress is not None:
             progress.start(config, env, agent.policy, len(configs))
-        # Run once, and drawing alone, whose bits were the same under all options tried.
-        init = jax.jit(agent.init, compiler_options=soonest())
-        states = [init(np.uint32(c.seed)) for c in configs]
-        states, totals, stopped_by = _loop(configs, paths, engine, states, progress)
-        _save(paths, states)
-        if jax.process_index() == 0:
-            for path, c, state, total in zip(paths, configs, states, totals, strict=True):
-                runs.write_json(path / "manifest.json", runs.manifest(c, state, total))
-    finally:
-        _close(env)
+        begun: list[Checkpoint | None] = [None] * len(paths)
+        if resuming and writes:
+            begun = _common(paths, configs)
+        states = _states(configs, agent, begun)
+        done = int(states[0].step)
+        if done > config.updates:
+            raise ConfigError(f"--updates {config.updates}, but {done} are made: ask for more")
+        recorders = list(map(Recorder, paths, configs, begun)) if writes else []
+        last = [of.last for of in recorders] or [runs.nothing(done)] * len(configs)
+        commit = None if resuming else machine.git_commit()
+        manifest = runs.manifest(config, _told_once(config), commit)
+        book = _Book(folder, recorders, manifest)
+        if done:
+            book.begin()
+        show = progress.update if progress else _show_nothing
+        listener = Listener(book.record, book.save, show)
+        states, stopped_by = loop(
+            engine, [c.seed for c in configs], states, last, config.updates, listener
+        )
+        book.save(states)
+        book.finish(states)
     if stopped_by is not None:
         if not isinstance(stopped_by, KeyboardInterrupt | PgjaxError):
             raise stopped_by
@@ -139,13 +193,101 @@ def _train(
     return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
 
 
-def _engine(
+def _common(paths: list[Path], configs: list[TrainConfig]) -> list[Checkpoint | None]:
+    """The last checkpoints, one for each seed, after the same number of updates."""
+    found = [
+        {at.update: at for at in runs.usable(path, config)}
+        for path, config in zip(paths, configs, strict=True)
+    ]
+    update = max(set[int].intersection(*map(set, found)), default=0)
+    return [of_seed.get(update) for of_seed in found]
+
+
+def _states(
+    configs: list[TrainConfig], agent: Agent, begun: list[Checkpoint | None]
+) -> list[TrainState]:
+    """Of each seed: where it stood, or at its beginning; the same in all processes."""
+    if begun[0] is not None:
+        init = functools.partial(agent.init, configs[0].seed)
+        states = [runs.restore(at, init) for at in begun if at is not None]
+    else:
+        # Run once, and drawing alone, whose bits were the same under all options tried.
+        fresh = jax.jit(agent.init, compiler_options=soonest())
+        states = [fresh(np.uint32(config.seed)) for config in configs]
+    if jax.process_count() > 1:
+        plain = multihost_utils.broadcast_one_to_all([runs.plain(state) for state in states])
+        states = [runs.keyed(jax.tree.map(jnp.asarray, state)) for state in plain]
+    return states
+
+
+class _Book:
+    """The recorders of all seeds; of several processes only the first has any."""
+
+    def __init__(self, folder: Path, recorders: list[Recorder], manifest: dict[str, Any]):
+        self._folder, self._recorders, self._manifest = folder, recorders, manifest
+        self._begun = False
+
+    def begin(self) -> None:
+        """What stands before the first line."""
+        if self._recorders and self._recorders[0].path != self._folder:
+            runs.write_seeds(self._folder, [recorder.path for recorder in self._recorders])
+        for recorder in self._recorders:
+            recorder.begin(self._manifest)
+        self._begun = True
+
+    def record(self, metrics: Metrics, made: Made) -> None:
+        with self._told():
+            if not self._begun:
+                self.begin()
+            seeds = zip(self._recorders, metrics, made.digests, strict=False)
+            for recorder, of_seed, digests in seeds:
+                recorder.record(of_seed, digests, made.timings)
+
+    def save(self, states: list[TrainState]) -> None:
+        with self._told():
+            for recorder, state in zip(self._recorders, states, strict=False):
+                recorder.save(state)
+
+    def finish(self, states: list[TrainState]) -> None:
+        with self._told():
+            for recorder, state in zip(self._recorders, states, strict=False):
+                recorder.finish(state)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise RunError(
+                f"cannot write to {self._folder} ({e}): the last checkpoint is whole; make room "
+                f"and pgjax resume {self._folder}"
+            ) from e
+
+
+def _told_once(config: TrainConfig) -> str | None:
+    """Why a run is not bit-exact, if it is not."""
+    reason = why_not_reproducible(config)
+    if reason is not None:
+        warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
+    return reason
+
+
+def _show_nothing(metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+    pass
+
+
+def make_engine(
     config: TrainConfig,
     env: gym.Env | VectorEnv,
     agent: Agent,
     num_seeds: int,
     num_devices: int | None,
 ) -> Engine:
+    """What makes the updates of a config.
+
+    Raises:
+      ConfigError: for devices that are not there, or of no use.
+    """
     mesh = _mesh(num_devices, num_seeds)
     if not config.on_device:
         if mesh.size > 1:
@@ -183,154 +325,3 @@ def _close(env: gym.Env | VectorEnv) -> None:
     with warnings.catch_warnings(), contextlib.suppress(OSError, EOFError, KeyboardInterrupt):
         warnings.simplefilter("ignore")
         env.close()
-
-
-def _loop(
-    configs: list[TrainConfig],
-    paths: list[Path],
-    engine: Engine,
-    states: list[TrainState],
-    progress: Progress | None,
-) -> tuple[list[TrainState], list[dict[str, int]], BaseException | None]:
-    """All updates: (states, totals, what cut it short after the first)."""
-    current, size, saved = engine.begin(states), 1, float("-inf")
-    last: list[dict[str, Any]] = [dict.fromkeys(("update", *_TOTALS), 0) for _ in configs]
-    stopped_by: BaseException | None = None
-    try:
-        while (done := last[0]["update"]) < configs[0].updates:
-            size = min(size, engine.most, configs[0].updates - done)
-            begun = time.perf_counter()
-            new, infos, timings = engine.advance(current, size)
-            # After the very last update none follows that would show what its parameters are.
-            ending = engine.end(new) if done + size == configs[0].updates else []
-            good = _finite_updates(done, configs, infos, ending)
-            if good < size:
-                size = good  # nothing is kept of what came after
-                continue
-            metrics = [
-                list(itertools.accumulate(of_seed, _add_up, initial=before))[1:]
-                for of_seed, before in zip(infos, last, strict=True)
-            ]
-            _write(configs, paths, metrics, timings)
-            current, last = new, [of_seed[-1] for of_seed in metrics]
-            if progress is not None:
-                for *of_all, timing in zip(*metrics, timings, strict=True):
-                    progress.update(of_all, timing)
-            if time.monotonic() - saved > _SECONDS_A_CHECKPOINT:
-                _save(paths, engine.end(current))
-                saved = time.monotonic()
-            # Seldom enough to be quick, often enough to look at and to stop.
-            seconds = (time.perf_counter() - begun) / size
-            size = _agreed(min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds))))
-    except BaseException as e:
-        stopped_by = _explained(e)
-        if last[0]["update"] == 0:
-            if stopped_by is e:
-                raise
-            raise stopped_by from e
-    return engine.end(current), [{name: of[name] for name in _TOTALS} for of in last], stopped_by
-
-
-def _finite_updates(
-    done: int,
-    configs: list[TrainConfig],
-    infos: list[list[dict[str, Any]]],
-    states: list[TrainState],
-) -> int:
-    """How many updates come before the first that is not finite for some seed; at least one.
-
-    `done` were made before these; `states`, if there are any, are those after the last one.
-    """
-    finite = [list(map(_finite, of_seed)) for of_seed in infos]
-    for of_seed, state in zip(finite, states, strict=False):
-        of_seed[-1] = of_seed[-1] and _finite(state.params)
-    bad = [c.seed for c, of_seed in zip(configs, finite, strict=True) if not of_seed[0]]
-    if bad:
-        raise DivergedError(
-            f"update {done + 1} is not finite (seed {', '.join(map(str, bad))}): lower the "
-            "learning rate"
-        )
-    return min((of_seed + [False]).index(False) for of_seed in finite)
-
-
-def _finite(numbers: Any) -> bool:
-    return all(np.isfinite(x).all() for x in jax.tree.leaves(numbers))
-
-
-def _write(
-    configs: list[TrainConfig],
-    paths: list[Path],
-    metrics: list[list[dict[str, Any]]],
-    timings: list[dict[str, float]],
-) -> None:
-    """Append updates to the files of every seed; the first of several processes does it."""
-    if jax.process_index() > 0:
-        return
-    for config, path, of_seed in zip(configs, paths, metrics, strict=True):
-        if of_seed[0]["update"] == 1:
-            path.mkdir(parents=True, exist_ok=True)
-            runs.write_json(path / "config.json", config.to_json())
-        runs.append_lines(path / "metrics.jsonl", of_seed)
-        timed = [{"update": m["update"], **t} for m, t in zip(of_seed, timings, strict=True)]
-        runs.append_lines(path / "timings.jsonl", timed)
-
-
-def _save(paths: list[Path], states: list[TrainState]) -> None:
-    if jax.process_index() == 0:
-        for path, state in zip(paths, states, strict=True):
-            runs.save_state(path, state)
-
-
-def _agreed(size: int) -> int:
-    """What the first of several processes measured: all must make equally many updates."""
-    return size if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(size))
-
-
-def _explained(error: BaseException) -> BaseException:
-    """What XLA says of memory, and of another process, in our words; other errors as they are."""
-    reason = str(error).partition("\n")[0]
-    from_xla = isinstance(error, jax.errors.JaxRuntimeError)
-    if from_xla and "RESOURCE_EXHAUSTED" in reason:
-        return RunError(
-            "out of memory: fewer --episodes-per-update or --seeds, or --max-episode-steps "
-            f"({reason})"
-        )
-    if jax.process_count() > 1 and (from_xla or "gloo" in reason.lower()):
-        return RunError(f"another process of the run was lost: start all again ({reason})")
-    return error
-
-
-def _add_up(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of an update, from those of the one before."""
-    return {
-        "update": last["update"] + 1,
-        "total_episodes": last["total_episodes"] + info["episodes"],
-        "total_env_steps": last["total_env_steps"] + info["env_steps"],
-        **info,
-    }
-
-
-def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
-    """Read a run back from its folder.
-
-    Args:
-      path: the folder.
-      allow_env_import: let an env id of the form module:Name import that module, which runs its
-        code: only for a folder whose writer you trust.
-
-    Raises:
-      RunError, ConfigError: if it is not one, or not whole.
-    """
-    path = Path(path)
-    config = runs.load_config(path)
-    if ":" in config.env_id and not allow_env_import:
-        raise ConfigError(
-            f"{path} names an environment in a module to import, {config.env_id!r}: if you trust "
-            "it, say so with --allow-env-import"
-        )
-    env = make_env(config, num_envs=1)
-    try:
-        agent = make_agent(config, env)
-    finally:
-        env.close()
-    return Run(path, config, agent, runs.load_state(path, lambda: agent.init(config.seed)))

@@ -12,7 +12,7 @@ from pgjax.agents import make_env
 from pgjax.errors import ConfigError
 from pgjax.evaluate import by_mode, evaluation_state
 from pgjax.gym_rollout import collect_episodes
-from pgjax.train import Run
+from pgjax.runs import Run
 
 
 def frames(

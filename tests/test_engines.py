@@ -21,8 +21,9 @@ def test_any_number_of_updates_in_a_dispatch():
     def after(*counts):
         states, metrics = engine.begin([agent.init(5)]), []
         for count in counts:
-            states, (infos,), timings = engine.advance(states, count)
-            assert len(infos) == len(timings) == count
+            states, made = engine.advance(states, count)
+            (infos,), (digests,), timings = made
+            assert len(infos) == len(digests) == len(timings) == count
             metrics += infos
         return engine.end(states)[0], metrics
 

@@ -12,18 +12,20 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 # A file imports only from rows above its own.
 ROWS = [
-    ["errors"],
+    ["errors", "store"],
     ["types", "envs.base", "compiling"],
     ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic"],
-    ["policies", "advantages", "metrics", "rollout"],
+    ["policies", "advantages", "metrics", "rollout", "digests"],
     ["algorithms"],
     # --- the shell ---
-    ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics"],
+    ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
     ["episode_log"],
-    ["gym_rollout", "runs", "envs"],
+    ["gym_rollout", "envs"],
     ["engines", "agents"],
+    ["runs", "probe"],
+    ["loop"],
     ["train"],
-    ["evaluate", "plot"],
+    ["evaluate", "plot", "verify"],
     ["video", "progress"],
     ["cli"],
 ]

@@ -1,0 +1,62 @@
+"""Whether an environment is a function of its reset seed and the actions, as all rests on."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pgjax.agents import make_env
+from pgjax.config import TrainConfig
+
+_STEPS = 30
+_SEED = 1
+
+
+def why_not_reproducible(config: TrainConfig) -> str | None:
+    """Why a config's environment may give other episodes for the same seed and actions, if so.
+
+    It says so itself (`spec.nondeterministic`), or does so when an episode is run again, in the
+    same environment and in another one. Short: what it does not find may still be there.
+    """
+    if config.on_device:
+        return None  # a pure function of its key
+    try:
+        env, other = make_env(config, num_envs=1), make_env(config, num_envs=1)
+    except Exception:  # whatever it is, training will meet and tell it
+        return None
+    try:
+        if env.spec is not None and env.spec.nondeterministic:
+            return f"{config.env_id} says that it is not deterministic"
+        actions = _actions(env)
+        first = _episode(env, actions)
+        if not _same(first, _episode(other, actions)) or not _same(first, _episode(env, actions)):
+            return f"{config.env_id} gives other episodes for the same reset seed and actions"
+    except Exception:
+        return None
+    finally:
+        for each in (env, other):
+            each.close()
+    return None
+
+
+def _actions(env: gym.Env) -> list[Any]:
+    env.action_space.seed(_SEED)
+    return [env.action_space.sample() for _ in range(_STEPS)]
+
+
+def _episode(env: gym.Env, actions: list[Any]) -> list[Any]:
+    obs, _ = env.reset(seed=_SEED)
+    seen: list[Any] = [np.array(obs)]
+    for action in actions:
+        obs, *rest, _ = env.step(action)
+        seen += [np.array(obs), *rest]
+        if rest[1] or rest[2]:
+            break
+    return seen
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind == "f")
+        for x, y in zip(a, b, strict=True)
+    )

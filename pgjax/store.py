@@ -1,0 +1,271 @@
+"""Files that survive being killed at any moment, and know when they are damaged; no JAX in here.
+
+A folder holds logs, which grow, and checkpoints, each written once. A checkpoint carries the length
+and the SHA-256 of every log at its time: what a log holds beyond belongs to work that was lost, and
+is cut off when the checkpoint is gone back to.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_MAGIC = b"pgjax checkpoint 1\n"
+_NAME = re.compile(r"\d{8,}\.ckpt")
+_DIGEST = 64  # hex digits
+_LONGEST_HEADER = 2**16
+_FILE = 0o666
+KEEP = 3  # of the last checkpoints; the best is kept beside them
+
+Mark = tuple[int, str]  # length in bytes, SHA-256 in hex
+Ends = dict[str, tuple[int, Any]]  # of each log: length in bytes, its hash so far
+
+
+class DamagedError(ValueError):
+    """A file that is not what was written."""
+
+
+class Checkpoint(NamedTuple):
+    """What stands before the body of a checkpoint, and where the body is."""
+
+    path: Path
+    update: int
+    score: float  # the higher the better
+    settings: str  # digest of what the folder's checkpoints have in common
+    logs: dict[str, Mark]
+    offset: int
+    size: int  # of the body, in bytes
+
+    def body(self) -> bytes:
+        """The bytes that were given to `commit`."""
+        with _opened(self.path, os.O_RDONLY) as file:
+            return _read(file, self.size, self.offset)
+
+
+def logs_at(folder: Path, names: Sequence[str], marks: Mapping[str, Mark]) -> Ends:
+    """Where the logs of a folder end: as `marks` says, and at nothing where it says nothing."""
+    return {name: _hashed(folder / name, marks.get(name, (0, ""))[0]) for name in names}
+
+
+def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
+    """Write on behind the ends of the logs, and return the new ones.
+
+    What stood there is lost. Until `flush`, a process that ends loses nothing, a machine may.
+    """
+    new = dict(ends)
+    for name, more in data.items():
+        size, digest = ends[name]
+        digest = digest.copy()
+        digest.update(more)
+        with _opened(folder / name, os.O_WRONLY | os.O_CREAT) as file:
+            _cut(file, size)
+            _write(file, more, size)
+        new[name] = size + len(more), digest
+    return new
+
+
+def flush(folder: Path, ends: Ends) -> dict[str, Mark]:
+    """Bring the logs to the disk, and cut off what stands behind their ends."""
+    for name, (size, _) in ends.items():
+        with _opened(folder / name, os.O_WRONLY | os.O_CREAT) as file:
+            _cut(file, size)
+            os.fsync(file)
+    return {name: (size, digest.hexdigest()) for name, (size, digest) in ends.items()}
+
+
+def _cut(file: int, size: int) -> None:
+    if os.fstat(file).st_size != size:
+        os.ftruncate(file, size)
+
+
+def commit(
+    folder: Path, update: int, score: float, settings: str, logs: Mapping[str, Mark], body: bytes
+) -> None:
+    """Write a checkpoint whole or not at all; then remove those that are not kept."""
+    header = {"update": update, "score": score, "settings": settings, "logs": logs}
+    rest = json.dumps(header).encode() + b"\n" + body
+    digest = hashlib.sha256(rest).hexdigest().encode()
+    os.makedirs(folder, exist_ok=True)
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise NotADirectoryError(f"{folder} is not a folder")
+    replace(folder / f"{update:08d}.ckpt", _MAGIC + digest + b"\n" + rest)
+    _prune(folder)
+
+
+def _prune(folder: Path) -> None:
+    paths = _paths(folder)
+    scores: dict[Path, float] = {}
+    for path in paths:
+        with contextlib.suppress(DamagedError):
+            scores[path] = read(path).score
+    # Of equals the first: they come newest first.
+    best = max(reversed(scores), key=lambda path: scores[path], default=None)
+    for path in paths[KEEP:]:
+        if path != best:
+            os.unlink(path)
+
+
+def _paths(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(folder).st_mode)
+    except FileNotFoundError:
+        return []
+    names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)] if is_folder else []
+    return [folder / name for name in sorted(names, key=lambda name: int(name[:-5]), reverse=True)]
+
+
+def read(path: Path) -> Checkpoint:
+    """What stands in a checkpoint, its digest checked before anything is parsed.
+
+    Raises:
+      DamagedError: if it is not as it was written.
+    """
+    with _opened(path, os.O_RDONLY) as file:
+        begin = len(_MAGIC) + _DIGEST + 1
+        start = _read(file, begin, 0)
+        if not start.startswith(_MAGIC):
+            raise DamagedError(f"{path} is not a checkpoint of this version")
+        size, digest = os.fstat(file).st_size, hashlib.sha256()
+        for offset in range(begin, size, 2**20):
+            digest.update(_read(file, min(2**20, size - offset), offset))
+        if start[len(_MAGIC) :] != digest.hexdigest().encode() + b"\n":
+            raise DamagedError(f"{path} is damaged")
+        line, _, _ = _read(file, min(_LONGEST_HEADER, size - begin), begin).partition(b"\n")
+    try:
+        values = json.loads(line)
+        logs = {str(name): (int(n), str(sha)) for name, (n, sha) in values["logs"].items()}
+        offset = begin + len(line) + 1
+        return Checkpoint(
+            path,
+            int(values["update"]),
+            float(values["score"]),
+            str(values["settings"]),
+            logs,
+            offset,
+            size - offset,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise DamagedError(f"{path} does not hold what a checkpoint does: {e!r}") from None
+
+
+def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]:
+    """The checkpoints of a folder, newest first, or what is wrong with them or the logs below."""
+    for path in _paths(folder):
+        try:
+            found = read(path)
+            if f"{found.update:08d}.ckpt" != path.name:
+                raise DamagedError(f"{path} holds update {found.update}")
+            for name, (size, sha256) in found.logs.items():
+                if os.path.basename(name) != name:
+                    raise DamagedError(f"{path} names a file elsewhere, {name!r}")
+                if _hashed(logs / name, size)[1].hexdigest() != sha256:
+                    raise DamagedError(f"{logs / name} is damaged before update {found.update}")
+        except DamagedError as e:
+            yield e
+        else:
+            yield found
+
+
+def clear(folder: Path, after: int) -> None:
+    """Remove the checkpoints after an update, and what a killed process left half-written."""
+    for path in _paths(folder):
+        if int(path.stem) > after:
+            os.unlink(path)
+    for place in (folder, folder.parent):
+        for name in os.listdir(place) if place.is_dir() else []:
+            if name.startswith(".") and name.endswith(".tmp"):
+                os.unlink(place / name)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and bring it to the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _opened(temporary, os.O_WRONLY | os.O_CREAT) as file:
+        _cut(file, 0)
+        _write(file, data, 0)
+        os.fsync(file)
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON with its own digest, by `replace`."""
+    sealed = {**value, "sha256": digest_of(value)}
+    replace(path, (json.dumps(sealed, indent=2) + "\n").encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The inverse of write_sealed.
+
+    Raises:
+      DamagedError: if there is none, or it is not as it was written.
+    """
+    with _opened(path, os.O_RDONLY) as file:
+        data = _read(file, min(os.fstat(file).st_size, 2**20), 0)
+    try:
+        value = json.loads(data)
+        sha256 = value.pop("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise DamagedError(f"{path} is damaged") from None
+    if sha256 != digest_of(value):
+        raise DamagedError(f"{path} was changed since it was written, or is damaged")
+    return value
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _hashed(path: Path, size: int) -> tuple[int, Any]:
+    """The length and the hash of the first `size` bytes of a file."""
+    digest = hashlib.sha256()
+    if size:
+        with _opened(path, os.O_RDONLY) as file:
+            for offset in range(0, size, 2**20):
+                digest.update(_read(file, min(2**20, size - offset), offset))
+    return size, digest
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A regular file, opened without following a link."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _FILE)
+    except OSError as e:
+        if flags != os.O_RDONLY:
+            raise
+        raise DamagedError(f"{path} cannot be read: {e.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise DamagedError(f"{path} is not a file")
+        yield file
+    finally:
+        os.close(file)
+
+
+def _read(file: int, size: int, offset: int) -> bytes:
+    parts = []
+    while size > 0:
+        part = os.pread(file, size, offset)
+        if not part:
+            raise DamagedError("a file ends too soon")
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)
+
+
+def _write(file: int, data: bytes, offset: int) -> None:
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,121 @@
+"""Does a run come out again, update by update, from its settings alone?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pgjax import machine, runs, store
+from pgjax.agents import make_agent, make_env
+from pgjax.compiling import soonest
+from pgjax.engines import Made
+from pgjax.errors import ConfigError, RunError
+from pgjax.loop import Listener, Metrics, loop
+from pgjax.train import Progress, make_engine
+
+
+class _DiffersError(Exception):
+    """Two runs part here."""
+
+
+def verify(
+    path: Path | str,
+    progress: Progress | None = None,
+    *,
+    first: int = 1,
+    last: int | None = None,
+    num_devices: int | None = None,
+    allow_env_import: bool = False,
+) -> dict[str, Any]:
+    """Train again from the settings of a run, and compare with what was recorded; writes nothing.
+
+    Args:
+      path: the folder of one run.
+      progress: as for `train`.
+      first: the first update to compare, at least 1: training starts from the checkpoint before it,
+        where there is one, else from the beginning.
+      last: the last one; by default all that were recorded.
+      num_devices: as for `train`.
+      allow_env_import: as for `pgjax.load`.
+
+    Returns:
+      identical: whether every update compared is; `first` and `last` of those compared; and where
+      they are not, `update` (the first that differs), `differs` (of each name, what was recorded
+      and what came out here) and `machine` (what differs between the two machines).
+
+    Raises:
+      ConfigError: for updates that were not recorded.
+      RunError: if it is no run folder, or its records cannot be read.
+    """
+    path = Path(path)
+    config = runs.read_config(path, allow_env_import=allow_env_import)
+    recorded = _recorded(path)
+    last = len(recorded) if last is None else last
+    if not 1 <= first <= last <= len(recorded):
+        raise ConfigError(f"--updates {first}:{last}, but 1:{len(recorded)} are recorded")
+    differs: dict[str, Any] = {}
+
+    def compare(metrics: Metrics, made: Made) -> None:
+        for of, digest in zip(metrics[0], made.digests[0], strict=True):
+            here = json.loads(json.dumps({**of, "params": digest}))
+            there = recorded[of["update"] - 1]
+            for name in (here | there) if of["update"] >= first else ():
+                if here.get(name) != there.get(name):
+                    differs[name] = [there.get(name), here.get(name)]
+            if differs:
+                differs["update"] = of["update"]
+                raise _DiffersError
+
+    before = next((at for at in runs.usable(path, config) if at.update < first), None)
+    env = make_env(config, num_envs=1 if config.on_device else None)
+    try:
+        agent = make_agent(config, env)
+        engine = make_engine(config, env, agent, 1, num_devices)
+        if progress is not None:
+            progress.start(config, env, agent.policy, 1)
+        totals = runs.nothing()
+        if before is None:
+            state = jax.jit(agent.init, compiler_options=soonest())(np.uint32(config.seed))
+        else:
+            state = runs.restore(before, lambda: agent.init(config.seed))
+            totals = {name: recorded[before.update - 1][name] for name in totals}
+        show = progress.update if progress is not None else lambda metrics, timings: None
+        listener = Listener(compare, lambda states: None, show)
+        try:
+            _, stopped_by = loop(engine, [config.seed], [state], [totals], last, listener)
+        except _DiffersError as e:
+            stopped_by = e
+    finally:
+        env.close()
+    if stopped_by is not None and not isinstance(stopped_by, _DiffersError):
+        raise stopped_by
+    found = {"identical": not differs, "first": first, "last": last}
+    if not differs:
+        return found
+    update = differs.pop("update")
+    return {**found, "update": update, "differs": differs, "machine": _machine(path, config.env_id)}
+
+
+def _recorded(path: Path) -> list[dict[str, Any]]:
+    """Metrics and digest of each update; a last line that was not finished is left out."""
+    try:
+        metrics, digests = (
+            [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
+            for name in runs.LOGS[:2]
+        )
+        rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (a killed run's may differ)
+        if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
+            raise ValueError("updates are missing")
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(f"{path} holds no readable record ({e}): train again") from None
+    return rows
+
+
+def _machine(path: Path, env_id: str) -> list[str]:
+    try:
+        there = store.read_sealed(path / "manifest.json")["machine"]
+        return machine.differences(machine.facts(env_id), there)
+    except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
+        return [f"the manifest cannot be read ({e})"]
