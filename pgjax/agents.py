@@ -1,8 +1,14 @@
 """What a config stands for: environments, policy, estimator, optimiser, algorithm."""
 
+import contextlib
 import functools
 import multiprocessing
-from collections.abc import Callable
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -53,7 +59,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
             # Never a plain fork: JAX has threads, whose locks a forked child would inherit held.
             methods = multiprocessing.get_all_start_methods()
             return AsyncVectorEnv(
-                [make_one] * num_envs,
+                [functools.partial(_make_in_process, make_one)] * num_envs,
                 context="forkserver" if "forkserver" in methods else "spawn",
                 autoreset_mode=AutoresetMode.DISABLED,
             )
@@ -61,6 +67,39 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     except (gym.error.Error, ImportError, ValueError, TypeError) as e:
         reason = " ".join(str(e).split())
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
+
+
+@contextlib.contextmanager
+def opened_env(config: TrainConfig, **kwargs: Any) -> Iterator[Any]:
+    """As make_env; its processes end with the work on it, whatever becomes of them."""
+    env = make_env(config, 1 if config.on_device else None, **kwargs)
+    try:
+        yield env
+    except BaseException:
+        if processes := getattr(env, "processes", ()):
+            for process in processes:
+                process.kill()  # it may hang, or hold back what nobody will read
+                process.join()
+            env.closed = True
+        raise
+    finally:
+        with warnings.catch_warnings(), contextlib.suppress(OSError, EOFError, KeyboardInterrupt):
+            warnings.simplefilter("ignore")
+            env.close()
+
+
+def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:
+    """Make an environment that leaves signals to the process that steps it, and ends with it."""
+    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one to look at it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    return make_one()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def make_functional_env(config: TrainConfig) -> envs.Env:

@@ -8,9 +8,10 @@ import itertools
 import json as json_lines
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import gymnasium as gym
 import jax
@@ -23,9 +24,10 @@ from pgjax import evaluate as evaluation
 from pgjax import machine, processes, runs
 from pgjax import plot as plotting
 from pgjax.config import PRESETS, TrainConfig
-from pgjax.errors import ConfigError, PgjaxError
+from pgjax.errors import ConfigError, PgjaxError, RunWarning
 from pgjax.progress import Terminal
 from pgjax.runs import Run, load
+from pgjax.signals import Signals
 from pgjax.statistics import interquartile_mean
 from pgjax.train import resume, train_seeds
 from pgjax.train import train as run_training
@@ -107,20 +109,36 @@ def _run(devices: _Devices, num_seeds: int, run: Callable[[Terminal], list[Run]]
     _set_up_devices(devices, num_seeds)
     first = jax.process_index() == 0  # the only one to show and to write anything
     console = Console(quiet=not first)
-    terminal = _Terminal(console)
-    try:
-        trained = run(terminal)
-    finally:
-        terminal.stop()
-    if first:
-        _report(trained, console)
+    with Signals() as signals:
+        terminal = _Terminal(console, signals)
+        try:
+            try:
+                trained = run(terminal)
+            finally:
+                terminal.stop()
+                signals.patient = False
+            if first:
+                _report(trained, console)
+        except BaseException as e:  # what an end that was asked for can bring about is no error
+            if not signals.number:
+                raise
+            _leave(signals.exit_code, f"interrupted {e}".rstrip())
 
 
 class _Terminal(Terminal):
+    def __init__(self, console: Console, signals: Signals):
+        super().__init__(console)
+        self._signals = signals
+
     def start(self, config: TrainConfig, env: Any, policy: Any, num_seeds: int) -> None:
         super().start(config, env, policy, num_seeds)
         if config.on_device and jax.process_index() == 0:
             evaluation.compile_ahead(config, config.eval_episodes)
+        self._signals.patient = True
+
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+        super().update(metrics, timings)
+        self._signals.check()
 
 
 def _report(trained: list[Run], console: Console) -> None:
@@ -375,13 +393,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # Films are drawn in memory; SDL complains of a missing display otherwise.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    try:
-        _parse(sys.argv[1:] if argv is None else argv)()
-    except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:
-        print("pgjax:", " ".join(str(e).split()), file=sys.stderr)
-        processes.leave(2)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as e:
-        print(f"pgjax: interrupted {e}".rstrip(), file=sys.stderr)
-        processes.leave(130)
-        raise SystemExit(130) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = _show_warning
+        try:
+            _parse(sys.argv[1:] if argv is None else argv)()
+        except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:
+            _leave(2, " ".join(str(e).split()))
+        except KeyboardInterrupt as e:
+            _leave(130, f"interrupted {e}".rstrip())
+
+
+def _leave(code: int, words: str) -> NoReturn:
+    print("pgjax:", words, file=sys.stderr)
+    processes.leave(code)
+    raise SystemExit(code) from None
+
+
+_show_any_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *where: Any, **more: Any
+) -> None:
+    if issubclass(category, RunWarning):
+        print("pgjax:", " ".join(str(message).split()), file=sys.stderr)
+    else:
+        _show_any_warning(message, category, *where, **more)

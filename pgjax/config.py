@@ -69,6 +69,8 @@ class TrainConfig:
     """Environments side by side; changes the speed, never the result."""
     vectorization: Literal["sync", "async"] = "sync"
     """Environments in this process (sync) or each in its own (async, for slow ones)."""
+    step_timeout: float = 60.0
+    """Seconds after which an environment's step that has not come back ends the run."""
     on_device: bool = False
     """Compile environment and learner into one program; needs a functional environment."""
     num_shards: int = 8
@@ -173,6 +175,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "num_shards": (1, math.inf),
     "max_episode_steps": (1, math.inf),
     "max_grad_norm": (1e-30, math.inf),
+    "step_timeout": (0.01, 1e9),
     "learning_rate": (0, math.inf),
     "gamma": (0, 1),
     "gae_lambda": (0, 1),

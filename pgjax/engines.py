@@ -52,7 +52,12 @@ def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algo
     def advance(states: list[TrainState], count: int) -> tuple[list[TrainState], Made]:
         begun = time.perf_counter()
         rollout = collect_episodes(
-            env, algorithm, states[0], config.episodes_per_update, squash=config.squash
+            env,
+            algorithm,
+            states[0],
+            config.episodes_per_update,
+            squash=config.squash,
+            step_timeout=config.step_timeout,
         )
         collected = time.perf_counter()
         state, info = update(states[0], rollout)

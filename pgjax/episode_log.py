@@ -1,7 +1,7 @@
 """What the Python loop reads and writes down, and how whole episodes are cut out of it."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from pgjax.dispatch import BLOCK, ROWS
 from pgjax.errors import RolloutError
 from pgjax.rows import Layout
 from pgjax.spaces import Observations
+from pgjax.stepping import StepError
 from pgjax.types import Rollout
 
 _CAPACITY = 128  # steps of the log, at first
@@ -23,6 +24,7 @@ class Episode:
 
     column: int  # of the rollout
     number: int  # in the run
+    seed: int  # it was reset with
     slot: int  # the sub-environment that runs it
     start: int  # its first step in the log
     planned: int = 0  # one past the last step in the log whose noise is laid out
@@ -32,7 +34,7 @@ class Episode:
     final_obs: Any = None  # [d]
 
     def __str__(self) -> str:
-        return f"environment {self.slot}, episode {self.number}"
+        return f"environment {self.slot}, episode {self.number} (reset seed {self.seed})"
 
 
 class EpisodeLog:
@@ -42,9 +44,15 @@ class EpisodeLog:
     that an environment that returns NaN is found out even if its episode never ends.
     """
 
-    def __init__(self, num_envs: int, observations: Observations, layout: Layout):
+    def __init__(
+        self,
+        num_envs: int,
+        observations: Observations,
+        layout: Layout,
+        send: Callable[[np.ndarray], Any],
+    ):
         self._slots = -(-num_envs // ROWS) * ROWS
-        self._fields, self._encode = layout.fields, observations.encode
+        self._fields, self._encode, self._send = layout.fields, observations.encode, send
         self.time = 0
         rows = zip(layout.widths, layout.dtypes, strict=True)
         self._lay([self._zeros((width,), dtype) for width, dtype in rows])
@@ -73,18 +81,20 @@ class EpisodeLog:
         try:
             self._obs[self.time, episode.slot] = self._encode(obs)
         except (TypeError, ValueError) as e:
-            raise RolloutError(f"{episode}, step 0: {_WRONG_OBS.format(e)}") from None
+            raise self._error(episode, 0, _WRONG_OBS.format(e)) from None
 
-    def step(
-        self, running: dict[int, Episode], action: np.ndarray, results: Iterable[Any]
-    ) -> list[int]:
-        """Record one step of the running episodes; return the slots of those that ended."""
+    def act(self, running: dict[int, Episode], action: np.ndarray) -> None:
+        """Record the raw actions of all slots, before anybody steps."""
         now = self.time
         if now == 0:
             self._action = self._zeros(action.shape[1:], action.dtype)
         if now + 1 + BLOCK == len(self._obs):
             self._grow(running.values())
         self._action[now] = action
+
+    def step(self, running: dict[int, Episode], results: Iterable[Any]) -> list[int]:
+        """Record one step of the running episodes; return the slots of those that ended."""
+        now = self.time
         rewards, successors = self._reward[now], self._obs[now + 1]
         ended = []
         for episode, result in zip(running.values(), results, strict=True):
@@ -93,13 +103,13 @@ class EpisodeLog:
             try:
                 successors[slot] = self._encode(obs)
             except (TypeError, ValueError) as e:
-                where = f"{episode}, step {now + 1 - episode.start}"
-                raise RolloutError(f"{where}: {_WRONG_OBS.format(e)}") from None
+                at = now + 1 - episode.start
+                raise self._error(episode, at, _WRONG_OBS.format(e)) from None
             try:
                 rewards[slot] = reward
             except (TypeError, ValueError):
-                where = f"{episode}, step {now - episode.start}"
-                raise RolloutError(f"{where}: the reward is {reward!r}, not a number") from None
+                what = f"the reward is {reward!r}, not a number"
+                raise self._error(episode, now - episode.start, what, now + 1) from None
             if terminated or truncated:
                 episode.stop, episode.final_obs = now + 1, successors[slot].copy()
                 episode.terminated, episode.truncated = bool(terminated), bool(truncated)
@@ -140,7 +150,30 @@ class EpisodeLog:
                 else "correct the environment"
             )
             bad = values[~np.isfinite(values)].ravel()[0]
-            raise RolloutError(f"{episode}, step {t}: the {name} is {bad}: {advice}")
+            acted = episode.start + t + (name == "reward")
+            raise self._error(episode, t, f"the {name} is {bad}: {advice}", acted)
+
+    def failed(self, episode: Episode | None, error: StepError, stop: int) -> RolloutError:
+        """What to raise for an environment that did; `stop` is one past its last action."""
+        if episode is None:  # it cannot be told which, or it was running an old episode again
+            which = f"environment {error.slot}" if error.slot >= 0 else "one of the environments"
+            return RolloutError(f"{which} {error}: correct it")
+        at = stop - 1 - episode.start
+        what = f"the environment {error}: correct it"
+        return self._error(episode, at, what, stop)
+
+    def _error(self, episode: Episode, t: int, what: str, stop: int | None = None) -> RolloutError:
+        """In step t of an episode, or its reset if that is below 0.
+
+        What leads there are the actions before `stop` in the log, by default those before step t.
+        """
+        stop = episode.start + t if stop is None else stop
+        raw = self._action[episode.start : stop, episode.slot]
+        actions = np.asarray(self._send(raw)).tolist() if stop > episode.start else []
+        when = f"step {t}" if t >= 0 else "reset"
+        error = RolloutError(f"{episode}, {when}: {what}")
+        error.replay = {"reset_seed": episode.seed, "actions": actions}
+        return error
 
     def rollout(self) -> Rollout:
         """The episodes that ended, each in its column, with its padding behind it."""

@@ -1,5 +1,7 @@
 """What pgjax raises, so that a caller can catch one type. Every message says what to do."""
 
+from typing import Any
+
 
 class PgjaxError(Exception):
     """Base of all errors that pgjax raises on purpose."""
@@ -14,9 +16,12 @@ class SpaceError(ConfigError):
 
 
 class RolloutError(PgjaxError, RuntimeError):
-    """An environment gave something unusable: the message names the sub-environment, the
-    episode, the step and the field.
+    """An environment gave something unusable, raised, hung or died: the message names the
+    sub-environment, the episode, its reset seed, the step and the field.
     """
+
+    replay: dict[str, Any] | None = None
+    """What leads there, where it is known: `reset_seed` and the `actions` that were sent."""
 
 
 class DivergedError(PgjaxError, FloatingPointError):

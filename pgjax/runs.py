@@ -6,6 +6,7 @@ digests.jsonl       a line per update: a digest of the parameters after it
 timings.jsonl       a line per update: seconds, steps a second
 manifest.json       versions, platform, threads, params_sha256
 checkpoints/N.ckpt  the TrainState after N updates: the last three and the best
+failure.json        what leads to where an environment failed, if one did
 evaluation.json     returns and lengths of the evaluation at the end
 learning_curve.png
 
@@ -215,6 +216,7 @@ class Recorder:
             manifest = self._continued(manifest)
         self._manifest = {"config": self._config.to_json(), **manifest}
         store.clear(self.path / "checkpoints", self.last["update"])
+        (self.path / "failure.json").unlink(missing_ok=True)
         store.write_sealed(self.path / "config.json", self._config.to_json())
         store.write_sealed(self.path / "manifest.json", self._manifest)
         store.flush(self.path, self._now[1])

@@ -18,12 +18,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pgjax import machine, runs
-from pgjax.agents import Agent, make_agent, make_env, make_functional_env
+from pgjax.agents import Agent, make_agent, make_functional_env, opened_env
 from pgjax.chunks import Sharding
 from pgjax.compiling import soonest
 from pgjax.config import TrainConfig
 from pgjax.engines import AXIS, Engine, Made, device_engine, python_engine
-from pgjax.errors import ConfigError, PgjaxError, RunError, RunWarning
+from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunError, RunWarning
 from pgjax.loop import Listener, Metrics, loop
 from pgjax.probe import why_not_reproducible
 from pgjax.runs import Recorder, Run
@@ -158,8 +158,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         if writes:
             stack.enter_context(runs.taken(folder, new=not resuming))
-        env = make_env(config, num_envs=1 if config.on_device else None)
-        stack.callback(_close, env)
+        env = stack.enter_context(opened_env(config))
         agent = make_agent(config, env)
         engine = make_engine(config, env, agent, len(configs), num_devices)
         if progress is not None:
@@ -185,12 +184,25 @@ def _train(
         )
         book.save(states)
         book.finish(states)
-    if stopped_by is not None:
-        if not isinstance(stopped_by, KeyboardInterrupt | PgjaxError):
-            raise stopped_by
-        saved = f"after {int(states[0].step)} updates; saved in {folder}"
-        raise type(stopped_by)(f"{stopped_by} ({saved})".lstrip()) from stopped_by
+        if stopped_by is not None:
+            raise _saved(stopped_by, int(states[0].step), folder)
     return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
+
+
+def _saved(error: BaseException, updates: int, folder: Path) -> BaseException:
+    """An error that ended a run, with what is left of the run, where it is one of ours."""
+    if not isinstance(error, KeyboardInterrupt | PgjaxError):
+        return error
+    saved = f"after {updates} updates; saved in {folder}"
+    replay = error.replay if isinstance(error, RolloutError) else None
+    if replay is not None:
+        runs.write_json(folder / "failure.json", replay)
+        saved += ", where failure.json has the actions that lead there"
+    again = type(error)(f"{error} ({saved})".lstrip())
+    again.__cause__ = error
+    if isinstance(again, RolloutError):
+        again.replay = replay
+    return again
 
 
 def _common(paths: list[Path], configs: list[TrainConfig]) -> list[Checkpoint | None]:
@@ -318,10 +330,3 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
             f"{processes} processes share all {len(devices)} devices: leave out --num-devices"
         )
     return Mesh(np.array(devices[:asked]), (AXIS,))
-
-
-def _close(env: gym.Env | VectorEnv) -> None:
-    """Close an environment whose workers an interrupt may have ended, or who hand it on to us."""
-    with warnings.catch_warnings(), contextlib.suppress(OSError, EOFError, KeyboardInterrupt):
-        warnings.simplefilter("ignore")
-        env.close()

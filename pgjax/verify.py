@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pgjax import machine, runs, store
-from pgjax.agents import make_agent, make_env
+from pgjax.agents import make_agent, opened_env
 from pgjax.compiling import soonest
 from pgjax.engines import Made
 from pgjax.errors import ConfigError, RunError
@@ -69,8 +69,7 @@ def verify(
                 raise _DiffersError
 
     before = next((at for at in runs.usable(path, config) if at.update < first), None)
-    env = make_env(config, num_envs=1 if config.on_device else None)
-    try:
+    with opened_env(config) as env:
         agent = make_agent(config, env)
         engine = make_engine(config, env, agent, 1, num_devices)
         if progress is not None:
@@ -87,8 +86,6 @@ def verify(
             _, stopped_by = loop(engine, [config.seed], [state], [totals], last, listener)
         except _DiffersError as e:
             stopped_by = e
-    finally:
-        env.close()
     if stopped_by is not None and not isinstance(stopped_by, _DiffersError):
         raise stopped_by
     found = {"identical": not differs, "first": first, "last": last}

@@ -211,10 +211,16 @@ def test_what_was_learned_before_a_failure_is_saved(tmp_path, monkeypatch, error
     config = pgjax.TrainConfig(
         "FailsLater-v0", updates=9, episodes_per_update=4, num_envs=1, run_dir=tmp_path / "run"
     )
-    ours = pytest.raises(pgjax.RolloutError, match=r"episode 4, .*saved in")
-    with ours if error is None else pytest.raises(type(error)) as caught:
+    with pytest.raises(pgjax.RolloutError, match=r"episode 4 .*saved in") as caught:
         pgjax.train(config)
-    assert error is None or caught.value is error
+    if error is not None:
+        assert caught.value.__cause__.__cause__ is error
+        assert type(error).__name__ in str(caught.value)
+    # What leads there: the reset seed, and one action, upon which the first reward of it is NaN.
+    replay = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert replay == caught.value.replay
+    assert f"reset seed {replay['reset_seed']}" in str(caught.value)
+    assert len(replay["actions"]) == 1
     assert int(pgjax.load(tmp_path / "run").state.step) == 1
     assert len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) == 1
     assert (tmp_path / "run" / "manifest.json").exists()

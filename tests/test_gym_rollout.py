@@ -241,7 +241,7 @@ class Broken(Scripted):
         ("reward", "text", 1),
 ])  # fmt: skip
 def test_what_an_environment_may_not_return(field, value, step):
-    message = rf"environment 0, episode 1, step {step}: the {field} "
+    message = rf"environment 0, episode 1 \(reset seed \d+\), step {step}: the {field} "
     with pytest.raises(pgjax.RolloutError, match=message):
         pgjax.collect_episodes(Broken(field, value), ALGORITHM, STATE, 2)
 

@@ -19,6 +19,7 @@ ROWS = [
     ["algorithms"],
     # --- the shell ---
     ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
+    ["stepping"],
     ["episode_log"],
     ["gym_rollout", "envs"],
     ["engines", "agents"],
@@ -26,7 +27,7 @@ ROWS = [
     ["loop"],
     ["train"],
     ["evaluate", "plot", "verify"],
-    ["video", "progress"],
+    ["video", "progress", "signals"],
     ["cli"],
 ]
 FIRST_OF_SHELL = 5

@@ -1,0 +1,177 @@
+"""Gymnasium's environments as numbered slots: one by one, or a vector's all at once.
+
+What goes wrong in one is raised as `StepError`, which says in which.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import connection
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from pgjax.errors import SpaceError
+
+
+class StepError(Exception):
+    """An environment raised, hung or died."""
+
+    def __init__(self, slot: int, reason: str):
+        super().__init__(reason)
+        self.slot = slot  # -1 where it cannot be told
+
+
+class _HangsError(Exception):
+    """A step has not come back in time."""
+
+
+class InTurn:
+    """Environments of this process, stepped one after the other; none that has ended is touched."""
+
+    def __init__(self, envs: Sequence[gym.Env]):
+        self.envs, self.num_envs = envs, len(envs)
+        self.action_space, self.observation_space = envs[0].action_space, envs[0].observation_space
+        self._inside = False  # an environment's code
+        self._calls = 0
+
+    def reset(self, seeds: dict[int, int]) -> list[Any]:
+        def reset(slot: int) -> Any:
+            return self.envs[slot].reset(seed=seeds[slot])[0]
+
+        return self._each(reset, seeds)
+
+    def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
+        return self._each(lambda slot: self.envs[slot].step(actions[slot]), slots)
+
+    def _each(self, call: Any, slots: Iterable[int]) -> list[Any]:
+        results: list[Any] = []
+        self._calls += 1
+        self._inside = True
+        try:
+            for slot in slots:
+                results.append(call(slot))
+        except Exception as e:
+            raise StepError(list(slots)[len(results)], _said(e)) from e
+        finally:
+            self._inside = False
+        return results
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Raise where all slots' calls take longer, up to twice: in the main thread of Unix only.
+
+        A timer that looks whether there was any progress costs a step nothing.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        if not main or not math.isfinite(seconds) or not hasattr(signal, "setitimer"):
+            yield
+            return
+        seen = -1
+
+        def look(*_: Any) -> None:
+            nonlocal seen
+            if self._inside and self._calls == seen:
+                raise _HangsError(f"has not come back for more than {seconds:g} s (--step-timeout)")
+            seen = self._calls
+
+        before = signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+class Together:
+    """A VectorEnv whose environments all step at once.
+
+    One that has no episode left to run repeats its last, unrecorded, since Gymnasium lets none be
+    stepped beyond its end.
+    """
+
+    def __init__(self, env: VectorEnv):
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.DISABLED:
+            raise SpaceError(
+                f"a vector environment must leave resets to pgjax, and this one has {mode}: make "
+                'it with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
+                'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED})'
+            )
+        self.env, self.num_envs = env, env.num_envs
+        self.action_space = env.single_action_space
+        self.observation_space = env.single_observation_space
+        self._seeds = [0] * env.num_envs
+        self._over = np.zeros(env.num_envs, bool)
+        self._begun = False
+        self._seconds: float | None = None
+
+    def reset(self, seeds: dict[int, int]) -> list[Any]:
+        for slot, seed in seeds.items():
+            self._seeds[slot] = seed
+        # All the first time, whoever has an episode: none may be stepped before a reset.
+        mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
+        self._begun = True
+        all_seeds: Any = list(self._seeds)  # a list by contract, whatever the base class says
+        obs, _ = self._call("reset", seed=all_seeds, options={"reset_mask": mask})
+        self._over[mask] = False
+        return [obs[slot] for slot in seeds]
+
+    def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
+        if self._over.any():
+            self.reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
+        sent = np.asarray(actions)[: self.num_envs]
+        obs, reward, terminated, truncated, _ = self._call("step", sent)
+        self._over = terminated | truncated
+        return [(obs[s], reward[s], terminated[s], truncated[s], None) for s in slots]
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        env: Any = self.env
+        try:
+            if not isinstance(env, AsyncVectorEnv) or self._seconds is None:
+                return getattr(env, name)(*args, **kwargs)
+            getattr(env, f"{name}_async")(*args, **kwargs)
+            return getattr(env, f"{name}_wait")(timeout=self._seconds)
+        except multiprocessing.TimeoutError as e:
+            silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll(0)]
+            reason = f"has not come back for {self._seconds:g} s (--step-timeout)"
+            raise StepError(next(iter(silent), -1), reason) from e
+        except Exception as e:
+            # Gymnasium takes away the pipe of a process that raised; one that died has ended.
+            pipes, processes = getattr(env, "parent_pipes", ()), getattr(env, "processes", ())
+            raised = [i for i, pipe in enumerate(pipes) if pipe is None]
+            dead = not raised and isinstance(e, EOFError | ConnectionError)
+            if dead:
+                connection.wait([process.sentinel for process in processes], timeout=1.0)
+            died = [i for i, process in enumerate(processes) if not process.is_alive()]
+            reason = "died: its process has ended" if dead else _said(e)
+            raise StepError(next(iter(raised or died), -1), reason) from e
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Raise where processes take longer; what they raise is told once, by us."""
+        self._seconds = seconds if math.isfinite(seconds) else None
+        level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
+        try:
+            yield
+        finally:
+            gym.logger.min_level = level
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, _HangsError):
+        return str(error)
+    return " ".join(f"raised {type(error).__name__}: {error}".split())
+
+
+def adapt(env: gym.Env | VectorEnv) -> InTurn | Together:
+    """The slots of an environment, or of a vector of them."""
+    if type(env) is SyncVectorEnv:  # itself, not a wrapper of it, which may change what it returns
+        return InTurn(env.envs)
+    return Together(env) if isinstance(env, VectorEnv) else InTurn([env])

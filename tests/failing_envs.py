@@ -1,0 +1,47 @@
+"""Environments that fail in the second step of the episode that `fails` names by its reset seed."""
+
+import os
+import time
+
+import gymnasium as gym
+from probe_envs import Scripted
+
+
+class Fails(Scripted):
+    """How: raises, hangs or dies, in `step` or in `reset`."""
+
+    def __init__(self, how="raises", where="step", resets=3):
+        super().__init__()
+        self._how, self._where, self._resets = how, where, resets
+
+    def _fail(self):
+        if self._how == "raises":
+            raise ZeroDivisionError("of their own")
+        if self._how == "dies":
+            os._exit(3)
+        while True:
+            time.sleep(0.1)
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        self._length = 5
+        if self._where == "reset" and len(self.seeds) == self._resets:
+            self._fail()
+        return result
+
+    def step(self, action):
+        if self._where == "step" and len(self.seeds) == self._resets and self._t == 1:
+            self._fail()
+        return super().step(action)
+
+
+class Drifts(Scripted):
+    """Its observations depend on how often it was reset."""
+
+    def _obs(self):
+        return super()._obs() + len(self.seeds)
+
+
+gym.register("Fails-v0", entry_point="failing_envs:Fails")
+gym.register("Drifts-v0", entry_point="failing_envs:Drifts")
+gym.register("SaysSo-v0", entry_point="probe_envs:Scripted", nondeterministic=True)

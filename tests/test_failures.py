@@ -1,0 +1,184 @@
+"""Environments that fail, and processes that are told to stop."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import failing_envs  # noqa: F401  (registers)
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax import runs, stepping, store
+from pgjax.agents import make_agent, opened_env
+from pgjax.probe import why_not_reproducible
+
+HERE = str(Path(__file__).parent)
+
+
+def collect(how, where, vectorization, num_envs=2):
+    """Four episodes of five steps; the third of whichever environment comes to it fails."""
+    config = pgjax.TrainConfig(
+        "failing_envs:Fails-v0", num_envs=num_envs, vectorization=vectorization, hidden_sizes=(4,)
+    )
+    with opened_env(config, how=how, where=where, resets=2) as env:
+        agent = make_agent(config, env)
+        pgjax.collect_episodes(env, agent.algorithm, agent.init(0), 6, step_timeout=0.5)
+
+
+WORDS = {
+    "raises": "the environment raised ZeroDivisionError: of their own",
+    "hangs": "the environment has not come back for .*0.5 s",
+    "dies": "the environment died: its process has ended",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "where", "vectorization"),
+    [
+        ("raises", "step", "sync"),
+        ("raises", "reset", "sync"),
+        ("hangs", "step", "sync"),
+        ("raises", "step", "async"),
+        ("hangs", "step", "async"),
+        ("dies", "step", "async"),
+        ("dies", "reset", "async"),
+    ],
+)
+def test_which_one_failed_is_told_and_what_leads_there(how, where, vectorization):
+    # The first two episodes end together, and so the next two fail together.
+    which = "environment [01], episode [23]" if how == "dies" else "environment 0, episode 2"
+    when = "step 1" if where == "step" else "reset"
+    message = rf"{which} \(reset seed \d+\), {when}: {WORDS[how]}"
+    with pytest.raises(pgjax.RolloutError, match=message) as caught:
+        collect(how, where, vectorization)
+    replay = caught.value.replay
+    assert f"reset seed {replay['reset_seed']}" in str(caught.value)
+    assert len(replay["actions"]) == (2 if where == "step" else 0)
+    if how == "raises" and vectorization == "sync":
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        # By hand: an environment that has been reset once before fails there, and not sooner.
+        env = gym.make("Fails-v0", where=where, resets=1).unwrapped
+        if where == "step":
+            env.reset(seed=replay["reset_seed"])
+            env.step(np.int64(replay["actions"][0]))
+            with pytest.raises(ZeroDivisionError):
+                env.step(np.int64(replay["actions"][1]))
+
+
+def test_slow_is_not_hanging():
+    class Slow(gym.Wrapper):
+        def step(self, action):
+            time.sleep(0.05)
+            return self.env.step(action)
+
+    envs = stepping.InTurn([Slow(gym.make("CartPole-v1"))])
+    before = signal.getsignal(signal.SIGALRM)
+    with envs.patience(0.2):
+        envs.reset({0: 1})
+        for _ in range(10):
+            envs.step([0], [0])
+        time.sleep(0.5)  # outside of any environment
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize(
+    ("env_id", "why"),
+    [
+        ("CartPole-v1", None),
+        ("Pendulum-v1", None),
+        ("FrozenLake-v1", None),
+        ("failing_envs:Drifts-v0", "other episodes for the same reset seed"),
+        ("failing_envs:SaysSo-v0", "says that it is not deterministic"),
+    ],
+)
+def test_what_cannot_be_had_again_is_found(env_id, why):
+    reason = why_not_reproducible(pgjax.TrainConfig(env_id))
+    assert reason is None if why is None else why in reason
+
+
+def test_it_is_told_once_and_stands_in_the_manifest(tmp_path):
+    config = pgjax.TrainConfig(
+        "failing_envs:Drifts-v0", updates=2, episodes_per_update=2, run_dir=tmp_path / "run"
+    )
+    with pytest.warns(pgjax.RunWarning, match="resumable, not bit-exact") as told:
+        pgjax.train(config)
+    assert len(told) == 1
+    manifest = store.read_sealed(tmp_path / "run" / "manifest.json")
+    assert manifest["bit_exact"] is False
+    assert "other episodes" in manifest["not_bit_exact_because"]
+
+
+def start(*argv):
+    """The command line in a process group of its own, as a terminal would have it."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pgjax", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env=env,
+    )  # fmt: skip
+
+
+def wait_for_updates(path, count):
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if (path / "metrics.jsonl").exists() and len(runs.read_lines(path / LOG)) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came so far")
+
+
+LOG = "metrics.jsonl"
+
+
+def group_is_gone(process):
+    for _ in range(30):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "options"),
+    [
+        (signal.SIGINT, 130, ["--vectorization", "async", "--num-envs", "2"]),
+        (signal.SIGTERM, 143, ["--on-device"]),
+    ],
+)
+def test_a_signal_ends_a_run_that_can_be_gone_on_with(number, code, options, tmp_path):
+    path = tmp_path / "run"
+    common = ["train", "CartPole-v1", "--episodes-per-update", "2", "--updates", "100000"]
+    process = start(*common, *options, "--run-dir", str(path))
+    wait_for_updates(path, 3)
+    begun = time.monotonic()
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 5.5
+    assert process.returncode == code
+    assert len(err.strip().splitlines()) == 1, err
+    assert "interrupted (after" in err
+    assert group_is_gone(process)
+    run = pgjax.load(path)
+    assert int(run.state.step) == len(run.metrics) == len(runs.read_lines(path / "digests.jsonl"))
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    path = tmp_path / "run"
+    process = start(
+        "train", "CartPole-v1", "--episodes-per-update", "2", "--updates", "100000",
+        "--vectorization", "async", "--num-envs", "2", "--run-dir", str(path),
+    )  # fmt: skip
+    wait_for_updates(path, 2)
+    process.kill()
+    process.communicate(timeout=20)
+    assert group_is_gone(process)
+    assert multiprocessing.active_children() == []
+    assert json.loads((path / "config.json").read_text())["updates"] == 100000
