@@ -122,7 +122,9 @@ def _run(devices: _Devices, num_seeds: int, run: Callable[[Terminal], list[Run]]
         except BaseException as e:  # what an end that was asked for can bring about is no error
             if not signals.number:
                 raise
-            _leave(signals.exit_code, f"interrupted {e}".rstrip())
+            print("pgjax:", f"interrupted {e}".rstrip(), file=sys.stderr)
+        if signals.number:
+            signals.end()
 
 
 class _Terminal(Terminal):

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM at the command line: asked for, then insisted on, then the end."""
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 _ASKED = 2.0  # seconds for the update in progress
 _INSISTED = 2.5  # and from then to the end of the process
@@ -42,9 +44,8 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if not self.number:
-            self._over.set()
-            self._came.set()  # the thread may go
+        self._over.set()
+        self._came.set()  # the thread may go
 
     @property
     def exit_code(self) -> int:
@@ -62,7 +63,7 @@ class Signals:
             self._insists = False
             self.check()
         elif self.number:
-            self._end()
+            self.end()
         else:
             self.number = number
             self._came.set()
@@ -78,9 +79,14 @@ class Signals:
             self._insists = True
             signal.pthread_kill(main, self.number)
         if not self._over.wait(_INSISTED):
-            self._end()
+            self.end()
 
-    def _end(self) -> None:
+    def end(self) -> NoReturn:
+        """End this process and those it started, without the rites of Python.
+
+        They wait for what still compiles, and where JAX was interrupted they can crash.
+        """
+        gc.collect()  # gives back what processes shared
         for process in multiprocessing.active_children():
             process.kill()
         sys.stdout.flush()

@@ -43,12 +43,12 @@ WORDS = {
     ("how", "where", "vectorization"),
     [
         ("raises", "step", "sync"),
-        ("raises", "reset", "sync"),
+        pytest.param("raises", "reset", "sync", marks=pytest.mark.slow),
         ("hangs", "step", "sync"),
         ("raises", "step", "async"),
         ("hangs", "step", "async"),
         ("dies", "step", "async"),
-        ("dies", "reset", "async"),
+        pytest.param("dies", "reset", "async", marks=pytest.mark.slow),
     ],
 )
 def test_which_one_failed_is_told_and_what_leads_there(how, where, vectorization):
@@ -150,7 +150,7 @@ def group_is_gone(process):
     ("number", "code", "options"),
     [
         (signal.SIGINT, 130, ["--vectorization", "async", "--num-envs", "2"]),
-        (signal.SIGTERM, 143, ["--on-device"]),
+        pytest.param(signal.SIGTERM, 143, ["--on-device"], marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_a_run_that_can_be_gone_on_with(number, code, options, tmp_path):
@@ -170,6 +170,7 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(number, code, options, tmp
     assert int(run.state.step) == len(run.metrics) == len(runs.read_lines(path / "digests.jsonl"))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_process_that_is_killed(tmp_path):
     path = tmp_path / "run"
     process = start(

@@ -53,14 +53,16 @@ def assert_same_run(a, b):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["python", "device"])
-def whole(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """A run that was never stopped."""
-    path = tmp_path_factory.mktemp("whole") / "run"
-    return pgjax.train(settings(request.param, run_dir=path))
+    return pgjax.train(settings(run_dir=tmp_path_factory.mktemp("whole") / "run"))
 
 
-def test_stopped_and_resumed_it_ends_with_the_same_bytes(whole, tmp_path):
+@pytest.mark.parametrize("on_device", [False, True])
+def test_stopped_and_resumed_it_ends_with_the_same_bytes(on_device, whole, tmp_path):
+    if on_device:
+        whole = pgjax.train(settings(True, run_dir=tmp_path / "whole"))
     stopped(tmp_path / "run", 1, whole.config)
     stopped(tmp_path / "run", 3)
     [run] = pgjax.resume(tmp_path / "run")
