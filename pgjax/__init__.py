@@ -60,6 +60,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # What people look at is loaded when it is first asked for.
-    if name in ("evaluate", "plot", "video"):
+    if name in ("evaluate", "export", "plot", "verify", "video"):
         return importlib.import_module(f"pgjax.{name}")
     raise AttributeError(f"module 'pgjax' has no attribute {name!r}")

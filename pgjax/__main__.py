@@ -1,15 +1,22 @@
 """python -m pgjax, and the pgjax command."""
 
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line, or say how to install what it needs."""
+    # Nothing is worth a trace before there is anything to save.
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from pgjax.cli import main as run
     except ModuleNotFoundError as e:
         print(f'pgjax: {e.name} is missing: pip install "pgjax[all]"', file=sys.stderr)
         raise SystemExit(2) from None
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 
 

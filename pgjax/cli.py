@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import gymnasium as gym
 import jax
@@ -29,12 +29,13 @@ from pgjax.progress import Terminal
 from pgjax.runs import Run, load
 from pgjax.signals import Signals
 from pgjax.statistics import interquartile_mean
+from pgjax.trackers import TensorBoard, Trackers, WeightsAndBiases
 from pgjax.train import resume, train_seeds
 from pgjax.train import train as run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Devices:
+class _Running:
     num_devices: int | None = None
     """Devices that share the episodes of an update, or the seeds; changes the speed, never the
     result. By default one, for several seeds as many as there are, and all those of several
@@ -48,10 +49,14 @@ class _Devices:
     """Number of this process, from 0; with --coordinator HOST:PORT."""
     compile_cache: bool = True
     """Keep what was compiled in your cache folder, so that the next run starts sooner."""
+    tensorboard: bool = False
+    """Also write the metrics as event files, to RUN/tensorboard."""
+    wandb: bool = False
+    """Also write the metrics as an offline run of Weights & Biases, to RUN/wandb."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TrainArguments(_Devices, TrainConfig):
+class _TrainArguments(_Running, TrainConfig):
     env_id: Positional[str]
     """Gymnasium's name of the environment, such as CartPole-v1; it comes first."""
     seeds: int = 1
@@ -78,7 +83,7 @@ def _train(arguments: _TrainArguments) -> None:
 def _resume(
     run: Positional[Path],
     *,
-    devices: Annotated[_Devices, OmitArgPrefixes] = _Devices(),
+    running: Annotated[_Running, OmitArgPrefixes] = _Running(),
     updates: int | None = None,
     allow_env_import: bool = False,
 ) -> None:
@@ -86,7 +91,7 @@ def _resume(
 
     Args:
         run: The run folder, of one seed or of several.
-        devices: Where it runs.
+        running: Where it runs.
         updates: How many in all; by default those it was asked for.
         allow_env_import: Let an environment named module:Name import that module.
     """
@@ -96,21 +101,22 @@ def _resume(
             run,
             terminal,
             updates=updates,
-            num_devices=devices.num_devices,
+            num_devices=running.num_devices,
             allow_env_import=allow_env_import,
         )
 
-    _run(devices, len(runs.seed_folders(run)) or 1, go_on)
+    _run(running, len(runs.seed_folders(run)) or 1, go_on)
 
 
-def _run(devices: _Devices, num_seeds: int, run: Callable[[Terminal], list[Run]]) -> None:
+def _run(running: _Running, num_seeds: int, run: Callable[[Terminal], list[Run]]) -> None:
     """Train, evaluate and report."""
-    _keep_compiled(devices.compile_cache)
-    _set_up_devices(devices, num_seeds)
+    _keep_compiled(running.compile_cache)
+    _set_up_devices(running, num_seeds)
     first = jax.process_index() == 0  # the only one to show and to write anything
     console = Console(quiet=not first)
     with Signals() as signals:
-        terminal = _Terminal(console, signals)
+        kinds = [TensorBoard] * running.tensorboard + [WeightsAndBiases] * running.wandb
+        terminal = _Terminal(console, signals, Trackers(kinds))
         try:
             try:
                 trained = run(terminal)
@@ -128,19 +134,26 @@ def _run(devices: _Devices, num_seeds: int, run: Callable[[Terminal], list[Run]]
 
 
 class _Terminal(Terminal):
-    def __init__(self, console: Console, signals: Signals):
+    def __init__(self, console: Console, signals: Signals, trackers: Trackers):
         super().__init__(console)
-        self._signals = signals
+        self._signals, self._trackers = signals, trackers
 
-    def start(self, config: TrainConfig, env: Any, policy: Any, num_seeds: int) -> None:
-        super().start(config, env, policy, num_seeds)
-        if config.on_device and jax.process_index() == 0:
-            evaluation.compile_ahead(config, config.eval_episodes)
+    def start(self, configs: list[TrainConfig], paths: list[Path], env: Any, policy: Any) -> None:
+        super().start(configs, paths, env, policy)
+        if jax.process_index() == 0:
+            if configs[0].on_device:
+                evaluation.compile_ahead(configs[0], configs[0].eval_episodes)
+            self._trackers.start(list(zip(paths, configs, strict=True)))
         self._signals.patient = True
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
         super().update(metrics, timings)
+        self._trackers.update(metrics)
         self._signals.check()
+
+    def stop(self) -> None:
+        super().stop()
+        self._trackers.stop()
 
 
 def _report(trained: list[Run], console: Console) -> None:
@@ -177,7 +190,7 @@ def _report(trained: list[Run], console: Console) -> None:
     say("run folder   ", str(folder))
 
 
-def _set_up_devices(arguments: _Devices, num_seeds: int) -> None:
+def _set_up_devices(arguments: _Running, num_seeds: int) -> None:
     """Join the other processes, and take the cores of a CPU as devices where that is of use."""
     share = -(-(arguments.num_devices or num_seeds) // (arguments.num_processes or 1))
     wanted = min(share, machine.threads())
@@ -291,7 +304,7 @@ def _verify(
 
     first, last = _range(updates)
     _keep_compiled(compile_cache)
-    _set_up_devices(_Devices(num_devices=num_devices), 1)
+    _set_up_devices(_Running(num_devices=num_devices), 1)
     terminal = Terminal(Console(quiet=json))
     try:
         found = verify(
@@ -307,6 +320,27 @@ def _verify(
     print(json_lines.dumps(found) if json else _verdict(found))
     if not found["identical"]:
         raise SystemExit(1)
+
+
+def _export(
+    run: Positional[Path],
+    *,
+    out: Path | None = None,
+    format: Literal["orbax"] = "orbax",
+    allow_env_import: bool = False,
+) -> None:
+    """Write a run's TrainState for others to read.
+
+    Args:
+        run: The run folder.
+        out: The new folder; by default orbax in the run folder.
+        format: Orbax's, as its StandardCheckpointer reads it.
+        allow_env_import: Let an environment named module:Name import that module.
+    """
+    from pgjax import export
+
+    loaded = load(run, allow_env_import=allow_env_import)
+    print(export.to_orbax(loaded, out or run / format))
 
 
 def _range(updates: str | None) -> tuple[int, int | None]:
@@ -342,6 +376,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": _evaluate,
     "render": _render,
     "plot": _plot,
+    "export": _export,
 }
 
 

@@ -118,6 +118,8 @@ class TrainConfig:
     """Steps per gradient chunk, 1 to 128; None takes the batch whole: the same bits are then not
     promised."""
 
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints; what a killed run made after its last is made again."""
     eval_episodes: int = 100
     """Episodes of the evaluation at the end."""
     run_dir: Path | None = None
@@ -166,16 +168,18 @@ _CHOICES = {
     "estimator": ("reward_to_go", "gae"),
     "mean_over": ("episodes", "steps"),
 }
+_MOST = 2**14  # of what costs memory before anything is learned
 # name: (lowest, highest), both allowed
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "updates": (1, math.inf),
     "episodes_per_update": (1, 2**31),
-    "num_envs": (1, math.inf),
+    "num_envs": (1, _MOST),
     "num_shards": (1, math.inf),
     "max_episode_steps": (1, math.inf),
     "max_grad_norm": (1e-30, math.inf),
     "step_timeout": (0.01, 1e9),
+    "checkpoint_seconds": (0, 1e9),
     "learning_rate": (0, math.inf),
     "gamma": (0, 1),
     "gae_lambda": (0, 1),
@@ -200,9 +204,12 @@ def _check_types(config: TrainConfig) -> None:
         value = getattr(config, name)
         if not (_is_integer(value) or (value is None and name in _OPTIONAL_INTEGERS)):
             raise ConfigError(f"{_option(name)} must be an integer, got {value!r}")
-    if not config.hidden_sizes or not all(_is_integer(n) and n > 0 for n in config.hidden_sizes):
+    if not config.hidden_sizes or not all(
+        _is_integer(n) and 0 < n <= _MOST for n in config.hidden_sizes
+    ):
         raise ConfigError(
-            f"--hidden-sizes must be one or more positive integers, got {config.hidden_sizes!r}"
+            f"--hidden-sizes must be one or more integers from 1 to {_MOST}, got "
+            f"{config.hidden_sizes!r}"
         )
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:

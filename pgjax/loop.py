@@ -1,6 +1,7 @@
 """The loop of all runs: updates, a dispatch at a time, told to whoever records them."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from pgjax.engines import Engine, Made
 from pgjax.errors import DivergedError, RunError
 from pgjax.types import TrainState
 
-SECONDS_A_CHECKPOINT = 30.0
 _SECONDS_A_DISPATCH = 0.25
 
 Metrics = list[list[dict[str, Any]]]  # of each seed, of each update
@@ -34,6 +34,7 @@ def loop(
     last: list[dict[str, Any]],
     updates: int,
     listener: Listener,
+    checkpoint_seconds: float = math.inf,
 ) -> tuple[list[TrainState], BaseException | None]:
     """Bring all seeds to so many updates.
 
@@ -44,6 +45,7 @@ def loop(
       last: the metrics of each seed's last update, or zeros before the first.
       updates: how many in all.
       listener: told of the updates of each dispatch, and given the states now and then.
+      checkpoint_seconds: how often that is; the first time after the first dispatch.
 
     Returns:
       The states, and what cut it short after the first update that was recorded, if anything did.
@@ -72,7 +74,7 @@ def loop(
             current, last = new, [of_seed[-1] for of_seed in metrics]
             for *of_all, timing in zip(*metrics, made.timings, strict=True):
                 listener.show(of_all, timing)
-            if time.monotonic() - saved > SECONDS_A_CHECKPOINT:
+            if time.monotonic() - saved >= checkpoint_seconds:
                 listener.save(engine.end(current))
                 saved = time.monotonic()
             # Seldom enough to be quick, often enough to look at and to stop.

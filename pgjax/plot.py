@@ -1,11 +1,12 @@
 """The learning curve of a run, or of several seeds, from metrics.jsonl. Needs matplotlib."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgjax import runs
+from pgjax import runs, store
 from pgjax.errors import RunError
 
 _RETURNS = ("mean_return", "min_return", "max_return")
@@ -40,8 +41,10 @@ def learning_curve(run_dir: Path, out: Path | None = None) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
     out = out or run_dir / "learning_curve.png"
+    picture = io.BytesIO()
     try:
-        figure.savefig(out, dpi=130)
+        figure.savefig(picture, dpi=130, format=out.suffix.removeprefix(".") or "png")
+        store.replace(out, picture.getvalue())
     except (OSError, ValueError) as e:
         raise RunError(f"cannot write the picture {out}: {e}") from None
     return out

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,8 +30,9 @@ class Terminal:
         self._last_line = time.monotonic()
         self._updates = 0
 
-    def start(self, config: TrainConfig, env: Any, policy: Any, num_seeds: int) -> None:
+    def start(self, configs: list[TrainConfig], paths: list[Path], env: Any, policy: Any) -> None:
         """Say what was found, and begin the bar."""
+        config, num_seeds = configs[0], len(configs)
         single = getattr(env, "single_action_space", env.action_space)
         seen = getattr(env, "single_observation_space", env.observation_space)
         say = functools.partial(self._console.print, soft_wrap=True)

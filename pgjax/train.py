@@ -32,10 +32,14 @@ from pgjax.types import TrainState
 
 
 class Progress(Protocol):
-    """Whoever watches a run; metrics come as a list, of each seed."""
+    """Whoever watches a run; settings, folders and metrics come as lists, of each seed."""
 
     def start(
-        self, config: TrainConfig, env: gym.Env | VectorEnv, policy: nn.Module, num_seeds: int
+        self,
+        configs: list[TrainConfig],
+        paths: list[Path],
+        env: gym.Env | VectorEnv,
+        policy: nn.Module,
     ) -> None: ...
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None: ...
 
@@ -162,7 +166,7 @@ def _train(
         agent = make_agent(config, env)
         engine = make_engine(config, env, agent, len(configs), num_devices)
         if progress is not None:
-            progress.start(config, env, agent.policy, len(configs))
+            progress.start(configs, paths, env, agent.policy)
         begun: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:
             begun = _common(paths, configs)
@@ -179,8 +183,9 @@ def _train(
             book.begin()
         show = progress.update if progress else _show_nothing
         listener = Listener(book.record, book.save, show)
+        seeds = [c.seed for c in configs]
         states, stopped_by = loop(
-            engine, [c.seed for c in configs], states, last, config.updates, listener
+            engine, seeds, states, last, config.updates, listener, config.checkpoint_seconds
         )
         book.save(states)
         book.finish(states)

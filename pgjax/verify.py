@@ -73,7 +73,7 @@ def verify(
         agent = make_agent(config, env)
         engine = make_engine(config, env, agent, 1, num_devices)
         if progress is not None:
-            progress.start(config, env, agent.policy, 1)
+            progress.start([config], [path], env, agent.policy)
         totals = runs.nothing()
         if before is None:
             state = jax.jit(agent.init, compiler_options=soonest())(np.uint32(config.seed))

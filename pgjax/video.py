@@ -58,6 +58,8 @@ def render(
     """
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"a film ends in .mp4 or .gif, got {out.name!r}")
+    if out.is_symlink():
+        raise ConfigError(f"{out} is a link, which may lead anywhere: choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".gif":
         _write_gif(frames(run, episodes, seed, stochastic=stochastic), _fps(run), out)

@@ -321,7 +321,7 @@ def test_the_presets_are_those_the_readme_names():
 
 def test_an_interrupt_saves_what_was_learned(tmp_path):
     class Interrupting:
-        def start(self, config, env, policy, num_seeds):
+        def start(self, configs, paths, env, policy):
             pass
 
         def update(self, metrics, timings):

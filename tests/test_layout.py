@@ -26,13 +26,13 @@ ROWS = [
     ["runs", "probe"],
     ["loop"],
     ["train"],
-    ["evaluate", "plot", "verify"],
+    ["evaluate", "plot", "verify", "export", "trackers"],
     ["video", "progress", "signals"],
     ["cli"],
 ]
 FIRST_OF_SHELL = 5
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
-SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich"}
+SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich", "tensorboardX", "wandb"}
 
 
 def name_of(path):

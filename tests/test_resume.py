@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import json
 import shutil
+import struct
 
 import pytest
 from conftest import assert_trees_equal
 
 import pgjax
-from pgjax import cli, loop, runs, store
+from pgjax import cli, export, runs, store
 from pgjax.verify import verify
 
 UPDATES = 6
@@ -29,7 +30,7 @@ class StopAfter:
     def __init__(self, count):
         self.left = count
 
-    def start(self, config, env, policy, num_seeds):
+    def start(self, configs, paths, env, policy):
         pass
 
     def update(self, metrics, timings):
@@ -142,10 +143,9 @@ def test_one_whose_rate_is_annealed_cannot(tmp_path):
         pgjax.resume(tmp_path / "run", updates=3)
 
 
-def test_several_seeds_go_on_together(tmp_path, monkeypatch):
-    config = settings(on_device=True)
+def test_several_seeds_go_on_together(tmp_path):
+    config = settings(on_device=True, checkpoint_seconds=0.0)
     pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "whole"), 3)
-    monkeypatch.setattr(loop, "SECONDS_A_CHECKPOINT", 0.0)
     with pytest.raises(KeyboardInterrupt):
         pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "run"), 3, StopAfter(3))
     folders = runs.seed_folders(tmp_path / "run")
@@ -176,6 +176,40 @@ def test_verify(whole, tmp_path, capsys):
         verify(whole.path, last=7)
     cli.main(["verify", str(whole.path), "--updates", "6:6", "--json"])
     assert json.loads(capsys.readouterr().out) == {"identical": True, "first": 6, "last": 6}
+
+
+def test_orbax_there_and_back(whole, tmp_path, capsys):
+    cli.main(["export", str(whole.path), "--out", str(tmp_path / "orbax")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "orbax")
+    assert_trees_equal(export.from_orbax(tmp_path / "orbax", whole.state), whole.state)
+    other = settings(hidden_sizes=(4,), updates=1, run_dir=tmp_path / "other")
+    with pytest.raises(pgjax.RunError, match="does not hold such a state"):
+        export.from_orbax(tmp_path / "orbax", pgjax.train(other).state)
+    with pytest.raises(pgjax.RunError, match="exists"):
+        export.to_orbax(whole, tmp_path / "orbax")
+
+
+def test_tensorboard_holds_every_update_once_though_it_was_resumed(whole, tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    path = tmp_path / "run"
+    stopped(path, 2, whole.config)
+    cli.main(["resume", str(path), "--tensorboard"])
+    [events] = (path / "tensorboard").iterdir()
+    data, seen = events.read_bytes(), {}
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        record = data[12 : 12 + length]
+        assert struct.unpack("<I", data[12 + length :][:4])[0] == masked_crc32c(record)
+        event = Event.FromString(record)
+        for value in event.summary.value:
+            seen.setdefault(value.tag, []).append((event.step, value.simple_value))
+        data = data[16 + length :]
+    rows = whole.metrics
+    for name in ("mean_return", "entropy", "total_env_steps"):
+        assert seen[name] == [(row["update"], pytest.approx(row[name])) for row in rows]
+    assert_same_run(path, whole.path)
 
 
 def test_a_folder_is_one_process_s_alone(whole, tmp_path):

@@ -1,0 +1,89 @@
+"""Runs killed (SIGKILL) at many points, then resumed: do they end as if they never had been?
+
+    python benchmarks/kills.py [--points 30]
+
+Prints a line per point, and a table; exits with 1 if any run ended otherwise.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    "CartPole-v1": "CartPole-v1 --updates 60 --episodes-per-update 8",
+    "Pendulum-v1": "Pendulum-v1 --updates 20",
+    "CartPole-v1, async": "CartPole-v1 --updates 30 --episodes-per-update 4 --num-envs 2 "
+    "--vectorization async",
+    "Pendulum-v1, on the device": "Pendulum-v1 --updates 600 --episodes-per-update 16 --on-device",
+}
+COMMON = "--checkpoint-seconds 0.2 --eval-episodes 2"
+SAME = ("config.json", "metrics.jsonl", "digests.jsonl", "evaluation.json")
+
+
+def start(*argv: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pgjax", *argv]
+    silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, start_new_session=True, **silent)
+
+
+def made(run: Path) -> int:
+    try:
+        return (run / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def last_state(run: Path) -> bytes:
+    """Parameters, optimiser state, key and step, as the last checkpoint holds them."""
+    newest = max((run / "checkpoints").glob("*.ckpt"))
+    return newest.name.encode() + newest.read_bytes().partition(b"}}\n")[2]
+
+
+def kill_at(run: Path, train: list[str], point: float, whole: int) -> int:
+    """Start a run, kill it about there, and return how many updates it had made."""
+    process = start(*train, "--run-dir", str(run))
+    while process.poll() is None and made(run) < point * whole:
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return made(run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=30)
+    points = parser.parse_args().points
+    random.seed(0)
+    table: dict[str, list[bool]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (kind, words) in enumerate(KINDS.items()):
+            whole, train = Path(folder) / f"whole-{number}", ["train", *f"{words} {COMMON}".split()]
+            assert start(*train, "--run-dir", str(whole)).wait() == 0, kind
+            updates = made(whole)
+            mine = range(number, points, len(KINDS))
+            table[kind] = []
+            for i, _ in enumerate(mine):
+                run = Path(folder) / "run"
+                killed_after = kill_at(run, train, (i + 0.3) / len(mine), updates)
+                code = start("resume", str(run)).wait()
+                same = code == 0 and last_state(run) == last_state(whole)
+                same &= all((run / n).read_bytes() == (whole / n).read_bytes() for n in SAME)
+                table[kind].append(same)
+                print(f"{kind}: killed after {killed_after} of {updates}, identical: {same}")
+                shutil.rmtree(run)
+    print(json.dumps({kind: f"{sum(x)} of {len(x)} identical" for kind, x in table.items()}))
+    raise SystemExit(0 if all(map(all, table.values())) else 1)
+
+
+if __name__ == "__main__":
+    main()

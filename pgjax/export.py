@@ -1,0 +1,55 @@
+"""A run's TrainState as an Orbax checkpoint, which is what the ecosystem reads, and back."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+
+from pgjax.errors import RunError
+from pgjax.runs import Run, keyed, plain
+from pgjax.types import TrainState
+
+
+def to_orbax(run: Run, out: Path) -> Path:
+    """Write a folder that Orbax's StandardCheckpointer reads.
+
+    It holds nested dicts: params as Flax has them, opt_state as flax.serialization.to_state_dict
+    names it, key (its data, uint32) and step.
+
+    Raises:
+      RunError: if there is something already, or it cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    if out.exists() or out.is_symlink():
+        raise RunError(f"{out} exists: choose another --out")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(out.absolute(), _tree(run.state))
+    except (OSError, ValueError) as e:
+        raise RunError(f"Orbax cannot write {out} ({e}): choose another --out") from None
+    return out
+
+
+def from_orbax(path: Path, like: TrainState) -> TrainState:
+    """The inverse, for a state of the same shapes as `like`.
+
+    Raises:
+      RunError: if it does not fit.
+    """
+    import orbax.checkpoint as ocp
+
+    tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            found = checkpointer.restore(path.absolute(), tree)
+    except (OSError, ValueError, KeyError) as e:
+        raise RunError(f"{path} does not hold such a state ({e})") from None
+    state = flax.serialization.from_state_dict(plain(like), found)
+    return keyed(jax.tree.map(jnp.asarray, state))
+
+
+def _tree(state: TrainState) -> Any:
+    return flax.serialization.to_state_dict(plain(state))

@@ -1,0 +1,99 @@
+"""TensorBoard and Weights & Biases, fed from the metrics of a run; they change nothing of it."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from pgjax import runs
+from pgjax.config import TrainConfig
+from pgjax.errors import ConfigError
+
+
+class Tracker(Protocol):
+    """Takes the metrics of one run, update by update."""
+
+    def log(self, update: int, values: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard."""
+
+    def __init__(self, run_dir: Path, config: TrainConfig):
+        try:
+            from tensorboardX import SummaryWriter
+        except ModuleNotFoundError:
+            raise ConfigError('--tensorboard needs pip install "pgjax[tensorboard]"') from None
+        folder = run_dir / "tensorboard"
+        if folder.is_symlink():
+            raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
+        shutil.rmtree(folder, ignore_errors=True)  # all that it held is told again
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, update: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """An offline run in RUN/wandb, for `wandb sync`."""
+
+    def __init__(self, run_dir: Path, config: TrainConfig):
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise ConfigError('--wandb needs pip install "pgjax[wandb]"') from None
+        folder = run_dir / "wandb"
+        if folder.is_symlink():
+            raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
+        shutil.rmtree(folder, ignore_errors=True)
+        self._run = wandb.init(
+            mode="offline",
+            dir=str(run_dir),
+            project="pgjax",
+            name=run_dir.name,
+            config=config.to_json(),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, disable_git=True, save_code=False),
+        )
+
+    def log(self, update: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=update)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackers:
+    """Trackers of all seeds of a run, begun with its first update."""
+
+    def __init__(self, kinds: list[Any]):
+        self._kinds, self._trackers = kinds, list[list[Tracker]]()
+        self._runs: list[tuple[Path, TrainConfig]] = []
+
+    def start(self, folders: list[tuple[Path, TrainConfig]]) -> None:
+        """The folder and settings of each seed."""
+        self._runs = folders
+
+    def update(self, metrics: list[dict[str, Any]]) -> None:
+        """One more update of all seeds; the first time also those that were made before."""
+        if not self._trackers:
+            self._trackers = [[kind(*run) for kind in self._kinds] for run in self._runs]
+            earlier = [runs.read_lines(path / "metrics.jsonl") for path, _ in self._runs]
+            for update in range(metrics[0]["update"] - 1):
+                self._log([of_seed[update] for of_seed in earlier])
+        self._log(metrics)
+
+    def _log(self, metrics: list[dict[str, Any]]) -> None:
+        for trackers, of_seed in zip(self._trackers, metrics, strict=True):
+            values = {name: value for name, value in of_seed.items() if name != "update"}
+            for tracker in trackers:
+                tracker.log(of_seed["update"], values)
+
+    def stop(self) -> None:
+        """Finish what was begun."""
+        for tracker in (tracker for trackers in self._trackers for tracker in trackers):
+            tracker.close()
