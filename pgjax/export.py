@@ -44,11 +44,20 @@ def from_orbax(path: Path, like: TrainState) -> TrainState:
     tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
+            # Looked at first: a restore that fails leaves work of Orbax's behind.
+            there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
+            if there != _shapes(tree):
+                raise ValueError("its arrays have other names, shapes or dtypes")
             found = checkpointer.restore(path.absolute(), tree)
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, AttributeError) as e:
         raise RunError(f"{path} does not hold such a state ({e})") from None
     state = flax.serialization.from_state_dict(plain(like), found)
     return keyed(jax.tree.map(jnp.asarray, state))
+
+
+def _shapes(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
 
 
 def _tree(state: TrainState) -> Any:

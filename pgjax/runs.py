@@ -305,13 +305,18 @@ def _settings(config: TrainConfig) -> str:
 
 def usable(path: Path, config: TrainConfig) -> Iterator[store.Checkpoint]:
     """The checkpoints of a run that are whole, newest first; warns of each that is not."""
+    told = set()
     for found in store.checkpoints(path / "checkpoints", path):
+        wrong = ""
         if isinstance(found, store.DamagedError):
-            warnings.warn(f"{found}: going back to what was before", RunWarning, stacklevel=2)
+            wrong = f"{found}: going back to what was before"
         elif found.settings != _settings(config):
-            warnings.warn(f"{found.path} is of another run", RunWarning, stacklevel=2)
-        else:
+            wrong = f"{found.path} is of another run"
+        if isinstance(found, store.Checkpoint) and not wrong:
             yield found
+        elif wrong not in told:
+            told.add(wrong)
+            warnings.warn(wrong, RunWarning, stacklevel=2)
 
 
 def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> TrainState:

@@ -182,7 +182,8 @@ def hook(event, args):
     elif event in ("os.rename", "os.link", "os.symlink"):
         paths = args[:2]
     elif event in ("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"):
-        paths = [p for p in args[:1] if not isinstance(p, int)]
+        there = event == "os.mkdir" and os.path.isdir(args[0])  # and so nothing is made
+        paths = [] if there or isinstance(args[0], int) else args[:1]
     for path in paths:
         path = os.path.join(os.path.realpath(os.path.dirname(os.fsdecode(path))), "x")
         if not any(path.startswith(start) for start in allowed):
