@@ -1,5 +1,6 @@
 """Environments that fail, and processes that are told to stop."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import pgjax
 from pgjax import runs, stepping, store
 from pgjax.agents import make_agent, opened_env
 from pgjax.probe import why_not_reproducible
+from pgjax.signals import Signals, Stopped
 
 HERE = str(Path(__file__).parent)
 
@@ -146,11 +148,29 @@ def group_is_gone(process):
     return False
 
 
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_signal_waits_for_a_good_place_where_there_is_one(patient):
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        signals.check()  # nobody has asked
+        signals.patient = patient
+        waits = contextlib.nullcontext() if patient else pytest.raises(Stopped)
+        with waits:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if patient:
+            with pytest.raises(KeyboardInterrupt):
+                signals.check()
+        signals.check()  # it is told once
+        assert signals.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "options"),
     [
         (signal.SIGINT, 130, ["--vectorization", "async", "--num-envs", "2"]),
-        pytest.param(signal.SIGTERM, 143, ["--on-device"], marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, ["--on-device"]),
     ],
 )
 def test_a_signal_ends_a_run_that_can_be_gone_on_with(number, code, options, tmp_path):

@@ -15,7 +15,7 @@ from pgjax.verify import verify
 
 UPDATES = 6
 SAME = ("config.json", "metrics.jsonl", "digests.jsonl")
-SMALL = dict(updates=UPDATES, episodes_per_update=2, num_envs=2, hidden_sizes=(8,))
+SMALL = dict(updates=UPDATES, episodes_per_update=2, num_envs=2, hidden_sizes=(8,), eval_episodes=2)
 
 
 def settings(on_device=False, **overrides):
