@@ -116,7 +116,7 @@ def _run(running: _Running, num_seeds: int, run: Callable[[Terminal], list[Run]]
     console = Console(quiet=not first)
     with Signals() as signals:
         kinds = [TensorBoard] * running.tensorboard + [WeightsAndBiases] * running.wandb
-        terminal = _Terminal(console, signals, Trackers(kinds))
+        terminal = _Terminal(console, signals, Trackers(kinds if first else []))
         try:
             try:
                 trained = run(terminal)
@@ -140,10 +140,9 @@ class _Terminal(Terminal):
 
     def start(self, configs: list[TrainConfig], paths: list[Path], env: Any, policy: Any) -> None:
         super().start(configs, paths, env, policy)
-        if jax.process_index() == 0:
-            if configs[0].on_device:
-                evaluation.compile_ahead(configs[0], configs[0].eval_episodes)
-            self._trackers.start(list(zip(paths, configs, strict=True)))
+        self._trackers.start(list(zip(paths, configs, strict=True)))
+        if configs[0].on_device and jax.process_index() == 0:
+            evaluation.compile_ahead(configs[0], configs[0].eval_episodes)
         self._signals.patient = True
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:

@@ -80,6 +80,8 @@ class Trackers:
 
     def update(self, metrics: list[dict[str, Any]]) -> None:
         """One more update of all seeds; the first time also those that were made before."""
+        if not self._kinds:
+            return
         if not self._trackers:
             self._trackers = [[kind(*run) for kind in self._kinds] for run in self._runs]
             earlier = [runs.read_lines(path / "metrics.jsonl") for path, _ in self._runs]
