@@ -42,6 +42,7 @@ TOTALS = ("total_episodes", "total_env_steps")
 _LOCK = ".lock"
 _SEED = "seed-"
 _MOST_SEEDS = 10**5
+_TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume what is there"
 
 
 class Run(NamedTuple):
@@ -83,7 +84,7 @@ def new_run_dir(config: TrainConfig) -> Path:
         return Path("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
     path = Path(config.run_dir)
     if path.exists() and (not path.is_dir() or _holds_anything(path)):
-        raise RunError(f"{path} exists and is not an empty folder: choose another --run-dir")
+        raise RunError(_TAKEN.format(path))
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RunError(f"{path} cannot be made in {existing}: choose another --run-dir")
@@ -115,7 +116,7 @@ def taken(path: Path, *, new: bool) -> Iterator[None]:
         ) from None
     try:
         if new and _holds_anything(path):
-            raise RunError(f"{path} exists and is not an empty folder: choose another --run-dir")
+            raise RunError(_TAKEN.format(path))
         yield
     finally:
         with contextlib.suppress(OSError):  # whoever waits for the lock looks whether it is there
