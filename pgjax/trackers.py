@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases, fed from the metrics of a run; they change nothing of it."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +20,11 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in RUN/tensorboard."""
 
+    needs, extra = "tensorboardX", "tensorboard"
+
     def __init__(self, run_dir: Path, config: TrainConfig):
-        try:
-            from tensorboardX import SummaryWriter
-        except ModuleNotFoundError:
-            raise ConfigError('--tensorboard needs pip install "pgjax[tensorboard]"') from None
+        from tensorboardX import SummaryWriter
+
         folder = run_dir / "tensorboard"
         if folder.is_symlink():
             raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
@@ -41,11 +42,11 @@ class TensorBoard:
 class WeightsAndBiases:
     """An offline run in RUN/wandb, for `wandb sync`."""
 
+    needs, extra = "wandb", "wandb"
+
     def __init__(self, run_dir: Path, config: TrainConfig):
-        try:
-            import wandb
-        except ModuleNotFoundError:
-            raise ConfigError('--wandb needs pip install "pgjax[wandb]"') from None
+        import wandb
+
         folder = run_dir / "wandb"
         if folder.is_symlink():
             raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
@@ -68,9 +69,16 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """Trackers of all seeds of a run, begun with its first update."""
+    """Trackers of all seeds of a run, begun with its first update.
+
+    Raises:
+      ConfigError: if a package is missing.
+    """
 
     def __init__(self, kinds: list[Any]):
+        for kind in kinds:
+            if importlib.util.find_spec(kind.needs) is None:
+                raise ConfigError(f'--{kind.extra} needs pip install "pgjax[{kind.extra}]"')
         self._kinds, self._trackers = kinds, list[list[Tracker]]()
         self._runs: list[tuple[Path, TrainConfig]] = []
 
