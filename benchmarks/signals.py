@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from kills import made
+
 COMMANDS = {
     "CartPole-v1": "--episodes-per-update 8 --updates 100000",
     "Pendulum-v1, async": "--vectorization async --num-envs 2 --updates 100000",
@@ -18,13 +20,6 @@ COMMANDS = {
 }
 # Seconds after the start, or updates that were made: importing, compiling, early, late.
 MOMENTS = (0.2, 1.0, 2.0, 3.5, 5.0, 7.0, "1", "2", "10", "40")
-
-
-def made(run: Path) -> int:
-    try:
-        return (run / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
 
 
 def gone(group: int) -> bool:

@@ -70,9 +70,12 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
 
 
 @contextlib.contextmanager
-def opened_env(config: TrainConfig, **kwargs: Any) -> Iterator[Any]:
-    """As make_env; its processes end with the work on it, whatever becomes of them."""
-    env = make_env(config, 1 if config.on_device else None, **kwargs)
+def opened_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Iterator[Any]:
+    """As make_env, but a single one where the run is on the device: only its spaces are wanted.
+
+    Its processes end with the work on it, whatever becomes of them.
+    """
+    env = make_env(config, 1 if config.on_device else num_envs, **kwargs)
     try:
         yield env
     except BaseException:

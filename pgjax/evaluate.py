@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.agents import Agent, make_agent, make_env, make_functional_env
+from pgjax.agents import Agent, make_agent, make_functional_env, opened_env
 from pgjax.compiling import ahead, soonest
 from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, RunError
@@ -75,11 +75,8 @@ def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Futur
     """(params, seed) -> rewards and weights [T, episodes], zero where padded."""
 
     def compile_() -> Any:
-        env = make_env(config, num_envs=1)
-        try:
+        with opened_env(config) as env:
             agent = make_agent(config, env)
-        finally:
-            env.close()
         functional = make_functional_env(config)
         algorithm = agent.algorithm if stochastic else by_mode(agent)
 
@@ -129,11 +126,8 @@ def evaluate(
     else:
         algorithm = run.agent.algorithm if stochastic else by_mode(run.agent)
         state = evaluation_state(run, seed)
-        env = make_env(run.config, min(_MAX_ENVS, episodes))
-        try:
+        with opened_env(run.config, min(_MAX_ENVS, episodes)) as env:
             rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)
-        finally:
-            env.close()
         reward, weight = rollout.reward, rollout.weight
     returns = np.sum(reward, 0, dtype=np.float64)
     return {

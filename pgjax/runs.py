@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgjax import machine, store
-from pgjax.agents import Agent, make_agent, make_env
+from pgjax.agents import Agent, make_agent, opened_env
 from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, RunError, RunWarning
 from pgjax.types import Params, TrainState
@@ -40,7 +40,6 @@ from pgjax.types import Params, TrainState
 LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
 TOTALS = ("total_episodes", "total_env_steps")
 _LOCK = ".lock"
-_SEED = "seed-"
 _MOST_SEEDS = 10**5
 _TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume what is there"
 
@@ -127,25 +126,34 @@ def taken(path: Path, *, new: bool) -> Iterator[None]:
                 folder.rmdir()
 
 
-def write_seeds(run_dir: Path, folders: list[Path]) -> None:
+def seed_folder(run_dir: Path, seed: int) -> Path:
+    """Where a folder of several seeds holds the run of one."""
+    return run_dir / f"seed-{seed}"
+
+
+def write_seeds(run_dir: Path, seeds: range) -> None:
     """Say that a folder holds the runs of several seeds, which are consecutive."""
-    values = {"first": int(folders[0].name[len(_SEED) :]), "count": len(folders)}
-    store.write_sealed(run_dir / "seeds.json", values)
+    store.write_sealed(run_dir / "seeds.json", {"first": seeds.start, "count": len(seeds)})
 
 
-def seed_folders(run_dir: Path) -> list[Path]:
-    """The run folders of several seeds in a folder, by seed; none in that of a single run.
+def seeds_in(run_dir: Path) -> range:
+    """The seeds whose runs a folder holds; none where it is that of a single run.
 
     Raises:
       RunError: if what says which there are is damaged.
     """
     if not (run_dir / "seeds.json").exists():
-        return []
+        return range(0)
     values = _sealed(run_dir / "seeds.json")
     first, count = values.get("first"), values.get("count")
     if not isinstance(first, int) or not isinstance(count, int) or not 0 < count <= _MOST_SEEDS:
         raise RunError(f"{run_dir / 'seeds.json'} does not name seeds: train again")
-    return [run_dir / f"{_SEED}{seed}" for seed in range(first, first + count)]
+    return range(first, first + count)
+
+
+def seed_folders(run_dir: Path) -> list[Path]:
+    """The run folders of several seeds in a folder, by seed; none in that of a single run."""
+    return [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -204,6 +212,11 @@ class Recorder:
             last = json.loads((path / LOGS[0]).read_bytes()[:size].splitlines()[-1])
         self._now = last, store.logs_at(path, LOGS, begun.logs if begun else {})
         self._before = self._now
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self._config.seed
 
     @property
     def last(self) -> dict[str, Any]:
@@ -389,9 +402,6 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     checkpoint = next(usable(path, config), None)
     if checkpoint is None:
         raise RunError(f"{path} holds no checkpoint that is whole: resume it, or train again")
-    env = make_env(config, num_envs=1)
-    try:
+    with opened_env(config, 1) as env:
         agent = make_agent(config, env)
-    finally:
-        env.close()
     return Run(path, config, agent, restore(checkpoint, lambda: agent.init(config.seed)))

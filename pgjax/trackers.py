@@ -25,11 +25,7 @@ class TensorBoard:
     def __init__(self, run_dir: Path, config: TrainConfig):
         from tensorboardX import SummaryWriter
 
-        folder = run_dir / "tensorboard"
-        if folder.is_symlink():
-            raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
-        shutil.rmtree(folder, ignore_errors=True)  # all that it held is told again
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(_cleared(run_dir / "tensorboard")))
 
     def log(self, update: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -47,10 +43,7 @@ class WeightsAndBiases:
     def __init__(self, run_dir: Path, config: TrainConfig):
         import wandb
 
-        folder = run_dir / "wandb"
-        if folder.is_symlink():
-            raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
-        shutil.rmtree(folder, ignore_errors=True)
+        _cleared(run_dir / "wandb")
         self._run = wandb.init(
             mode="offline",
             dir=str(run_dir),
@@ -66,6 +59,14 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _cleared(folder: Path) -> Path:
+    """A tracker's folder without what it held, since all of it is told again."""
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 class Trackers:

@@ -94,7 +94,7 @@ def train_seeds(
     root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    paths = [root / f"seed-{seed}" for seed in seeds]
+    paths = [runs.seed_folder(root, seed) for seed in seeds]
     return _train(configs, root, paths, progress, num_devices)
 
 
@@ -141,9 +141,7 @@ def resume(
             "one of another length is another run"
         )
     config = dataclasses.replace(known[0], updates=updates or most)
-    seeds = range(config.seed, config.seed + 1)
-    if len(paths) > 1 or paths[0] != path:
-        seeds = range(int(paths[0].name[5:]), int(paths[-1].name[5:]) + 1)
+    seeds = runs.seeds_in(path) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     return _train(configs, path, paths, progress, num_devices, resuming=True)
 
@@ -170,7 +168,7 @@ def _train(
         begun: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:
             begun = _common(paths, configs)
-        states = _states(configs, agent, begun)
+        states = states_at(configs, agent, begun)
         done = int(states[0].step)
         if done > config.updates:
             raise ConfigError(f"--updates {config.updates}, but {done} are made: ask for more")
@@ -181,7 +179,7 @@ def _train(
         book = _Book(folder, recorders, manifest)
         if done:
             book.begin()
-        show = progress.update if progress else _show_nothing
+        show = progress.update if progress else show_nothing
         listener = Listener(book.record, book.save, show)
         seeds = [c.seed for c in configs]
         states, stopped_by = loop(
@@ -220,7 +218,7 @@ def _common(paths: list[Path], configs: list[TrainConfig]) -> list[Checkpoint | 
     return [of_seed.get(update) for of_seed in found]
 
 
-def _states(
+def states_at(
     configs: list[TrainConfig], agent: Agent, begun: list[Checkpoint | None]
 ) -> list[TrainState]:
     """Of each seed: where it stood, or at its beginning; the same in all processes."""
@@ -247,7 +245,8 @@ class _Book:
     def begin(self) -> None:
         """What stands before the first line."""
         if self._recorders and self._recorders[0].path != self._folder:
-            runs.write_seeds(self._folder, [recorder.path for recorder in self._recorders])
+            first = self._recorders[0].seed
+            runs.write_seeds(self._folder, range(first, first + len(self._recorders)))
         for recorder in self._recorders:
             recorder.begin(self._manifest)
         self._begun = True
@@ -289,8 +288,8 @@ def _told_once(config: TrainConfig) -> str | None:
     return reason
 
 
-def _show_nothing(metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-    pass
+def show_nothing(metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+    """What a run without anybody who watches is told to."""
 
 
 def make_engine(

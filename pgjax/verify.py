@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from pgjax import machine, runs, store
 from pgjax.agents import make_agent, opened_env
-from pgjax.compiling import soonest
 from pgjax.engines import Made
 from pgjax.errors import ConfigError, RunError
 from pgjax.loop import Listener, Metrics, loop
-from pgjax.train import Progress, make_engine
+from pgjax.train import Progress, make_engine, show_nothing, states_at
 
 
 class _DiffersError(Exception):
-    """Two runs part here."""
+    """Two runs part at an update: of each name that differs, what was recorded and what is here."""
+
+    def __init__(self, update: int, differs: dict[str, list[Any]]):
+        super().__init__(update)
+        self.update, self.differs = update, differs
 
 
 def verify(
@@ -55,18 +55,14 @@ def verify(
     last = len(recorded) if last is None else last
     if not 1 <= first <= last <= len(recorded):
         raise ConfigError(f"--updates {first}:{last}, but 1:{len(recorded)} are recorded")
-    differs: dict[str, Any] = {}
 
     def compare(metrics: Metrics, made: Made) -> None:
         for of, digest in zip(metrics[0], made.digests[0], strict=True):
-            here = json.loads(json.dumps({**of, "params": digest}))
-            there = recorded[of["update"] - 1]
-            for name in (here | there) if of["update"] >= first else ():
-                if here.get(name) != there.get(name):
-                    differs[name] = [there.get(name), here.get(name)]
-            if differs:
-                differs["update"] = of["update"]
-                raise _DiffersError
+            here, there = {**of, "params": digest}, recorded[of["update"] - 1]
+            names = [name for name in here | there if here.get(name) != there.get(name)]
+            if names and of["update"] >= first:
+                both = {name: [there.get(name), here.get(name)] for name in names}
+                raise _DiffersError(of["update"], both)
 
     before = next((at for at in runs.usable(path, config) if at.update < first), None)
     with opened_env(config) as env:
@@ -74,25 +70,23 @@ def verify(
         engine = make_engine(config, env, agent, 1, num_devices)
         if progress is not None:
             progress.start([config], [path], env, agent.policy)
+        [state] = states_at([config], agent, [before])
         totals = runs.nothing()
-        if before is None:
-            state = jax.jit(agent.init, compiler_options=soonest())(np.uint32(config.seed))
-        else:
-            state = runs.restore(before, lambda: agent.init(config.seed))
+        if before is not None:
             totals = {name: recorded[before.update - 1][name] for name in totals}
-        show = progress.update if progress is not None else lambda metrics, timings: None
+        show = progress.update if progress is not None else show_nothing
         listener = Listener(compare, lambda states: None, show)
         try:
             _, stopped_by = loop(engine, [config.seed], [state], [totals], last, listener)
-        except _DiffersError as e:
+        except _DiffersError as e:  # in the very first update
             stopped_by = e
-    if stopped_by is not None and not isinstance(stopped_by, _DiffersError):
-        raise stopped_by
-    found = {"identical": not differs, "first": first, "last": last}
-    if not differs:
+    found = {"identical": stopped_by is None, "first": first, "last": last}
+    if stopped_by is None:
         return found
-    update = differs.pop("update")
-    return {**found, "update": update, "differs": differs, "machine": _machine(path, config.env_id)}
+    if not isinstance(stopped_by, _DiffersError):
+        raise stopped_by
+    differs = {"update": stopped_by.update, "differs": stopped_by.differs}
+    return {**found, **differs, "machine": _machine(path, config.env_id)}
 
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
