@@ -30,8 +30,8 @@ from pgjax.runs import Run, load
 from pgjax.signals import Signals
 from pgjax.statistics import interquartile_mean
 from pgjax.trackers import TensorBoard, Trackers, WeightsAndBiases
-from pgjax.train import resume, train_seeds
-from pgjax.train import train as run_training
+from pgjax.training import resume, train_seeds
+from pgjax.training import train as run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pgjax.agents import make_agent, opened_env
 from pgjax.engines import Made
 from pgjax.errors import ConfigError, RunError
 from pgjax.loop import Listener, Metrics, loop
-from pgjax.train import Progress, make_engine, show_nothing, states_at
+from pgjax.training import Progress, make_engine, show_nothing, states_at
 
 
 class _DiffersError(Exception):

@@ -25,7 +25,7 @@ ROWS = [
     ["engines", "agents"],
     ["runs", "probe"],
     ["loop"],
-    ["train"],
+    ["training"],
     ["evaluate", "plot", "verify", "export", "trackers"],
     ["video", "progress", "signals"],
     ["cli"],
@@ -75,20 +75,40 @@ def test_no_arrow_points_up(path):
     assert not outside & {"pickle", "cloudpickle", "torch"}
 
 
+def printed(script):
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_import_loads_nothing_heavy_and_sets_nothing():
     script = """
 import sys, warnings, numpy, jax
 import flax, optax, chex, gymnasium
 before = dict(jax.config.values), numpy.geterr(), list(warnings.filters)
 import pgjax
+looked_at = {"evaluate", "export", "plot", "verify", "video"}
+for name in set(pgjax.__all__) - looked_at:
+    getattr(pgjax, name)
 assert (dict(jax.config.values), numpy.geterr(), list(warnings.filters)) == before
 heavy = {"torch", "matplotlib", "tyro", "pygame", "PIL", "moviepy", "orbax"}
 print(sorted(heavy & set(sys.modules)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed(script) == "[]"
+
+
+def test_the_store_needs_no_jax():
+    script = "import sys, pgjax.store; print({'jax', 'flax', 'numpy'} & set(sys.modules))"
+    assert printed(script) == "set()"
+
+
+def test_each_name_is_itself_whatever_was_imported_before():
+    script = """
+import pgjax.cli, pgjax.video, pgjax.export
+import pgjax, types
+print(sorted(n for n in pgjax.__all__ if isinstance(getattr(pgjax, n), types.ModuleType)))
+"""
+    modules = "advantages distributions envs evaluate export losses plot returns verify video"
+    assert printed(script) == str(modules.split())
 
 
 def test_names_of_the_contract():

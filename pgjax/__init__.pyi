@@ -1,0 +1,70 @@
+# What `import pgjax` offers; each is loaded when it is first asked for.
+from . import (
+    advantages,
+    distributions,
+    envs,
+    evaluate,
+    export,
+    losses,
+    plot,
+    returns,
+    verify,
+    video,
+)
+from .algorithms import reinforce
+from .chunks import Sharding
+from .config import TrainConfig
+from .errors import (
+    ConfigError,
+    DivergedError,
+    PgjaxError,
+    RolloutError,
+    RunError,
+    RunWarning,
+    SpaceError,
+)
+from .gym_rollout import collect_episodes
+from .policies import GaussianPolicy, LessonGaussianPolicy, SoftmaxPolicy, ValueNetwork
+from .rollout import collect_episodes_on_device, init_on_device, training_step
+from .runs import load
+from .training import resume, train, train_seeds
+from .types import Algorithm, Info, Rollout, TrainState
+
+__all__ = [
+    "Algorithm",
+    "ConfigError",
+    "DivergedError",
+    "GaussianPolicy",
+    "Info",
+    "LessonGaussianPolicy",
+    "PgjaxError",
+    "Rollout",
+    "RolloutError",
+    "RunError",
+    "RunWarning",
+    "Sharding",
+    "SoftmaxPolicy",
+    "SpaceError",
+    "TrainConfig",
+    "TrainState",
+    "ValueNetwork",
+    "advantages",
+    "collect_episodes",
+    "collect_episodes_on_device",
+    "distributions",
+    "envs",
+    "evaluate",
+    "export",
+    "init_on_device",
+    "load",
+    "losses",
+    "plot",
+    "reinforce",
+    "resume",
+    "returns",
+    "train",
+    "train_seeds",
+    "training_step",
+    "verify",
+    "video",
+]
