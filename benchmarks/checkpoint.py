@@ -11,6 +11,7 @@ from pathlib import Path
 import flax.serialization
 import numpy as np
 import orbax.checkpoint as ocp
+import readme
 
 from pgjax import store
 
@@ -35,12 +36,13 @@ def main() -> None:
             orbax.save(run / f"orbax-{i}", tree)
             orbax.wait_until_finished()
             took["Orbax"].append(time.perf_counter() - begun)
-    print(f"{len(body) / 1e3:.1f} kB, {ROUNDS} rounds in turns")
+    lines = [f"| {len(body) / 1e3:.1f} kB | median ms | lowest to highest |", "|---|---|---|"]
     for name, seconds in took.items():
         low, median, high = (
             x * 1e3 for x in (min(seconds), statistics.median(seconds), max(seconds))
         )
-        print(f"{name:<6} median {median:.1f} ms ({low:.1f} to {high:.1f})")
+        lines.append(f"| {name} | {median:.1f} | {low:.1f} to {high:.1f} |")
+    readme.put_measured("checkpoint", [*lines, "", f"{ROUNDS} rounds, in turns."])
 
 
 if __name__ == "__main__":

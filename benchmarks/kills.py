@@ -6,7 +6,6 @@ Prints a line per point, and a table; exits with 1 if any run ended otherwise.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -17,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import readme
 
 KINDS = {
     "CartPole-v1": "CartPole-v1 --updates 60 --episodes-per-update 8",
@@ -81,7 +82,8 @@ def main() -> None:
                 table[kind].append(same)
                 print(f"{kind}: killed after {killed_after} of {updates}, identical: {same}")
                 shutil.rmtree(run)
-    print(json.dumps({kind: f"{sum(x)} of {len(x)} identical" for kind, x in table.items()}))
+    rows = [f"| {kind} | {len(x)} | {sum(x)} |" for kind, x in table.items()]
+    readme.put_measured("kills", ["| run | killed | identical |", "|---|---|---|", *rows])
     raise SystemExit(0 if all(map(all, table.values())) else 1)
 
 

@@ -1,6 +1,13 @@
 """The tables in README.md are put there by the scripts that measure them."""
 
+import os
+import platform
+import time
 from pathlib import Path
+
+import jax
+
+HERE = Path(__file__).parent
 
 
 def put(folder: Path, name: str, block: str) -> None:
@@ -10,3 +17,14 @@ def put(folder: Path, name: str, block: str) -> None:
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, rest = path.read_text().split(start)
         path.write_text(before + start + block + "\n" + end + rest.split(end)[1])
+
+
+def put_measured(name: str, lines: list[str]) -> None:
+    """As `put`, here, with the day, the machine and the versions below."""
+    footer = (
+        f"date: {time.strftime('%Y-%m-%d')}; machine: {platform.machine()}, {os.cpu_count()} "
+        f"cores; versions: Python {platform.python_version()}, jax {jax.__version__}"
+    )
+    block = "\n".join([*lines, "", footer])
+    print(block)
+    put(HERE, name, block)

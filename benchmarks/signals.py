@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import readme
 from kills import made
 
 COMMANDS = {
@@ -34,7 +35,10 @@ def gone(group: int) -> bool:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-    bad = 0
+    bad, rows = (
+        0,
+        ["| run | signal | exit code | seconds | as it should be |", "|---|---|---|---|---|"],
+    )
     with tempfile.TemporaryDirectory() as folder:
         for i, moment in enumerate(MOMENTS):
             kind = list(COMMANDS)[i % len(COMMANDS)]
@@ -68,10 +72,10 @@ def main() -> None:
             good &= len(error.splitlines()) <= 1
             bad += not good
             when = f"update {moment}" if isinstance(moment, str) else f"{moment} s"
-            print(f"{kind}, {number.name} at {when}: exit {code}, {seconds:.1f} s, good: {good}")
-            if not good:
-                print(error)
-    print(f"{len(MOMENTS) - bad} of {len(MOMENTS)}")
+            yes = "yes" if good else "no"
+            rows.append(f"| {kind} | {number.name}, {when} | {code} | {seconds:.1f} | {yes} |")
+            print(rows[-1], "" if good else error, flush=True)
+    readme.put_measured("signals", rows)
     raise SystemExit(bool(bad))
 
 

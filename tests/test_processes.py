@@ -20,10 +20,14 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(path, *options, **environment):
-    command = [sys.executable, "-m", "pgjax", "train", "CartPole-v1", "--on-device"]
+def train(path):
+    on_device = ("--on-device", "--episodes-per-update", "12")
+    return ("train", "CartPole-v1", *on_device, "--run-dir", str(path))
+
+
+def start(*words, **environment):
     return subprocess.Popen(
-        [*command, "--run-dir", str(path), "--episodes-per-update", "12", *options],
+        [sys.executable, "-m", "pgjax", *words],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -31,10 +35,20 @@ def start(path, *options, **environment):
     )
 
 
-def start_two(path, *options):
+def start_two(*words):
     address = f"127.0.0.1:{free_port()}"
-    of_both = ("--coordinator", address, "--num-processes", "2", *options)
-    return [start(path, *of_both, "--process-id", str(i)) for i in range(2)]
+    of_both = (*words, "--coordinator", address, "--num-processes", "2")
+    return [start(*of_both, "--process-id", str(i)) for i in range(2)]
+
+
+def wait_for_updates(path, n):
+    until = time.monotonic() + 240
+    while (
+        not (path / "metrics.jsonl").exists()
+        or (path / "metrics.jsonl").read_bytes().count(b"\n") < n
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.5)
 
 
 @pytest.mark.slow
@@ -42,9 +56,9 @@ def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
     few = ("--updates", "20", "--eval-episodes", "5")
     for n in (1, 2, 4, 8):
         flags = f"--xla_force_host_platform_device_count={n}"
-        run = start(tmp_path / str(n), *few, "--num-devices", str(n), XLA_FLAGS=flags)
+        run = start(*train(tmp_path / str(n)), *few, "--num-devices", str(n), XLA_FLAGS=flags)
         assert run.communicate()[1] == ""
-    both = start_two(tmp_path / "two processes", *few)
+    both = start_two(*train(tmp_path / "two processes"), *few)
     output = [run.communicate()[0] for run in both]
     assert [run.returncode for run in both] == [0, 0]
     assert "evaluation" in output[0]
@@ -60,13 +74,9 @@ def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp_path):
-    both = start_two(tmp_path / "run", "--updates", "100000")
+    both = start_two(*train(tmp_path / "run"), "--updates", "100000")
     try:
-        metrics = tmp_path / "run" / "metrics.jsonl"
-        until = time.monotonic() + 240
-        while not metrics.exists() or len(runs.read_lines(metrics)) < 20:
-            assert time.monotonic() < until
-            time.sleep(0.5)
+        wait_for_updates(tmp_path / "run", 20)
         both[killed].send_signal(signal.SIGKILL)
         _, error = both[1 - killed].communicate(timeout=60)
     finally:
@@ -80,6 +90,24 @@ def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp
     else:  # JAX's own words come first
         assert "another task died" in error
     assert int(pgjax.load(tmp_path / "run").state.step) >= 1
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_as_one_would(tmp_path):
+    few = ("--updates", "150", "--eval-episodes", "5", "--checkpoint-seconds", "0.1")
+    assert start(*train(tmp_path / "one"), *few).communicate()[1] == ""
+    both = start_two(*train(tmp_path / "two"), *few)
+    wait_for_updates(tmp_path / "two", 20)
+    for run in both:
+        run.kill()
+    for run in both:
+        run.communicate()
+    assert len(runs.read_lines(tmp_path / "two" / "metrics.jsonl")) < 150
+    both = start_two("resume", str(tmp_path / "two"))
+    said = [run.communicate() for run in both]
+    assert [run.returncode for run in both] == [0, 0], said
+    for name in ("metrics.jsonl", "digests.jsonl", "evaluation.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -193,11 +193,12 @@ def hook(event, args):
 def use(folder):
     for argv in (
         ["evaluate", folder, "--episodes", "1"], ["plot", folder], ["verify", folder],
-        ["resume", folder], ["evaluate", folder, "--episodes", "1"],
+        ["render", folder, "--out", folder / "film.gif"], ["resume", folder],
+        ["evaluate", folder, "--episodes", "1"],
     ):
         error = io.StringIO()
         try:
-            more = ["--no-compile-cache"] * (argv[0] != "plot")
+            more = ["--no-compile-cache"] * (argv[0] not in ("plot", "render"))
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
                 cli.main([str(word) for word in argv] + more)
         except SystemExit as e:
@@ -284,7 +285,7 @@ HARMS = {
         f"link-{name.replace('/', '-')}": link(name)
         for name in (
             "checkpoints", "metrics.jsonl", "timings.jsonl", "config.json", "manifest.json",
-            "evaluation.json", "learning_curve.png", ".lock", ".config.json.tmp",
+            "evaluation.json", "learning_curve.png", "film.gif", ".lock", ".config.json.tmp",
             "checkpoints/00000005.ckpt",
         )
     },
