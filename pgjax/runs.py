@@ -212,6 +212,7 @@ class Recorder:
             last = json.loads((path / LOGS[0]).read_bytes()[:size].splitlines()[-1])
         self._now = last, store.logs_at(path, LOGS, begun.logs if begun else {})
         self._before = self._now
+        self._saved = begun.update if begun else 0
 
     @property
     def seed(self) -> int:
@@ -255,14 +256,17 @@ class Recorder:
         if int(state.step) != self.last["update"]:
             self._now = self._before
         last, ends = self._now
-        store.commit(
-            self.path / "checkpoints",
-            int(state.step),
-            float(last["mean_return"]),
-            _settings(self._config),
-            store.flush(self.path, ends),
-            flax.serialization.to_bytes(jax.device_get(plain(state))),
-        )
+        marks = store.flush(self.path, ends)
+        if last["update"] != self._saved:
+            store.commit(
+                self.path / "checkpoints",
+                last["update"],
+                float(last["mean_return"]),
+                _settings(self._config),
+                marks,
+                flax.serialization.to_bytes(jax.device_get(plain(state))),
+            )
+            self._saved = last["update"]
 
     def _continued(self, fresh: dict[str, Any]) -> dict[str, Any]:
         """The manifest the run began with; of this machine only in what it differs."""
