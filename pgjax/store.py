@@ -173,7 +173,7 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
 
 
 def clear(folder: Path, after: int) -> None:
-    """Remove the checkpoints after an update, and what a killed process left half-written."""
+    """Remove the checkpoints after an update, and what a killed process left behind."""
     for path in _paths(folder):
         if int(path.stem) > after:
             os.unlink(path)
@@ -181,6 +181,7 @@ def clear(folder: Path, after: int) -> None:
         for name in os.listdir(place) if place.is_dir() else []:
             if name.startswith(".") and name.endswith(".tmp"):
                 os.unlink(place / name)
+    _prune(folder)
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -9,57 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from store_script import NAMES, UPDATES, body, contents, line, script
 
 from pgjax import store
-
-NAMES = ("metrics.jsonl", "timings.jsonl")
-UPDATES = 6
-# What a script of the store makes: commits after updates 1, 3, 4, 5 and 6.
-COMMITS = (1, 3, 4, 5, 6)
-
-
-def line(name, update):
-    """What update `update` adds to a log: as long as it pleases."""
-    return f"{name} {update} {'x' * (7 * update % 23)}\n".encode()
-
-
-def body(update):
-    return hashlib.sha256(bytes([update])).digest() * 50
-
-
-def begin(folder):
-    """Go back to the last checkpoint that is whole: (updates made, ends of the logs)."""
-    whole = (
-        at for at in store.checkpoints(folder / "checkpoints", folder)
-        if isinstance(at, store.Checkpoint)
-    )  # fmt: skip
-    at = next(whole, None)
-    if at:
-        assert at.body() == body(at.update)
-    done = at.update if at else 0
-    store.clear(folder / "checkpoints", done)
-    ends = store.logs_at(folder, NAMES, at.logs if at else {})
-    store.flush(folder, ends)
-    return done, ends
-
-
-def script(folder):
-    """Make all updates from where the folder stands."""
-    done, ends = begin(folder)
-    for update in range(done + 1, UPDATES + 1):
-        ends = store.append(folder, ends, {name: line(name, update) for name in NAMES})
-        if update in COMMITS:
-            # Update 3 is the best there is.
-            store.commit(
-                folder / "checkpoints", update, -abs(update - 3), "a run",
-                store.flush(folder, ends), body(update),
-            )  # fmt: skip
-
-
-def contents(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +34,15 @@ def test_what_is_there_in_the_end(whole):
     for name in NAMES:
         lines = b"".join(line(name, update) for update in range(1, UPDATES + 1))
         assert (whole / name).read_bytes() == lines
+
+
+def test_what_a_kill_kept_from_being_removed_is_removed_by_who_goes_on(whole, tmp_path):
+    folder = copy(whole, tmp_path / "run")
+    old = folder / "checkpoints" / "00000001.ckpt"
+    store.commit(tmp_path, 1, -2.0, "a run", {}, body(1))
+    shutil.copy(tmp_path / old.name, old)
+    script(folder)
+    assert contents(folder) == contents(whole)
 
 
 class Killing:
@@ -123,11 +84,9 @@ def killed(folder, at, after):
 
 
 CHILDREN = """
-import sys, types
+import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-sys.modules["pgjax"] = types.ModuleType("pgjax")  # in place of all that pgjax/__init__.py imports
-sys.modules["pgjax"].__path__ = [{package!r}]
 import test_store as t
 assert "jax" not in sys.modules
 print(*getattr(t, {what!r})(Path({folder!r})))
@@ -136,8 +95,8 @@ print(*getattr(t, {what!r})(Path({folder!r})))
 
 def in_a_process_without_jax(what, folder):
     """`what(folder)` of this file; forking where JAX has threads would not be safe."""
-    here, package = str(Path(__file__).parent), str(Path(store.__file__).parent)
-    source = CHILDREN.format(here=here, package=package, what=what, folder=str(folder))
+    here = str(Path(__file__).parent)
+    source = CHILDREN.format(here=here, what=what, folder=str(folder))
     done = subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, check=False
     )
