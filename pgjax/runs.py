@@ -21,7 +21,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,14 +31,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax import machine, store
+from pgjax import store
 from pgjax.agents import Agent, make_agent, opened_env
 from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, RunError, RunWarning
 from pgjax.types import Params, TrainState
 
-LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
-TOTALS = ("total_episodes", "total_env_steps")
 _LOCK = ".lock"
 _MOST_SEEDS = 10**5
 _TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume what is there"
@@ -166,11 +164,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
-    """The inverse of read_lines."""
-    return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
-
-
 def load_config(run_dir: Path) -> TrainConfig:
     """The settings of a run.
 
@@ -192,128 +185,7 @@ def _sealed(path: Path) -> dict[str, Any]:
         raise RunError(f"{e}: train again") from None
 
 
-def nothing(update: int = 0) -> dict[str, Any]:
-    """What the metrics of the first update add to."""
-    return {**dict.fromkeys(TOTALS, 0), "update": update}
-
-
-class Recorder:
-    """Writes the folder of one run, update by update.
-
-    It may be interrupted anywhere: what it knows of its files changes in one assignment.
-    """
-
-    def __init__(self, path: Path, config: TrainConfig, begun: store.Checkpoint | None = None):
-        """At the beginning, or where a checkpoint was, whose metrics are read back."""
-        self.path, self._config = path, config
-        last = nothing()
-        if begun:
-            size = begun.logs[LOGS[0]][0]
-            last = json.loads((path / LOGS[0]).read_bytes()[:size].splitlines()[-1])
-        self._now = last, store.logs_at(path, LOGS, begun.logs if begun else {})
-        self._before = self._now
-        self._saved = begun.update if begun else 0
-
-    @property
-    def seed(self) -> int:
-        """Of the run."""
-        return self._config.seed
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """The metrics of the last update, or zeros before the first."""
-        return self._now[0]
-
-    def begin(self, manifest: dict[str, Any]) -> None:
-        """Write settings and manifest, cut off what was written after the checkpoint."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self.last["update"]:
-            manifest = self._continued(manifest)
-        self._manifest = {"config": self._config.to_json(), **manifest}
-        store.clear(self.path / "checkpoints", self.last["update"])
-        (self.path / "failure.json").unlink(missing_ok=True)
-        store.write_sealed(self.path / "config.json", self._config.to_json())
-        store.write_sealed(self.path / "manifest.json", self._manifest)
-        store.flush(self.path, self._now[1])
-
-    def record(
-        self,
-        metrics: list[dict[str, Any]],
-        digests: list[str],
-        timings: list[dict[str, float]],
-    ) -> None:
-        """Append updates to all logs."""
-        rows = [
-            (of, {"update": of["update"], "params": digest}, {"update": of["update"], **timing})
-            for of, digest, timing in zip(metrics, digests, timings, strict=True)
-        ]
-        lines = {name: json_lines(x) for name, x in zip(LOGS, zip(*rows), strict=True)}  # noqa: B905
-        ends = store.append(self.path, self._now[1], lines)
-        self._before, self._now = self._now, (metrics[-1], ends)
-
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint of the state after the last recorded update, or the one before."""
-        if int(state.step) != self.last["update"]:
-            self._now = self._before
-        last, ends = self._now
-        marks = store.flush(self.path, ends)
-        if last["update"] != self._saved:
-            store.commit(
-                self.path / "checkpoints",
-                last["update"],
-                float(last["mean_return"]),
-                _settings(self._config),
-                marks,
-                flax.serialization.to_bytes(jax.device_get(plain(state))),
-            )
-            self._saved = last["update"]
-
-    def _continued(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """The manifest the run began with; of this machine only in what it differs."""
-        try:
-            begun = store.read_sealed(self.path / "manifest.json")
-            differs = machine.differences(fresh["machine"], begun["machine"])
-            del begun["config"]
-        except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
-            warnings.warn(f"{e}: it is written anew", RunWarning, stacklevel=2)
-            return fresh
-        if differs:
-            told = f"not where it began, so the bits may differ: {'; '.join(differs)}"
-            warnings.warn(told, RunWarning, stacklevel=2)
-        resumed = [*begun.get("resumed", []), {"update": self.last["update"], "differs": differs}]
-        return {**begun, "resumed": resumed}
-
-    def finish(self, state: TrainState) -> None:
-        """Tell in the manifest what came out."""
-        self._manifest |= {
-            "params_sha256": params_sha256(state.params),
-            "updates": int(state.step),
-            **{name: self.last[name] for name in TOTALS},
-            "finished": _now(),
-        }
-        store.write_sealed(self.path / "manifest.json", self._manifest)
-
-
-def manifest(config: TrainConfig, reason: str | None, commit: str | None) -> dict[str, Any]:
-    """What results rest on besides their settings.
-
-    `reason` is why they cannot be had again to the bit, if that is so; `commit` that of the user's
-    own folder.
-    """
-    return {
-        "machine": machine.facts(config.env_id),
-        "git_commit": commit,
-        "bit_exact": reason is None,
-        "not_bit_exact_because": reason,
-        "started": _now(),
-    }
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _settings(config: TrainConfig) -> str:
+def settings_digest(config: TrainConfig) -> str:
     """Digest of what an update follows from, so that no other run's checkpoint passes for ours."""
     values = config.to_json()
     if not config.anneal:
@@ -328,7 +200,7 @@ def usable(path: Path, config: TrainConfig) -> Iterator[store.Checkpoint]:
         wrong = ""
         if isinstance(found, store.DamagedError):
             wrong = f"{found}: going back to what was before"
-        elif found.settings != _settings(config):
+        elif found.settings != settings_digest(config):
             wrong = f"{found.path} is of another run"
         if isinstance(found, store.Checkpoint) and not wrong:
             yield found

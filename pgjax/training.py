@@ -26,7 +26,8 @@ from pgjax.engines import AXIS, Engine, Made, device_engine, python_engine
 from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunError, RunWarning
 from pgjax.loop import Listener, Metrics, loop
 from pgjax.probe import why_not_reproducible
-from pgjax.runs import Recorder, Run
+from pgjax.recorder import Recorder, manifest_of, nothing
+from pgjax.runs import Run
 from pgjax.store import Checkpoint
 from pgjax.types import TrainState
 
@@ -173,9 +174,9 @@ def _train(
         if done > config.updates:
             raise ConfigError(f"--updates {config.updates}, but {done} are made: ask for more")
         recorders = list(map(Recorder, paths, configs, begun)) if writes else []
-        last = [of.last for of in recorders] or [runs.nothing(done)] * len(configs)
+        last = [of.last for of in recorders] or [nothing(done)] * len(configs)
         commit = None if resuming else machine.git_commit()
-        manifest = runs.manifest(config, _told_once(config), commit)
+        manifest = manifest_of(config, _told_once(config), commit)
         book = _Book(folder, recorders, manifest)
         if done:
             book.begin()

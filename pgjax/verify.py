@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pgjax import machine, runs, store
+from pgjax import machine, recorder, runs, store
 from pgjax.agents import make_agent, opened_env
 from pgjax.engines import Made
 from pgjax.errors import ConfigError, RunError
@@ -71,7 +71,7 @@ def verify(
         if progress is not None:
             progress.start([config], [path], env, agent.policy)
         [state] = states_at([config], agent, [before])
-        totals = runs.nothing()
+        totals = recorder.nothing()
         if before is not None:
             totals = {name: recorded[before.update - 1][name] for name in totals}
         show = progress.update if progress is not None else show_nothing
@@ -94,7 +94,7 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
     try:
         metrics, digests = (
             [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
-            for name in runs.LOGS[:2]
+            for name in recorder.LOGS[:2]
         )
         rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (a killed run's may differ)
         if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:

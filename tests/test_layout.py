@@ -24,7 +24,7 @@ ROWS = [
     ["gym_rollout", "envs"],
     ["engines", "agents"],
     ["runs", "probe"],
-    ["loop"],
+    ["recorder", "loop"],
     ["training"],
     ["evaluate", "plot", "verify", "export", "trackers"],
     ["video", "progress", "signals"],

@@ -10,7 +10,7 @@ import pytest
 from conftest import assert_trees_equal
 
 import pgjax
-from pgjax import cli, export, runs, store
+from pgjax import cli, export, recorder, runs, store
 from pgjax.verify import verify
 
 UPDATES = 6
@@ -93,7 +93,7 @@ def test_what_came_after_the_checkpoint_is_dropped(whole, tmp_path):
     path = tmp_path / "run"
     stopped(path, 2, whole.config)
     # Killed while it wrote the third update: some lines are there, one of them torn.
-    for name in runs.LOGS:
+    for name in recorder.LOGS:
         line = (whole.path / name).read_bytes().splitlines(keepends=True)[2]
         with (path / name).open("ab") as file:
             file.write(line + line[:10])
@@ -165,7 +165,7 @@ def test_verify(whole, tmp_path, capsys):
     shutil.copytree(whole.path, tmp_path / "run")
     digests = runs.read_lines(tmp_path / "run" / "digests.jsonl")
     digests[3]["params"] = "0" * 16
-    (tmp_path / "run" / "digests.jsonl").write_bytes(runs.json_lines(digests))
+    (tmp_path / "run" / "digests.jsonl").write_bytes(recorder.json_lines(digests))
     with pytest.warns(pgjax.RunWarning, match="digests.jsonl is damaged"):
         found = verify(tmp_path / "run")
     assert found["update"] == 4
