@@ -28,6 +28,7 @@ ROWS = [
     ["training"],
     ["evaluate", "plot", "verify", "export", "trackers"],
     ["video", "progress", "signals"],
+    ["running"],
     ["cli"],
 ]
 FIRST_OF_SHELL = 5

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import importlib.machinery
 import json
 import shutil
 import struct
+import sys
+import types
 
 import pytest
 from conftest import assert_trees_equal
@@ -209,6 +212,35 @@ def test_tensorboard_holds_every_update_once_though_it_was_resumed(whole, tmp_pa
     rows = whole.metrics
     for name in ("mean_return", "entropy", "total_env_steps"):
         assert seen[name] == [(row["update"], pytest.approx(row[name])) for row in rows]
+    assert_same_run(path, whole.path)
+
+
+class StandIn(types.ModuleType):
+    """In place of wandb, which is too heavy for the tests: what it is given."""
+
+    Settings = staticmethod(dict)
+
+    def init(self, **options):
+        self.options, self.logged = options, []
+        return self
+
+    def log(self, values, step):
+        self.logged.append({"update": step, **values})
+
+    def finish(self):
+        self.logged.append("finished")
+
+
+def test_weights_and_biases_is_told_every_update_once_offline(whole, tmp_path, monkeypatch):
+    wandb = StandIn("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    path = tmp_path / "run"
+    stopped(path, 2, whole.config)
+    cli.main(["resume", str(path), "--wandb"])
+    assert wandb.logged == [*whole.metrics, "finished"]
+    assert wandb.options["mode"] == "offline"
+    assert wandb.options["dir"] == str(path)
     assert_same_run(path, whole.path)
 
 
