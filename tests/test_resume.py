@@ -84,7 +84,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(on_device, whole, tmp_p
 def test_split_at_each_of_20_updates(on_device, tmp_path):
     config = settings(on_device, updates=20)
     pgjax.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
-    for k in range(1, 20):
+    for k in range(1, 21):
         stopped(tmp_path / str(k), k, config)
         pgjax.resume(tmp_path / str(k))
         assert_same_run(tmp_path / str(k), tmp_path / "whole")
