@@ -108,7 +108,8 @@ import pgjax.cli, pgjax.video, pgjax.export
 import pgjax, types
 print(sorted(n for n in pgjax.__all__ if isinstance(getattr(pgjax, n), types.ModuleType)))
 """
-    modules = "advantages distributions envs evaluate export losses plot returns verify video"
+    modules = """advantages distributions envs evaluate export losses plot policies returns runs
+        verify video"""
     assert printed(script) == str(modules.split())
 
 
@@ -124,4 +125,5 @@ def test_names_of_the_contract():
     for name in ("reward_to_go", "gae", "normalized", "leave_one_out"):
         assert callable(getattr(pgjax.advantages, name))
     assert callable(pgjax.envs.make)
+    assert pgjax.load is pgjax.runs.load
     assert (PACKAGE / "py.typed").exists()
