@@ -175,8 +175,7 @@ def _train(
         recorders = list(map(Recorder, paths, configs, begun)) if writes else []
         last = [of.last for of in recorders] or [runs.nothing(done)] * len(configs)
         commit = None if resuming else machine.git_commit()
-        manifest = runs.manifest(config, _told_once(config), commit)
-        book = _Book(folder, recorders, manifest)
+        book = _Book(folder, recorders, config, runs.manifest(config, commit))
         if done:
             book.begin()
         show = progress.update if progress else show_nothing
@@ -238,15 +237,20 @@ def states_at(
 class _Book:
     """The recorders of all seeds; of several processes only the first has any."""
 
-    def __init__(self, folder: Path, recorders: list[Recorder], manifest: dict[str, Any]):
-        self._folder, self._recorders, self._manifest = folder, recorders, manifest
-        self._begun = False
+    def __init__(
+        self, folder: Path, recorders: list[Recorder], config: TrainConfig, manifest: dict[str, Any]
+    ):
+        self._folder, self._recorders, self._config = folder, recorders, config
+        self._manifest, self._begun = manifest, False
 
     def begin(self) -> None:
         """What stands before the first line."""
         if self._recorders and self._recorders[0].path != self._folder:
             first = self._recorders[0].seed
             runs.write_seeds(self._folder, range(first, first + len(self._recorders)))
+        if self._recorders:
+            # Not sooner: an environment that hangs or dies at once is told of by the training.
+            self._manifest |= runs.bit_exact(_told_once(self._config))
         for recorder in self._recorders:
             recorder.begin(self._manifest)
         self._begun = True
