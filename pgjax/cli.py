@@ -201,8 +201,9 @@ def _set_up_devices(arguments: _Running, num_seeds: int) -> None:
     if arguments.coordinator is None:
         if arguments.num_processes is not None or arguments.process_id is not None:
             raise ConfigError("several processes need --coordinator HOST:PORT, the same for all")
-        return
-    processes.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    else:
+        processes.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    machine.require_device()
 
 
 def _keep_compiled(compile_cache: bool) -> None:
@@ -392,6 +393,8 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
         _train(config)
 
     commands: dict[str, Callable[..., None]] = {"train": train, **_COMMANDS}
+    if argv and argv[0] not in commands and not argv[0].startswith("-"):
+        raise ConfigError(f"there is no command {argv[0]!r}: {', '.join(commands)} (see pgjax -h)")
     return {name: _deferred(command) for name, command in commands.items()}
 
 

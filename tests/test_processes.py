@@ -89,6 +89,7 @@ def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp
         (("nowhere:99999", 2, 0), "HOST:PORT"),
         (("127.0.0.1:1234", None, 0), "--num-processes"),
         (("127.0.0.1:1234", 2, 2), "0..1"),
+        (("127.0.0.1:1234", 0, 0), "--num-processes must be at least 1"),
         (("auto", 2, None), "leave them out"),
     ],
 )
