@@ -1,6 +1,21 @@
 """The tables in README.md are put there by the scripts that measure them."""
 
+import os
+import platform
+import time
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def here() -> dict[str, str]:
+    """When and where something is measured."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    return {"date": time.strftime("%Y-%m-%d"), "machine": machine}
+
+
+def line(facts: Mapping[str, object]) -> str:
+    """The last line of a block."""
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def put(folder: Path, name: str, block: str) -> None:

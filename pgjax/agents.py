@@ -68,7 +68,8 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     except PgjaxError:
         raise
     except (Exception, SystemExit) as e:  # of its module and of its class, which are the user's
-        reason = " ".join(str(e).split()) if isinstance(e, gym.error.Error) else said(e)
+        of_gymnasium = isinstance(e, gym.error.Error)
+        reason = " ".join(str(e).split()) if of_gymnasium else f"it {said(e)}"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 

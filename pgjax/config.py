@@ -149,7 +149,10 @@ class TrainConfig:
         """
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
             names = ", ".join(sorted(unknown))
-            raise ConfigError(f"settings that this version of pgjax does not know: {names}")
+            raise ConfigError(
+                f"settings that this version of pgjax does not know: {names}; manifest.json names "
+                "the version that does"
+            )
         try:
             sizes = tuple(values.get("hidden_sizes", cls.hidden_sizes))
             return cls(**values | {"hidden_sizes": sizes})

@@ -59,8 +59,7 @@ def observations(space: gym.Space) -> Observations:
             except ValueError:  # a list of lists of unequal lengths
                 obs = np.asarray(None)
             if obs.dtype.kind not in kinds:
-                what = shown(given)
-                raise ValueError(f"is {what} ({obs.dtype}), but the space says {space.dtype}")
+                raise ValueError(f"is {shown(given)}, but the space says {space.dtype}")
             if obs.shape != shape:
                 raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
             return obs if len(shape) == 1 else obs.ravel()

@@ -171,7 +171,7 @@ def said(error: BaseException) -> str:
     """What an environment did wrong, in one line, as it goes behind its name."""
     if isinstance(error, _FaultError):
         return str(error)
-    return " ".join(f"raised {type(error).__name__}: {error}".split())
+    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
 
 
 def adapt(env: gym.Env | VectorEnv) -> InTurn | Together:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -113,6 +114,24 @@ def test_render_and_plot(run_dir, tmp_path):
     assert (tmp_path / "new" / "film.gif").read_bytes().startswith(b"GIF")
     assert b"ftyp" in (tmp_path / "film.mp4").read_bytes()[:16]
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Blind(gym.Wrapper):
+    def render(self):
+        return None
+
+
+def test_an_environment_that_draws_nothing_is_not_filmed(run_dir, tmp_path):
+    def make(render_mode=None):
+        return Blind(gym.make("CartPole-v1", render_mode=render_mode))
+
+    gym.register("Blind-v0", entry_point=make)
+    run = load(run_dir)
+    run = run._replace(config=dataclasses.replace(run.config, env_id="Blind-v0"))
+    for name in ("film.gif", "film.mp4"):
+        with pytest.raises(pgjax.ConfigError, match="Blind-v0 draws None, not an array"):
+            video.render(run, tmp_path / "new" / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

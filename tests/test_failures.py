@@ -111,8 +111,8 @@ def no_spaces():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: {}["level"], "cannot make the environment .*: raised KeyError: 'level'"),
-        (lambda: sys.exit(0), "cannot make the environment .*: raised SystemExit"),
+        (lambda: {}["level"], "cannot make the environment .*: it raised KeyError: 'level'"),
+        (lambda: sys.exit(0), "cannot make the environment .*: it raised SystemExit"),
         (no_spaces, "observation space None is none of gymnasium.spaces"),
         (lambda: Scripted((3,)), r"observation space \(3,\) is none of gymnasium.spaces"),
         (lambda: Scripted(spaces.Discrete(10**9)), "has 1,000,000,000 numbers, not 1 to"),
