@@ -13,7 +13,6 @@ table into README.md there.
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -184,15 +183,16 @@ def main() -> None:
             f"| {name} | {statistics.median(rates[name]):,.0f} {unit} | "
             f"{statistics.median(ratios):.1f} | {min(ratios):.1f} to {max(ratios):.1f} |"
         )
+    here = readme.here()
     facts = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax on "
-        f"{jax.devices()[0].platform}, torch with {torch.get_num_threads()} threads",
+        **here,
+        "machine": f"{here['machine']}, jax on {jax.devices()[0].platform}, torch with "
+        f"{torch.get_num_threads()} threads",
         "versions": f"Python {platform.python_version()}, jax {jax.__version__}, "
         f"torch {torch.__version__}, gymnasium {gym.__version__}",
         "rounds": f"{args.rounds}, a training {steps} steps, a turn {args.seconds:g} s or more",
     }
-    block = "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in facts.items())])
+    block = "\n".join([*lines, "", readme.line(facts)])
     print(block)
     (args.out / "gym_loop.json").write_text(json.dumps(facts | {"rates": rates}, indent=2) + "\n")
     readme.put(args.out, "gym_loop", block)

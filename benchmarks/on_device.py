@@ -13,7 +13,6 @@ and on_device.png beside this file, and puts the tables into README.md there.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -154,7 +153,7 @@ def tables_of(result: dict[str, Any]) -> str:
                 f"{one['peak_mib']:,.0f} |"
             )
     lines += ["", *figures_of(result)]
-    return "\n".join([*lines, "", "; ".join(f"{k}: {v}" for k, v in result["facts"].items())])
+    return "\n".join([*lines, "", readme.line(result["facts"])])
 
 
 def figures_of(result: dict[str, Any]) -> list[str]:
@@ -228,8 +227,7 @@ def main() -> None:
     if "devices" in (scaled := result.get("scaling", {})):
         draw(scaled, args.out / "on_device.png")
     result["facts"] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **readme.here(),
         **run([*SELF, "versions"])["facts"],
         "rounds": args.rounds,
     }

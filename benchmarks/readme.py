@@ -3,11 +3,23 @@
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
 HERE = Path(__file__).parent
+
+
+def here() -> dict[str, str]:
+    """When and where something is measured."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    return {"date": time.strftime("%Y-%m-%d"), "machine": machine}
+
+
+def line(facts: Mapping[str, object]) -> str:
+    """The last line of a block."""
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def put(folder: Path, name: str, block: str) -> None:
@@ -21,10 +33,7 @@ def put(folder: Path, name: str, block: str) -> None:
 
 def put_measured(name: str, lines: list[str]) -> None:
     """As `put`, here, with the day, the machine and the versions below."""
-    footer = (
-        f"date: {time.strftime('%Y-%m-%d')}; machine: {platform.machine()}, {os.cpu_count()} "
-        f"cores; versions: Python {platform.python_version()}, jax {jax.__version__}"
-    )
-    block = "\n".join([*lines, "", footer])
+    versions = f"Python {platform.python_version()}, jax {jax.__version__}"
+    block = "\n".join([*lines, "", line(here() | {"versions": versions})])
     print(block)
     put(HERE, name, block)

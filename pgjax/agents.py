@@ -22,8 +22,9 @@ from pgjax import advantages, envs, spaces
 from pgjax.algorithms import reinforce
 from pgjax.chunks import Sharding
 from pgjax.config import TrainConfig
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, PgjaxError
 from pgjax.policies import ValueNetwork
+from pgjax.stepping import said
 from pgjax.types import Algorithm, TrainState
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
@@ -46,12 +47,12 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
 
     Raises:
       ConfigError: if Gymnasium cannot make it.
+      SpaceError: for spaces that are not supported.
     """
     num_envs = num_envs or config.num_envs
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
-    # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
-    make_one = functools.partial(gym.make, config.env_id, disable_env_checker=True, **kwargs)
+    make_one = functools.partial(_make_one, config.env_id, kwargs)
     try:
         if num_envs == 1:
             return make_one()
@@ -64,9 +65,22 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
                 autoreset_mode=AutoresetMode.DISABLED,
             )
         return SyncVectorEnv([make_one] * num_envs)
-    except (gym.error.Error, ImportError, ValueError, TypeError) as e:
-        reason = " ".join(str(e).split())
-        raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from None
+    except PgjaxError:
+        raise
+    except (Exception, SystemExit) as e:  # of its module and of its class, which are the user's
+        of_gymnasium = isinstance(e, gym.error.Error)
+        reason = " ".join(str(e).split()) if of_gymnasium else f"it {said(e)}"
+        raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
+
+
+def _make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
+    # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
+    env = gym.make(env_id, disable_env_checker=True, **kwargs)
+    # Before Gymnasium copies them for a vector, or starts processes.
+    seen: Any = getattr(env, "observation_space", None)
+    acted: Any = getattr(env, "action_space", None)
+    spaces.observations(seen), spaces.actions(acted)
+    return env
 
 
 @contextlib.contextmanager
@@ -86,9 +100,14 @@ def opened_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) 
             env.closed = True
         raise
     finally:
-        with warnings.catch_warnings(), contextlib.suppress(OSError, EOFError, KeyboardInterrupt):
-            warnings.simplefilter("ignore")
-            env.close()
+        close(env)
+
+
+def close(env: Any) -> None:
+    """Close an environment that is done with, whatever it says to that."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception, KeyboardInterrupt):
+        warnings.simplefilter("ignore")
+        env.close()
 
 
 def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:

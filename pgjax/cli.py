@@ -254,6 +254,8 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
         _train(config)
 
     commands: dict[str, Callable[..., None]] = {"train": train, **_COMMANDS}
+    if argv and argv[0] not in commands and not argv[0].startswith("-"):
+        raise ConfigError(f"there is no command {argv[0]!r}: {', '.join(commands)} (see pgjax -h)")
     return {name: _deferred(command) for name, command in commands.items()}
 
 

@@ -1,7 +1,6 @@
 """What a run is made of: plain values, checked before anything starts."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +147,12 @@ class TrainConfig:
         Raises:
           ConfigError: for an unknown name, or a value out of range.
         """
+        if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
+            names = ", ".join(sorted(unknown))
+            raise ConfigError(
+                f"settings that this version of pgjax does not know: {names}; manifest.json names "
+                "the version that does"
+            )
         try:
             sizes = tuple(values.get("hidden_sizes", cls.hidden_sizes))
             return cls(**values | {"hidden_sizes": sizes})
@@ -162,6 +167,7 @@ class TrainConfig:
 
 _INTEGERS = ("seed", "updates", "episodes_per_update", "num_envs", "num_shards", "eval_episodes")
 _OPTIONAL_INTEGERS = ("max_episode_steps", "chunk_size")
+_FLAGS = ("on_device", "squash", "anneal", "critic", "leave_one_out", "normalize", "time_discount")
 _CHOICES = {
     "vectorization": ("sync", "async"),
     "activation": ("relu", "tanh"),
@@ -169,25 +175,26 @@ _CHOICES = {
     "mean_over": ("episodes", "steps"),
 }
 _MOST = 2**14  # of what costs memory before anything is learned
+_LARGEST_INT, _LARGEST = 2**31 - 1, 1e38  # that a step or a rate holds in 32 bits
 # name: (lowest, highest), both allowed
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
-    "updates": (1, math.inf),
-    "episodes_per_update": (1, 2**31),
+    "updates": (1, _LARGEST_INT),
+    "episodes_per_update": (1, _LARGEST_INT),
     "num_envs": (1, _MOST),
-    "num_shards": (1, math.inf),
-    "max_episode_steps": (1, math.inf),
-    "max_grad_norm": (1e-30, math.inf),
+    "num_shards": (1, _MOST),
+    "max_episode_steps": (1, _LARGEST_INT),
+    "max_grad_norm": (1e-30, _LARGEST),
     "step_timeout": (0.01, 1e9),
     "checkpoint_seconds": (0, 1e9),
-    "learning_rate": (0, math.inf),
+    "learning_rate": (0, _LARGEST),
     "gamma": (0, 1),
     "gae_lambda": (0, 1),
-    "reward_scale": (1e-30, math.inf),
-    "entropy_coef": (0, math.inf),
-    "value_coef": (0, math.inf),
+    "reward_scale": (1e-30, _LARGEST),
+    "entropy_coef": (0, _LARGEST),
+    "value_coef": (0, _LARGEST),
     "chunk_size": (1, CHUNK_SIZE),
-    "eval_episodes": (1, 2**31),
+    "eval_episodes": (1, _LARGEST_INT),
 }
 
 
@@ -200,6 +207,12 @@ def _option(name: str) -> str:
 
 
 def _check_types(config: TrainConfig) -> None:
+    if not isinstance(config.env_id, str):
+        raise ConfigError(f"the environment is named by a text, got {config.env_id!r}")
+    for name in _FLAGS:
+        if not isinstance(getattr(config, name), bool):
+            given = getattr(config, name)
+            raise ConfigError(f"{_option(name)} must be True or False, got {given!r}")
     for name in _INTEGERS + _OPTIONAL_INTEGERS:
         value = getattr(config, name)
         if not (_is_integer(value) or (value is None and name in _OPTIONAL_INTEGERS)):
@@ -223,8 +236,7 @@ def _check_ranges(config: TrainConfig) -> None:
         if value is None and name in (*_OPTIONAL_INTEGERS, "max_grad_norm"):
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not lowest <= value <= highest or not math.isfinite(value):
-            top = "up" if highest == math.inf else f"to {highest}"
+        if not number or not lowest <= value <= highest:
             raise ConfigError(
-                f"{_option(name)} must be a number from {lowest} {top}, got {value!r}"
+                f"{_option(name)} must be a number from {lowest} to {highest:.15g}, got {value!r}"
             )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pgjax.dispatch import BLOCK, ROWS
-from pgjax.errors import RolloutError
+from pgjax.errors import RolloutError, shown
 from pgjax.rows import Layout
 from pgjax.spaces import Observations
 from pgjax.stepping import StepError
@@ -15,6 +15,7 @@ from pgjax.types import Rollout
 
 _CAPACITY = 128  # steps of the log, at first
 _WRONG_OBS = "the observation {}: correct the environment"
+_STEP = "(observation, reward, terminated, truncated, info)"
 _MIN_LENGTH = 8  # of the padded time axis, which doubles from here
 
 
@@ -98,19 +99,31 @@ class EpisodeLog:
         rewards, successors = self._reward[now], self._obs[now + 1]
         ended = []
         for episode, result in zip(running.values(), results, strict=True):
-            obs, reward, terminated, truncated, _ = result
-            slot = episode.slot
+            slot, at = episode.slot, now - episode.start
+            try:
+                obs, reward, terminated, truncated, _ = result
+            except (TypeError, ValueError):
+                given = f"{len(result)} values" if isinstance(result, tuple) else shown(result)
+                what = f"step returned {given}, not {_STEP}: correct the environment"
+                raise self._error(episode, at, what, now + 1) from None
             try:
                 successors[slot] = self._encode(obs)
             except (TypeError, ValueError) as e:
-                at = now + 1 - episode.start
-                raise self._error(episode, at, _WRONG_OBS.format(e)) from None
+                raise self._error(episode, at + 1, _WRONG_OBS.format(e)) from None
             try:
+                if reward is None:  # NumPy would make NaN of it
+                    raise TypeError
                 rewards[slot] = reward
             except (TypeError, ValueError):
-                what = f"the reward is {reward!r}, not a number"
-                raise self._error(episode, now - episode.start, what, now + 1) from None
-            if terminated or truncated:
+                what = f"the reward is {shown(reward)}, not a number: correct the environment"
+                raise self._error(episode, at, what, now + 1) from None
+            try:
+                over = bool(terminated or truncated)
+            except (TypeError, ValueError):
+                flags = shown((terminated, truncated))
+                what = f"(terminated, truncated) is {flags}, not two flags: correct the environment"
+                raise self._error(episode, at, what, now + 1) from None
+            if over:
                 episode.stop, episode.final_obs = now + 1, successors[slot].copy()
                 episode.terminated, episode.truncated = bool(terminated), bool(truncated)
                 self._check(episode, now + 1)

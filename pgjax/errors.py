@@ -3,6 +3,12 @@
 from typing import Any
 
 
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
 class PgjaxError(Exception):
     """Base of all errors that pgjax raises on purpose."""
 

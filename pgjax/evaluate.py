@@ -94,6 +94,13 @@ def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Futur
     return ahead(compile_)
 
 
+def check_episodes(episodes: int) -> None:
+    """Raise ConfigError unless so many can be run."""
+    integer = isinstance(episodes, int) and not isinstance(episodes, bool)
+    if not integer or not 1 <= episodes < 2**31:
+        raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
+
+
 def evaluate(
     run: Run, episodes: int = 100, seed: int = 1000, *, stochastic: bool = False
 ) -> dict[str, Any]:
@@ -113,8 +120,7 @@ def evaluate(
       ConfigError: for an argument out of range.
       RunError: if memory runs out: all episodes of an on-device run are run at once.
     """
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise ConfigError(f"--episodes must be an integer of at least 1, got {episodes!r}")
+    check_episodes(episodes)
     if run.config.on_device:
         collect = compile_ahead(run.config, episodes, stochastic=stochastic)
         try:
@@ -127,7 +133,14 @@ def evaluate(
         algorithm = run.agent.algorithm if stochastic else by_mode(run.agent)
         state = evaluation_state(run, seed)
         with opened_env(run.config, min(_MAX_ENVS, episodes)) as env:
-            rollout = collect_episodes(env, algorithm, state, episodes, squash=run.config.squash)
+            rollout = collect_episodes(
+                env,
+                algorithm,
+                state,
+                episodes,
+                squash=run.config.squash,
+                step_timeout=run.config.step_timeout,
+            )
         reward, weight = rollout.reward, rollout.weight
     returns = np.sum(reward, 0, dtype=np.float64)
     return {

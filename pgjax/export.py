@@ -26,6 +26,7 @@ def to_orbax(run: Run, out: Path) -> Path:
     if out.exists() or out.is_symlink():
         raise RunError(f"{out} exists: choose another --out")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)  # where it cannot be, Orbax hangs
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(out.absolute(), _tree(run.state))
     except (OSError, ValueError) as e:

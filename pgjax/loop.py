@@ -81,7 +81,7 @@ def loop(
             seconds = (time.perf_counter() - begun) / size
             size = _agreed(min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds))))
     except BaseException as e:
-        stopped_by = _explained(e)
+        stopped_by = explained(e)
         if last[0]["update"] == 0:
             if stopped_by is e:
                 raise
@@ -120,14 +120,14 @@ def _agreed(size: int) -> int:
     return size if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(size))
 
 
-def _explained(error: BaseException) -> BaseException:
+def explained(error: BaseException) -> BaseException:
     """What XLA says of memory, and of another process, in our words; other errors as they are."""
     reason = str(error).partition("\n")[0]
     from_xla = isinstance(error, jax.errors.JaxRuntimeError)
     if from_xla and "RESOURCE_EXHAUSTED" in reason:
         return RunError(
-            "out of memory: fewer --episodes-per-update or --seeds, or --max-episode-steps "
-            f"({reason})"
+            "out of memory: fewer --episodes-per-update, --seeds, --max-episode-steps or "
+            f"--hidden-sizes ({reason})"
         )
     if jax.process_count() > 1 and (from_xla or "gloo" in reason.lower()):
         return RunError(f"another process of the run was lost: start all again ({reason})")

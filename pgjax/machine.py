@@ -10,6 +10,8 @@ from typing import Any
 import gymnasium as gym
 import jax
 
+from pgjax.errors import ConfigError
+
 _PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium")
 _FLAGS = (
     "jax_enable_x64",
@@ -39,6 +41,18 @@ def facts(env_id: str) -> dict[str, Any]:
         **{name: str(jax.config.values.get(name)) for name in _FLAGS},
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def require_device() -> None:
+    """Raise ConfigError where JAX finds nothing to compute on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), str(e).partition(". ")[0]
+        raise ConfigError(
+            f"JAX finds no device for JAX_PLATFORMS={asked!r} ({reason or 'no reason given'}): "
+            "unset it, or ask for cpu"
+        ) from None
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:

@@ -19,7 +19,8 @@ def learning_curve(run_dir: Path, out: Path | None = None) -> Path:
 
     Args:
       run_dir: a run folder, or one of several seeds.
-      out: a picture file; by default learning_curve.png in the folder.
+      out: a picture file, whose folder is made if need be; by default learning_curve.png in the
+        run folder.
 
     Returns:
       Where the picture is.
@@ -44,9 +45,10 @@ def learning_curve(run_dir: Path, out: Path | None = None) -> Path:
     picture = io.BytesIO()
     try:
         figure.savefig(picture, dpi=130, format=out.suffix.removeprefix(".") or "png")
+        out.parent.mkdir(parents=True, exist_ok=True)
         store.replace(out, picture.getvalue())
     except (OSError, ValueError) as e:
-        raise RunError(f"cannot write the picture {out}: {e}") from None
+        raise RunError(f"cannot write the picture {out} ({e}): choose another --out") from None
     return out
 
 
@@ -76,6 +78,11 @@ def _draw_seeds(axes: Any, folders: list[Path]) -> None:
 def _read(run_dir: Path, *names: str) -> list[list[float]]:
     try:
         rows = runs.read_lines(run_dir / "metrics.jsonl")
-        return [[row[name] for row in rows] for name in names]
-    except (OSError, ValueError, KeyError) as e:
-        raise RunError(f"{run_dir} has no readable metrics.jsonl ({e})") from None
+        if not rows:
+            raise ValueError("it is empty")
+        return [[float(row[name]) for row in rows] for name in names]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
+        reason = f"{type(e).__name__}: {e}"
+        raise RunError(
+            f"{run_dir} has no readable metrics.jsonl ({reason}): resume it, or train again"
+        ) from None

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from pgjax.agents import make_env
+from pgjax.agents import close, make_env
 from pgjax.config import TrainConfig
+from pgjax.stepping import InTurn
 
 _STEPS = 30
 _SEED = 1
@@ -27,28 +27,28 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
     try:
         if env.spec is not None and env.spec.nondeterministic:
             return f"{config.env_id} says that it is not deterministic"
-        actions = _actions(env)
-        first = _episode(env, actions)
-        if not _same(first, _episode(other, actions)) or not _same(first, _episode(env, actions)):
+        actions, both = _actions(env), InTurn([env, other])
+        with both.patience(config.step_timeout):
+            first, *again = (_episode(both, slot, actions) for slot in (0, 1, 0))
+        if not all(_same(first, each) for each in again):
             return f"{config.env_id} gives other episodes for the same reset seed and actions"
     except Exception:
         return None
     finally:
         for each in (env, other):
-            each.close()
+            close(each)
     return None
 
 
-def _actions(env: gym.Env) -> list[Any]:
+def _actions(env: Any) -> list[Any]:
     env.action_space.seed(_SEED)
     return [env.action_space.sample() for _ in range(_STEPS)]
 
 
-def _episode(env: gym.Env, actions: list[Any]) -> list[Any]:
-    obs, _ = env.reset(seed=_SEED)
-    seen: list[Any] = [np.array(obs)]
+def _episode(envs: InTurn, slot: int, actions: list[Any]) -> list[Any]:
+    seen = [np.array(obs) for obs in envs.reset({slot: _SEED})]
     for action in actions:
-        obs, *rest, _ = env.step(action)
+        [(obs, *rest, _)] = envs.step({slot: action}, [slot])
         seen += [np.array(obs), *rest]
         if rest[1] or rest[2]:
             break

@@ -43,6 +43,8 @@ def join(coordinator: str, num_processes: int | None = None, process_id: int | N
             raise ConfigError(f"--coordinator must be HOST:PORT or {AUTO}, got {coordinator!r}")
         if num_processes is None or process_id is None:
             raise ConfigError("--coordinator HOST:PORT needs --num-processes and --process-id")
+        if num_processes < 1:
+            raise ConfigError(f"--num-processes must be at least 1, got {num_processes}")
         if not 0 <= process_id < num_processes:
             raise ConfigError(
                 f"--process-id must lie in 0..{num_processes - 1}, which are the processes, "
@@ -67,6 +69,11 @@ def join(coordinator: str, num_processes: int | None = None, process_id: int | N
         )
     except (RuntimeError, ValueError) as e:
         reason = str(e).splitlines()[0]
+        if coordinator == AUTO:
+            raise ConfigError(
+                f"--coordinator {AUTO} finds nobody who tells where the processes are ({reason}): "
+                "name HOST:PORT"
+            ) from None
         raise ConfigError(
             f"the processes did not come together at the coordinator {coordinator}: {reason}"
         ) from None

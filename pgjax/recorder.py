@@ -127,19 +127,14 @@ class Recorder:
         store.write_sealed(self.path / "manifest.json", self._manifest)
 
 
-def manifest_of(config: TrainConfig, reason: str | None, commit: str | None) -> dict[str, Any]:
-    """What results rest on besides their settings.
+def manifest_of(config: TrainConfig, commit: str | None) -> dict[str, Any]:
+    """What results rest on besides their settings; `commit` is that of the user's own folder."""
+    return {"machine": machine.facts(config.env_id), "git_commit": commit, "started": _now()}
 
-    `reason` is why they cannot be had again to the bit, if that is so; `commit` that of the user's
-    own folder.
-    """
-    return {
-        "machine": machine.facts(config.env_id),
-        "git_commit": commit,
-        "bit_exact": reason is None,
-        "not_bit_exact_because": reason,
-        "started": _now(),
-    }
+
+def bit_exact(reason: str | None) -> dict[str, Any]:
+    """The part of a manifest that says why a run cannot be had again to the bit, if so."""
+    return {"bit_exact": reason is None, "not_bit_exact_because": reason}
 
 
 def _now() -> str:

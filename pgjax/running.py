@@ -142,8 +142,9 @@ def set_up_devices(running: Running, num_seeds: int) -> None:
     if running.coordinator is None:
         if running.num_processes is not None or running.process_id is not None:
             raise ConfigError("several processes need --coordinator HOST:PORT, the same for all")
-        return
-    processes.join(running.coordinator, running.num_processes, running.process_id)
+    else:
+        processes.join(running.coordinator, running.num_processes, running.process_id)
+    machine.require_device()
 
 
 def keep_compiled(compile_cache: bool) -> None:

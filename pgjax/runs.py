@@ -31,15 +31,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax import store
+from pgjax import machine, store
 from pgjax.agents import Agent, make_agent, opened_env
 from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, RunError, RunWarning
 from pgjax.types import Params, TrainState
 
 _LOCK = ".lock"
-_MOST_SEEDS = 10**5
+MOST_SEEDS = 10**5  # in one folder
 _TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume what is there"
+_CANNOT = "{} cannot be made ({}): choose another --run-dir"
 
 
 class Run(NamedTuple):
@@ -80,9 +81,12 @@ def new_run_dir(config: TrainConfig) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
     path = Path(config.run_dir)
-    if path.exists() and (not path.is_dir() or _holds_anything(path)):
+    try:
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    except OSError as e:  # a name that is too long
+        raise RunError(_CANNOT.format(path, e.strerror)) from None
+    if existing == path and (not path.is_dir() or _holds_anything(path)):
         raise RunError(_TAKEN.format(path))
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RunError(f"{path} cannot be made in {existing}: choose another --run-dir")
     return path
@@ -103,14 +107,16 @@ def taken(path: Path, *, new: bool) -> Iterator[None]:
     import filelock
 
     made = [p for p in (path, *path.parents) if not p.exists()]
-    path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / _LOCK)
     try:
+        path.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise RunError(
             f"{path} is in use by another process: wait for it, or choose another --run-dir"
         ) from None
+    except OSError as e:
+        raise RunError(_CANNOT.format(path, e.strerror)) from None
     try:
         if new and _holds_anything(path):
             raise RunError(_TAKEN.format(path))
@@ -144,7 +150,7 @@ def seeds_in(run_dir: Path) -> range:
         return range(0)
     values = _sealed(run_dir / "seeds.json")
     first, count = values.get("first"), values.get("count")
-    if not isinstance(first, int) or not isinstance(count, int) or not 0 < count <= _MOST_SEEDS:
+    if not isinstance(first, int) or not isinstance(count, int) or not 0 < count <= MOST_SEEDS:
         raise RunError(f"{run_dir / 'seeds.json'} does not name seeds: train again")
     return range(first, first + count)
 
@@ -193,20 +199,26 @@ def settings_digest(config: TrainConfig) -> str:
     return store.digest_of(values)
 
 
-def usable(path: Path, config: TrainConfig) -> Iterator[store.Checkpoint]:
-    """The checkpoints of a run that are whole, newest first; warns of each that is not."""
+def _warn(wrong: str) -> None:
+    warnings.warn(f"{wrong}: going back to what was before", RunWarning, stacklevel=3)
+
+
+def usable(
+    path: Path, config: TrainConfig, tell: Callable[[str], None] = _warn
+) -> Iterator[store.Checkpoint]:
+    """The checkpoints of a run that are whole, newest first; tells of each that is not."""
     told = set()
     for found in store.checkpoints(path / "checkpoints", path):
         wrong = ""
         if isinstance(found, store.DamagedError):
-            wrong = f"{found}: going back to what was before"
+            wrong = str(found)
         elif found.settings != settings_digest(config):
             wrong = f"{found.path} is of another run"
         if isinstance(found, store.Checkpoint) and not wrong:
             yield found
         elif wrong not in told:
             told.add(wrong)
-            warnings.warn(wrong, RunWarning, stacklevel=2)
+            tell(wrong)
 
 
 def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> TrainState:
@@ -275,9 +287,14 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     """
     path = Path(path)
     config = read_config(path, allow_env_import=allow_env_import)
-    checkpoint = next(usable(path, config), None)
+    machine.require_device()
+    wrong: list[str] = []
+    checkpoint = next(usable(path, config, wrong.append), None)
     if checkpoint is None:
-        raise RunError(f"{path} holds no checkpoint that is whole: resume it, or train again")
+        why = f" ({wrong[0]})" if wrong else ""
+        raise RunError(f"{path} holds no checkpoint that is whole{why}: resume it, or train again")
+    for each in wrong:
+        _warn(each)
     with opened_env(config, 1) as env:
         agent = make_agent(config, env)
     return Run(path, config, agent, restore(checkpoint, lambda: agent.init(config.seed)))

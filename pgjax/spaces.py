@@ -1,5 +1,6 @@
 """What stands between Gymnasium's spaces and the arrays a policy reads and writes."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import numpy as np
 from gymnasium import spaces
 
 from pgjax.envs.base import check_action
-from pgjax.errors import SpaceError
+from pgjax.errors import SpaceError, shown
 from pgjax.policies import Activation, GaussianPolicy, SoftmaxPolicy
+
+_MOST = 2**20  # numbers in an observation or an action, which a log and a layer hold many times
 
 
 class Observations(NamedTuple):
@@ -43,29 +46,35 @@ def observations(space: gym.Space) -> Observations:
       SpaceError: for any other space.
     """
     if isinstance(space, spaces.Box):
-        shape, size = space.shape, int(np.prod(space.shape))
+        shape, size = space.shape, _size("observation", space, math.prod(space.shape))
         dtype: Any = space.dtype
+        kinds = "biuf" if dtype.kind == "f" else "biu"  # no fractions where they would be cut off
         if dtype.itemsize == 8:  # not always: the call is slow, and made for every update
             dtype = jax.dtypes.canonicalize_dtype(dtype)
 
         def flatten(obs: Any) -> np.ndarray:
-            obs = np.asarray(obs)
-            if obs.dtype.kind not in "biuf":
-                one_line = " ".join(repr(obs).split())
-                raise ValueError(f"is {one_line}, but the space says {space.dtype}")
+            given = obs
+            try:
+                obs = np.asarray(given)
+            except ValueError:  # a list of lists of unequal lengths
+                obs = np.asarray(None)
+            if obs.dtype.kind not in kinds:
+                raise ValueError(f"is {shown(given)}, but the space says {space.dtype}")
             if obs.shape != shape:
                 raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
             return obs if len(shape) == 1 else obs.ravel()
 
         return Observations(size, dtype, flatten)
     if isinstance(space, spaces.Discrete):
-        start, n = int(space.start), int(space.n)
+        start, n = int(space.start), _size("observation", space, int(space.n))
 
         def one_hot(obs: Any) -> np.ndarray:
-            if np.shape(obs) != () or not start <= int(obs) < start + n:
-                raise ValueError(f"is {obs!r}, but the space says {start} to {start + n - 1}")
+            number = np.asarray(obs)
+            integer = number.shape == () and number.dtype.kind in "biu"
+            if not integer or not start <= int(number) < start + n:
+                raise ValueError(f"is {shown(obs)}, but the space says {start} to {start + n - 1}")
             row = np.zeros(n, np.float32)
-            row[int(obs) - start] = 1.0
+            row[int(number) - start] = 1.0
             return row
 
         return Observations(n, np.float32, one_hot)
@@ -81,10 +90,10 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
       SpaceError: for any other space, or a bound that tanh cannot be scaled to.
     """
     if isinstance(space, spaces.Discrete):
-        start = int(space.start)
+        start, _ = int(space.start), _size("action", space, int(space.n))
         return Actions(True, (), lambda raw: [action + start for action in raw.tolist()])
     if isinstance(space, spaces.Box):
-        size = int(np.prod(space.shape))
+        size = _size("action", space, math.prod(space.shape))
         return Actions(False, (size,), _send_box(space, squash))
     raise SpaceError(_unsupported("action", space))
 
@@ -126,8 +135,9 @@ def policy_for(
     """
     if isinstance(space, spaces.Discrete):
         return SoftmaxPolicy(int(space.n), hidden_sizes, activation)
-    if isinstance(space, spaces.Box) and np.prod(space.shape) > 0:
-        return GaussianPolicy(int(np.prod(space.shape)), hidden_sizes, activation, squash)
+    if isinstance(space, spaces.Box):
+        size = _size("action", space, math.prod(space.shape))
+        return GaussianPolicy(size, hidden_sizes, activation, squash)
     raise SpaceError(_unsupported("action", space))
 
 
@@ -142,7 +152,19 @@ def describe(space: gym.Space) -> str:
     return str(space)
 
 
+def _size(role: str, space: gym.Space, size: int) -> int:
+    """How many numbers: none is nothing to see or to choose."""
+    if not 1 <= size <= _MOST:
+        raise SpaceError(
+            f"{role} space {shown(space)} has {size:,} numbers, not 1 to {_MOST:,}: wrap the "
+            "environment (gymnasium.wrappers) so that it has"
+        )
+    return size
+
+
 def _unsupported(role: str, space: gym.Space) -> str:
+    if not isinstance(space, gym.Space):
+        return f"{role} space {shown(space)} is none of gymnasium.spaces: correct the environment"
     return (
         f"{role} space {type(space).__name__} is not supported: Box and Discrete are; wrap the "
         "environment (gymnasium.wrappers) so that it has one of them"

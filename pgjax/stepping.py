@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from pgjax.errors import SpaceError
+from pgjax.errors import SpaceError, shown
 
 
 class StepError(Exception):
@@ -27,8 +27,8 @@ class StepError(Exception):
         self.slot = slot  # -1 where it cannot be told
 
 
-class _HangsError(Exception):
-    """A step has not come back in time."""
+class _FaultError(Exception):
+    """What an environment did wrong without raising anything, in our words."""
 
 
 class InTurn:
@@ -42,7 +42,10 @@ class InTurn:
 
     def reset(self, seeds: dict[int, int]) -> list[Any]:
         def reset(slot: int) -> Any:
-            return self.envs[slot].reset(seed=seeds[slot])[0]
+            result = self.envs[slot].reset(seed=seeds[slot])
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise _FaultError(f"returned {shown(result)}, not (observation, info)")
+            return result[0]
 
         return self._each(reset, seeds)
 
@@ -56,8 +59,8 @@ class InTurn:
         try:
             for slot in slots:
                 results.append(call(slot))
-        except Exception as e:
-            raise StepError(list(slots)[len(results)], _said(e)) from e
+        except (Exception, SystemExit) as e:
+            raise StepError(list(slots)[len(results)], said(e)) from e
         finally:
             self._inside = False
         return results
@@ -77,7 +80,7 @@ class InTurn:
         def look(*_: Any) -> None:
             nonlocal seen
             if self._inside and self._calls == seen:
-                raise _HangsError(f"has not come back for more than {seconds:g} s (--step-timeout)")
+                raise _FaultError(f"has not come back for more than {seconds:g} s (--step-timeout)")
             seen = self._calls
 
         before = signal.signal(signal.SIGALRM, look)
@@ -150,7 +153,7 @@ class Together:
             if dead:
                 connection.wait([process.sentinel for process in processes], timeout=1.0)
             died = [i for i, process in enumerate(processes) if not process.is_alive()]
-            reason = "died: its process has ended" if dead else _said(e)
+            reason = "died: its process has ended" if dead else said(e)
             raise StepError(next(iter(raised or died), -1), reason) from e
 
     @contextlib.contextmanager
@@ -164,10 +167,11 @@ class Together:
             gym.logger.min_level = level
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, _HangsError):
+def said(error: BaseException) -> str:
+    """What an environment did wrong, in one line, as it goes behind its name."""
+    if isinstance(error, _FaultError):
         return str(error)
-    return " ".join(f"raised {type(error).__name__}: {error}".split())
+    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
 
 
 def adapt(env: gym.Env | VectorEnv) -> InTurn | Together:

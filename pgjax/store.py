@@ -187,11 +187,16 @@ def clear(folder: Path, after: int) -> None:
 def replace(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and bring it to the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with _opened(temporary, os.O_WRONLY | os.O_CREAT) as file:
-        _cut(file, 0)
-        _write(file, data, 0)
-        os.fsync(file)
-    os.replace(temporary, path)
+    try:
+        with _opened(temporary, os.O_WRONLY | os.O_CREAT) as file:
+            _cut(file, 0)
+            _write(file, data, 0)
+            os.fsync(file)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -251,6 +256,8 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise DamagedError(f"{path} is not a file")
         yield file
+    except EOFError:
+        raise DamagedError(f"{path} ends too soon") from None
     finally:
         os.close(file)
 
@@ -260,7 +267,7 @@ def _read(file: int, size: int, offset: int) -> bytes:
     while size > 0:
         part = os.pread(file, size, offset)
         if not part:
-            raise DamagedError("a file ends too soon")
+            raise EOFError
         parts.append(part)
         size, offset = size - len(part), offset + len(part)
     return b"".join(parts)

@@ -24,9 +24,9 @@ from pgjax.compiling import soonest
 from pgjax.config import TrainConfig
 from pgjax.engines import AXIS, Engine, Made, device_engine, python_engine
 from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunError, RunWarning
-from pgjax.loop import Listener, Metrics, loop
+from pgjax.loop import Listener, Metrics, explained, loop
 from pgjax.probe import why_not_reproducible
-from pgjax.recorder import Recorder, manifest_of, nothing
+from pgjax.recorder import Recorder, bit_exact, manifest_of, nothing
 from pgjax.runs import Run
 from pgjax.store import Checkpoint
 from pgjax.types import TrainState
@@ -86,10 +86,13 @@ def train_seeds(
     makes of that seed, to the bit. Devices share the seeds: by default as many as there are.
 
     Raises:
-      ConfigError: also for num_seeds below 1, or a config that is not for the device.
+      ConfigError: also for num_seeds out of range, or a config that is not for the device.
     """
-    if isinstance(num_seeds, bool) or not isinstance(num_seeds, int) or num_seeds < 1:
-        raise ConfigError(f"--seeds must be an integer of at least 1, got {num_seeds!r}")
+    integer = isinstance(num_seeds, int) and not isinstance(num_seeds, bool)
+    if not integer or not 1 <= num_seeds <= runs.MOST_SEEDS:
+        raise ConfigError(
+            f"--seeds must be an integer from 1 to {runs.MOST_SEEDS}, got {num_seeds!r}"
+        )
     if not config.on_device:
         raise ConfigError("several seeds train in one program, with the environment: --on-device")
     root = _new_run_dir(config)
@@ -141,7 +144,7 @@ def resume(
             f"--updates {updates}: this run brings its step size to zero over {most} updates, and "
             "one of another length is another run"
         )
-    config = dataclasses.replace(known[0], updates=updates or most)
+    config = dataclasses.replace(known[0], updates=most if updates is None else updates)
     seeds = runs.seeds_in(path) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     return _train(configs, path, paths, progress, num_devices, resuming=True)
@@ -176,8 +179,7 @@ def _train(
         recorders = list(map(Recorder, paths, configs, begun)) if writes else []
         last = [of.last for of in recorders] or [nothing(done)] * len(configs)
         commit = None if resuming else machine.git_commit()
-        manifest = manifest_of(config, _told_once(config), commit)
-        book = _Book(folder, recorders, manifest)
+        book = _Book(folder, recorders, config, manifest_of(config, commit))
         if done:
             book.begin()
         show = progress.update if progress else show_nothing
@@ -229,7 +231,10 @@ def states_at(
     else:
         # Run once, and drawing alone, whose bits were the same under all options tried.
         fresh = jax.jit(agent.init, compiler_options=soonest())
-        states = [fresh(np.uint32(config.seed)) for config in configs]
+        try:
+            states = [fresh(np.uint32(config.seed)) for config in configs]
+        except jax.errors.JaxRuntimeError as e:
+            raise explained(e) from e
     if jax.process_count() > 1:
         plain = multihost_utils.broadcast_one_to_all([runs.plain(state) for state in states])
         states = [runs.keyed(jax.tree.map(jnp.asarray, state)) for state in plain]
@@ -239,15 +244,20 @@ def states_at(
 class _Book:
     """The recorders of all seeds; of several processes only the first has any."""
 
-    def __init__(self, folder: Path, recorders: list[Recorder], manifest: dict[str, Any]):
-        self._folder, self._recorders, self._manifest = folder, recorders, manifest
-        self._begun = False
+    def __init__(
+        self, folder: Path, recorders: list[Recorder], config: TrainConfig, manifest: dict[str, Any]
+    ):
+        self._folder, self._recorders, self._config = folder, recorders, config
+        self._manifest, self._begun = manifest, False
 
     def begin(self) -> None:
         """What stands before the first line."""
         if self._recorders and self._recorders[0].path != self._folder:
             first = self._recorders[0].seed
             runs.write_seeds(self._folder, range(first, first + len(self._recorders)))
+        if self._recorders:
+            # Not sooner: an environment that hangs or dies at once is told of by the training.
+            self._manifest |= bit_exact(_told_once(self._config))
         for recorder in self._recorders:
             recorder.begin(self._manifest)
         self._begun = True

@@ -99,7 +99,7 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
         rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (a killed run's may differ)
         if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
             raise ValueError("updates are missing")
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise RunError(f"{path} holds no readable record ({e}): train again") from None
     return rows
 

@@ -1,16 +1,19 @@
-"""Films of a trained agent, by Gymnasium's own recording wrappers."""
+"""Films of a trained agent."""
 
+import io
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import wrappers
 
-from pgjax.agents import make_env
-from pgjax.errors import ConfigError
-from pgjax.evaluate import by_mode, evaluation_state
+from pgjax import store
+from pgjax.agents import close, make_env
+from pgjax.errors import ConfigError, RunError, shown
+from pgjax.evaluate import by_mode, check_episodes, evaluation_state
 from pgjax.gym_rollout import collect_episodes
 from pgjax.runs import Run
 
@@ -32,13 +35,7 @@ def frames(
     Raises:
       ConfigError: if the environment cannot be rendered.
     """
-    env = wrappers.RenderCollection(_renderable(run), pop_frames=True, reset_clean=False)
-    try:
-        _play(run, env, episodes, seed, stochastic)
-        collected: Any = env.render()
-    finally:
-        env.close()
-    return list(collected)
+    return _drawn(run, episodes, seed, stochastic)[0]
 
 
 def render(
@@ -58,51 +55,59 @@ def render(
     """
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"a film ends in .mp4 or .gif, got {out.name!r}")
-    if out.is_symlink():
-        raise ConfigError(f"{out} is a link, which may lead anywhere: choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".gif":
-        _write_gif(frames(run, episodes, seed, stochastic=stochastic), _fps(run), out)
-        return out
-    with tempfile.TemporaryDirectory() as folder:
-        # A length that is never reached, so that one film goes on over several episodes.
-        env = wrappers.RecordVideo(
-            _renderable(run),
-            str(Path(folder) / "film"),
-            episode_trigger=lambda episode: episode == 0,
-            video_length=10**9,
-        )
-        try:
-            _play(run, env, episodes, seed, stochastic)
-        finally:
-            env.close()
-        (film,) = Path(folder).glob("film/*.mp4")
-        shutil.move(film, out)
+    if out.is_symlink() or out.is_dir():
+        raise ConfigError(f"{out} is a link, which may lead anywhere, or a folder: another --out")
+    pictures, fps = _drawn(run, episodes, seed, stochastic)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (_write_gif if out.suffix == ".gif" else _write_mp4)(pictures, fps, out)
+    except OSError as e:
+        raise RunError(f"cannot write the film {out} ({e}): choose another --out") from None
     return out
 
 
-def _renderable(run: Run) -> Any:
-    env = make_env(run.config, num_envs=1, render_mode="rgb_array")
-    if env.render_mode != "rgb_array":
-        raise ConfigError(f"{run.config.env_id} cannot be rendered to pictures")
-    return env
-
-
-def _fps(run: Run) -> float:
-    env = _renderable(run)
-    env.close()
-    return float(env.metadata.get("render_fps", 30))
-
-
-def _play(run: Run, env: Any, episodes: int, seed: int, stochastic: bool) -> None:
+def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:
+    """Frames, and how many a second."""
+    check_episodes(episodes)
+    state = evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else by_mode(run.agent)
-    collect_episodes(
-        env, algorithm, evaluation_state(run, seed), episodes, squash=run.config.squash
-    )
+    squash, timeout = run.config.squash, run.config.step_timeout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Gymnasium's, of what is told here
+        drawn = make_env(run.config, num_envs=1, render_mode="rgb_array")
+    try:
+        if drawn.render_mode != "rgb_array":
+            raise ConfigError(f"{run.config.env_id} cannot be rendered to pictures")
+        env = wrappers.RenderCollection(drawn, pop_frames=True, reset_clean=False)
+        collect_episodes(env, algorithm, state, episodes, squash=squash, step_timeout=timeout)
+        pictures: Any = env.render()
+    finally:
+        close(drawn)
+    for picture in pictures:
+        array = np.asarray(picture)
+        if array.dtype != np.uint8 or array.shape[2:] != (3,):
+            raise ConfigError(
+                f"{run.config.env_id} draws {shown(picture)}, not an array [height, width, 3] of "
+                "uint8: correct its render"
+            )
+    return list(pictures), float(drawn.metadata.get("render_fps", 30))
+
+
+def _write_mp4(pictures: list[np.ndarray], fps: float, out: Path) -> None:
+    try:
+        from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+    except ImportError:
+        raise ConfigError('a film in .mp4 needs pip install "pgjax[video]"') from None
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "film.mp4"
+        ImageSequenceClip(pictures, fps=fps).write_videofile(str(film), logger=None)
+        shutil.move(film, out)
 
 
 def _write_gif(pictures: list[np.ndarray], fps: float, out: Path) -> None:
     from PIL import Image
 
     first, *rest = [Image.fromarray(picture) for picture in pictures]
-    first.save(out, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+    film = io.BytesIO()
+    first.save(film, "gif", save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+    store.replace(out, film.getvalue())

@@ -42,6 +42,29 @@ class Drifts(Scripted):
         return super()._obs() + len(self.seeds)
 
 
+class Returns(Scripted):
+    """Something else from reset or step, which may be an error to raise; and it does not close."""
+
+    def __init__(self, where, result, **spaces):
+        super().__init__(**spaces)
+        self._where, self._result = where, result
+
+    def _given(self, where, result):
+        if where == self._where and isinstance(self._result, BaseException):
+            raise self._result
+        return self._result if where == self._where else result
+
+    def reset(self, *, seed=None, options=None):
+        return self._given("reset", super().reset(seed=seed))
+
+    def step(self, action):
+        return self._given("step", super().step(action))
+
+    def close(self):
+        raise AttributeError("viewer")
+
+
 gym.register("Fails-v0", entry_point="failing_envs:Fails")
+gym.register("Returns-v0", entry_point="failing_envs:Returns")
 gym.register("Drifts-v0", entry_point="failing_envs:Drifts")
 gym.register("SaysSo-v0", entry_point="probe_envs:Scripted", nondeterministic=True)

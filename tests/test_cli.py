@@ -1,14 +1,16 @@
+import dataclasses
 import json
 import shutil
 
 import gymnasium as gym
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import assert_trees_equal
 
 import pgjax
-from pgjax import cli, evaluate, runs, store, video
+from pgjax import agents, cli, evaluate, machine, plot, runs, store, verify, video
 from pgjax.agents import make_optimizer
 from pgjax.config import PRESETS
 from pgjax.runs import load
@@ -114,6 +116,24 @@ def test_render_and_plot(run_dir, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+class Blind(gym.Wrapper):
+    def render(self):
+        return None
+
+
+def test_an_environment_that_draws_nothing_is_not_filmed(run_dir, tmp_path):
+    def make(render_mode=None):
+        return Blind(gym.make("CartPole-v1", render_mode=render_mode))
+
+    gym.register("Blind-v0", entry_point=make)
+    run = load(run_dir)
+    run = run._replace(config=dataclasses.replace(run.config, env_id="Blind-v0"))
+    for name in ("film.gif", "film.mp4"):
+        with pytest.raises(pgjax.ConfigError, match="Blind-v0 draws None, not an array"):
+            video.render(run, tmp_path / "new" / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -140,7 +160,21 @@ def test_render_and_plot(run_dir, tmp_path):
         ("train FrozenLake-v1 --on-device", "CartPole-v1, Pendulum-v1, Acrobot-v1"),
         ("train", "environment"),
         ("", "train"),
-        ("fly", "fly"),
+        ("fly", "no command 'fly': train, resume"),
+        ("train CartPole-v1 --learning-rate 1e39", "--learning-rate must be a number from 0 to"),
+        ("train CartPole-v1 --updates 9999999999", "--updates must be a number from 1 to"),
+        ("train CartPole-v1 --max-episode-steps 9999999999", "--max-episode-steps must be"),
+        ("train CartPole-v1 --on-device --num-shards 99999", "--num-shards must be"),
+        ("train CartPole-v1 --on-device --seeds 1000000000", "from 1 to 100000"),
+        ("train CartPole-v1 --coordinator a:1 --num-processes 0 --process-id 0", "at least 1"),
+        ("train json:broken:CartPole-v1", "cannot make the environment"),
+        ("resume {run} --updates 0", "--updates 0: this run"),
+        ("evaluate {run} --episodes 9999999999", "--episodes must be an integer from 1 to"),
+        ("render {run} --out film.gif --episodes 0", "--episodes must be an integer from 1 to"),
+        ("render {run} --out {run}/config.json/film.gif", "cannot write the film"),
+        ("plot {run} --out {run}/config.json/curve.png", "cannot write the picture"),
+        ("export {run} --out {run}/config.json/orbax", "Orbax cannot write"),
+        ("train CartPole-v1 --run-dir " + 300 * "a", "cannot be made (File name too long)"),
         ("evaluate nowhere", "nowhere is not a run folder"),
         ("evaluate {run} --episodes 0", "--episodes"),
         ("evaluate {run} --seed -2", "--seed"),
@@ -170,11 +204,49 @@ def test_a_damaged_run_says_so(run_dir, tmp_path, capfd):
             cli.main(["evaluate", str(tmp_path)])
         assert len(capfd.readouterr().err.strip().splitlines()) == 1
     store.write_sealed(tmp_path / "config.json", {"env_id": "CartPole-v1", "x": 1})
-    with pytest.raises(pgjax.ConfigError, match="'x'"):
+    with pytest.raises(pgjax.ConfigError, match="not know: x"):
         load(tmp_path)
     (tmp_path / "config.json").write_bytes((run_dir / "config.json").read_bytes())
     with pytest.raises(pgjax.RunError, match="no checkpoint"):
         load(tmp_path)
+
+
+def test_a_run_without_a_whole_checkpoint_says_why_in_one_line(run_dir, tmp_path, capfd):
+    shutil.copytree(run_dir, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(tmp_path / "run")])
+    [line] = capfd.readouterr().err.strip().splitlines()
+    assert "no checkpoint that is whole" in line
+    assert ".ckpt ends too soon" in line
+
+
+@pytest.mark.parametrize("line", ["", "[1]", "null", '{"mean_return": "a"}', "[" * 10**5])
+def test_metrics_that_cannot_be_drawn(line, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text(line)
+    with pytest.raises(pgjax.RunError, match="no readable metrics.jsonl"):
+        plot.learning_curve(tmp_path / "run")
+    with pytest.raises(pgjax.RunError, match="no readable record"):
+        verify.verify(tmp_path / "run")
+
+
+def test_nothing_is_left_where_a_picture_cannot_be_put(run_dir, tmp_path):
+    (tmp_path / "curve.png").mkdir()
+    with pytest.raises(pgjax.RunError, match="another --out"):
+        plot.learning_curve(run_dir, tmp_path / "curve.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
+    assert plot.learning_curve(run_dir, tmp_path / "new" / "curve.png").exists()
+
+
+def test_no_device_is_told(monkeypatch):
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'abacus': no such thing. (advice)")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(pgjax.ConfigError, match="no such thing.: unset it, or ask for cpu"):
+        machine.require_device()
 
 
 def test_an_environment_that_fails_at_once_leaves_nothing(tmp_path):
@@ -240,11 +312,11 @@ def test_divergence_is_told_and_not_saved(on_device, tmp_path):
     assert len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) == int(state.step)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of the rate itself
-def test_parameters_that_are_not_finite_at_the_end_are_told(tmp_path):
-    """Adam's first step is about the rate itself: beyond float32, though the loss is fine."""
+def test_parameters_that_are_not_finite_at_the_end_are_told(tmp_path, monkeypatch):
+    """Though the loss is fine."""
+    monkeypatch.setattr(agents, "make_optimizer", lambda config: optax.sgd(np.inf))
     config = pgjax.TrainConfig(
-        "CartPole-v1", learning_rate=1e39, updates=1, episodes_per_update=4, run_dir=tmp_path / "r"
+        "CartPole-v1", updates=1, episodes_per_update=4, run_dir=tmp_path / "r"
     )
     with pytest.raises(pgjax.DivergedError, match="update 1 is not finite"):
         pgjax.train(config)
@@ -307,7 +379,7 @@ def test_a_folder_cannot_make_us_import_a_module(run_dir, tmp_path):
     store.write_sealed(tmp_path / "run" / "config.json", config)
     allowed = runs.read_config(tmp_path / "run", allow_env_import=True)
     assert allowed.env_id == "json:CartPole-v1"
-    with pytest.warns(pgjax.RunWarning, match="another run"), pytest.raises(pgjax.RunError):
+    with pytest.raises(pgjax.RunError, match="another run"):
         load(tmp_path / "run", allow_env_import=True)
 
 

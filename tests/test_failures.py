@@ -14,10 +14,12 @@ import failing_envs  # noqa: F401  (registers)
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
+from probe_envs import Scripted
 
 import pgjax
 from pgjax import runs, stepping, store
-from pgjax.agents import make_agent, opened_env
+from pgjax.agents import make_agent, make_env, opened_env
 from pgjax.probe import why_not_reproducible
 from pgjax.signals import Signals, Stopped
 
@@ -72,6 +74,72 @@ def test_which_one_failed_is_told_and_what_leads_there(how, where, vectorization
             env.step(np.int64(replay["actions"][0]))
             with pytest.raises(ZeroDivisionError):
                 env.step(np.int64(replay["actions"][1]))
+
+
+OBS = np.zeros(3, np.float32)
+BYTES = spaces.Box(0, 255, (3,), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("where", "result", "seen", "words"),
+    [
+        ("reset", OBS, None, r"reset: the environment returned array.*, not \(observation, info\)"),
+        ("reset", None, None, "reset: the environment returned None, not"),
+        ("reset", SystemExit(0), None, "reset: the environment raised SystemExit: 0"),
+        ("reset", ([[1], [2, 3]], {}), None, r"step 0: the observation is \[\[1\], \[2, 3\]\]"),
+        ("reset", (OBS, {}), BYTES, "step 0: the observation .*float32.* but the space says uint8"),
+        ("reset", (1.5, {}), spaces.Discrete(3), "step 0: the observation is 1.5, but .* 0 to 2"),
+        ("reset", (None, {}), spaces.Discrete(3), "step 0: the observation is None, but"),
+        ("step", (OBS, 1.0, True, {}), None, "step 0: step returned 4 values, not"),
+        ("step", None, None, "step 0: step returned None, not"),
+        ("step", (OBS, None, True, False, {}), None, "step 0: the reward is None"),
+        ("step", (OBS, 1.0, OBS == 0, False, {}), None, "step 0: .* not two flags"),
+    ],
+)
+def test_what_reset_and_step_may_not_return(where, result, seen, words):
+    config = pgjax.TrainConfig("failing_envs:Returns-v0", num_envs=1)
+    with opened_env(config, where=where, result=result, obs_space=seen) as env:
+        agent = make_agent(config, env)
+        with pytest.raises(pgjax.RolloutError, match=words):
+            pgjax.collect_episodes(env, agent.algorithm, agent.init(0), 1)
+
+
+def no_spaces():
+    return type("Bare", (gym.Env,), {})()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: {}["level"], "cannot make the environment .*: it raised KeyError: 'level'"),
+        (lambda: sys.exit(0), "cannot make the environment .*: it raised SystemExit"),
+        (no_spaces, "observation space None is none of gymnasium.spaces"),
+        (lambda: Scripted((3,)), r"observation space \(3,\) is none of gymnasium.spaces"),
+        (lambda: Scripted(spaces.Discrete(10**9)), "has 1,000,000,000 numbers, not 1 to"),
+        (lambda: Scripted(spaces.Box(0, 1, (0,))), "observation space .* has 0 numbers"),
+        (lambda: Scripted(None, spaces.Box(0, 1, (2, 0))), "action space .* has 0 numbers"),
+        (lambda: Scripted(None, spaces.Discrete(2**40)), "action space .* numbers, not 1 to"),
+        (lambda: Scripted(spaces.Sequence(BYTES)), "Sequence is not supported"),
+    ],
+)
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_an_environment_that_cannot_be_made(make, words, num_envs, monkeypatch):
+    monkeypatch.delitem(gym.registry, "Unmade-v0", raising=False)
+    gym.register("Unmade-v0", entry_point=make)
+    with pytest.raises(pgjax.ConfigError, match=words):
+        make_env(pgjax.TrainConfig("Unmade-v0", num_envs=num_envs))
+
+
+def test_one_that_hangs_at_once_is_told_of(tmp_path):
+    """And not stepped before, in vain, to see whether it is deterministic."""
+    gym.register(
+        "HangsAtOnce-v0", entry_point="failing_envs:Fails", kwargs={"how": "hangs", "resets": 1}
+    )
+    config = pgjax.TrainConfig("HangsAtOnce-v0", step_timeout=0.2, run_dir=tmp_path / "run")
+    with pytest.raises(pgjax.RolloutError, match=r"0.2 s \(--step-timeout\)"):
+        pgjax.train(config)
+    assert why_not_reproducible(config) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_slow_is_not_hanging():

@@ -117,6 +117,7 @@ def test_two_processes_that_were_killed_go_on_as_one_would(tmp_path):
         (("nowhere:99999", 2, 0), "HOST:PORT"),
         (("127.0.0.1:1234", None, 0), "--num-processes"),
         (("127.0.0.1:1234", 2, 2), "0..1"),
+        (("127.0.0.1:1234", 0, 0), "--num-processes must be at least 1"),
         (("auto", 2, None), "leave them out"),
     ],
 )

@@ -137,6 +137,8 @@ def test_a_finished_run_can_be_extended(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(pgjax.ConfigError, match="6 are made"):
         pgjax.resume(tmp_path / "run", updates=5)
+    with pytest.raises(pgjax.ConfigError, match="--updates must be"):
+        pgjax.resume(tmp_path / "run", updates=0)
 
 
 def test_one_whose_rate_is_annealed_cannot(tmp_path):
