@@ -40,7 +40,9 @@ def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Estimator
     """The discounted sum of the rewards from each step on; less the critic's value if there is one.
 
     With a critic, what a truncation (or the end of the rollout) cut off is estimated by
-    V(next_obs). Without one an episode that was cut counts its sum so far.
+    V(next_obs). Without one an episode that was cut counts its sum so far, so that the
+    objective is the return up to there. A critic changes the expected gradient only by where it
+    bootstraps.
 
     Args:
       gamma: discount in [0, 1].
@@ -70,7 +72,8 @@ def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
     """Generalised advantage estimation; needs a critic.
 
     Args:
-      gamma, lambda_: in [0, 1]; lambda_=1 has no bias from the critic, 0 the least variance.
+      gamma, lambda_: in [0, 1]; lambda_=1 has no bias from the critic, 0 the least variance. A
+        critic that is right gives none at any lambda_.
       reward_scale: factor on the rewards, to bring the critic's values near 1.
 
     Raises:
@@ -106,7 +109,8 @@ def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
 def normalized(estimator: Estimator) -> Estimator:
     """Less the mean and over the standard deviation of all real steps (ddof 1, plus 1e-9).
 
-    One step, or equal advantages, give exactly zero.
+    One step, or equal advantages, give exactly zero. The gradient is biased, since an episode is
+    compared with a mean that it is part of (a bandit's without the scaling is (n - 1) / n of it).
     """
 
     @functools.wraps(estimator)

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from pgjax import spaces
 from pgjax.config import TrainConfig
+from pgjax.gradcheck import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -79,3 +81,25 @@ class Terminal:
         """Leave the bar as it stands."""
         if self._bar.live.is_started:
             self._bar.stop()
+
+
+def gradient_table(rows: list[Row]) -> Table:
+    """What `gradcheck.check` found."""
+    table = Table(
+        title="Expected gradients, over all batches there can be, against the exact one",
+        caption="gamma^t: time_discounted; V: with a critic. Bias and variance are relative to the "
+        "gradient of J. Error: the expectation less that which the third column names.",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("MDP", "estimator", "expectation"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bias", "variance", "cosine", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        estimator = row.estimator + (", V" if row.critic else "")
+        error = f"{row.error:.0e}" if row.ok else f"[red]WRONG {row.error:.0e}[/red]"
+        figures = f"{row.bias:.1%}", f"{row.variance:.1f}", f"{row.cosine:.3f}", error
+        table.add_row(row.task, estimator, row.meaning, *figures)
+    return table

@@ -89,6 +89,28 @@ def verify(
     return {**found, **differs, "machine": _machine(path, config.env_id)}
 
 
+def update_range(updates: str | None) -> tuple[int, int | None]:
+    """What A:B stands for; all without it."""
+    if updates is None:
+        return 1, None
+    first, colon, last = updates.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal():
+        raise ConfigError(f"--updates must be A:B, such as 1:20, got {updates!r}")
+    return int(first), int(last)
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """What `verify` found, for a person."""
+    if found["identical"]:
+        begun = "" if found["first"] == 1 else f"from update {found['first']} "
+        return f"identical {begun}through update {found['last']}"
+    lines = [f"update {found['update']} is the first that differs (recorded, here):"]
+    lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
+    lines += ["between the two machines:"] if found["machine"] else []
+    lines += [f"  {line}" for line in found["machine"] or ["nothing known differs between them"]]
+    return "\n".join(lines)
+
+
 def _recorded(path: Path) -> list[dict[str, Any]]:
     """Metrics and digest of each update; a last line that was not finished is left out."""
     try:

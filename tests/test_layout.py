@@ -15,8 +15,10 @@ ROWS = [
     ["errors", "store"],
     ["types", "envs.base", "compiling"],
     ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic"],
+    ["diagnostics", "envs.tabular"],
     ["policies", "advantages", "metrics", "rollout", "digests"],
-    ["algorithms"],
+    ["algorithms", "expectations"],
+    ["gradcheck"],
     # --- the shell ---
     ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
     ["stepping"],
@@ -31,7 +33,7 @@ ROWS = [
     ["running"],
     ["cli"],
 ]
-FIRST_OF_SHELL = 5
+FIRST_OF_SHELL = 7
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
 SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich", "tensorboardX", "wandb"}
 
@@ -108,8 +110,8 @@ import pgjax.cli, pgjax.video, pgjax.export
 import pgjax, types
 print(sorted(n for n in pgjax.__all__ if isinstance(getattr(pgjax, n), types.ModuleType)))
 """
-    modules = """advantages distributions envs evaluate export losses plot policies returns runs
-        verify video"""
+    modules = """advantages diagnostics dispatch distributions envs evaluate export gradcheck losses
+        plot policies returns runs verify video"""
     assert printed(script) == str(modules.split())
 
 

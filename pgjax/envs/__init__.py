@@ -1,5 +1,6 @@
 """Functional environments: reset(key) -> (state, obs), step(key, state, action) -> ..."""
 
+from pgjax.envs import tabular
 from pgjax.envs.adapters import as_gymnasium, from_brax, from_func_env, from_gymnax
 from pgjax.envs.base import (
     Box,
@@ -28,5 +29,6 @@ __all__ = [
     "make",
     "map_observations",
     "scale_observations",
+    "tabular",
     "time_limit",
 ]

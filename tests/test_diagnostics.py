@@ -1,0 +1,78 @@
+"""Per-episode gradients, and what is said of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import make_rollout
+from jax.flatten_util import ravel_pytree
+
+import pgjax
+from pgjax import advantages, diagnostics, gradcheck
+
+
+@pytest.mark.parametrize(
+    ("policy", "action"),
+    [
+        (pgjax.SoftmaxPolicy(2, (3,)), None),
+        (pgjax.GaussianPolicy(2, (3,)), lambda shape: np.ones((*shape, 2), np.float32)),
+    ],
+    ids=["softmax", "gaussian"],
+)
+def test_their_mean_is_the_gradient_of_the_loss(rng, policy, action):
+    estimator = advantages.normalized(advantages.reward_to_go(0.9))
+    algorithm = pgjax.reinforce(policy, optax.identity(), estimator=estimator)
+    rollout = make_rollout(rng, [5, 2, 1, 8], action=action, padding=np.nan)
+    params = algorithm.init(jax.random.key(0), rollout.obs[0, 0]).params
+    each = diagnostics.episode_gradients(algorithm, params, rollout, estimator(rollout))
+    whole = jax.grad(lambda p: algorithm.loss(p, rollout)[0])(params)
+    assert each.shape == (4, ravel_pytree(params)[0].size)
+    np.testing.assert_allclose(each.mean(0), -ravel_pytree(whole)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_their_variance_is_the_exact_one():
+    """Over all trajectories of an MDP, weighed by their probability."""
+    case = gradcheck.CASES[0]
+    rollout, theirs = case.task.trajectories
+    with jax.enable_x64(True):
+        algorithm = pgjax.reinforce(case.task.policy, optax.identity(), estimator=case.estimator)
+        params = jax.tree.map(
+            lambda x: jnp.full(x.shape, 0.3) * jnp.arange(1.0, x.size + 1).reshape(x.shape),
+            jax.eval_shape(algorithm.init, jax.random.key(0), rollout.obs[0, 0]).params,
+        )
+        mean, variance = gradcheck.moments(
+            algorithm, case.task.policy, params, case.task.trajectories, num_episodes=1
+        )
+        each = diagnostics.episode_gradients(algorithm, params, rollout, case.estimator(rollout))
+        log_prob = algorithm.log_prob(params, rollout.obs, rollout.action)
+        p = theirs * jnp.exp(jnp.where(rollout.weight > 0, log_prob, 0.0).sum(0))
+        np.testing.assert_allclose(p @ each, -ravel_pytree(mean)[0], atol=1e-12)
+        spread = p @ (each**2).sum(1) - ((p @ each) ** 2).sum()
+        np.testing.assert_allclose(spread, variance, rtol=1e-10)
+
+
+def test_summary_by_hand():
+    gradients = jnp.array([[3.0, 0.0], [0.0, 4.0], [3.0, 0.0], [0.0, 4.0]])
+    # mean (1.5, 2), deviations (1.5, -2) or its negative, of squared length 6.25
+    found = diagnostics.summary(gradients)
+    np.testing.assert_allclose(found["grad_norm"], 2.5)
+    np.testing.assert_allclose(found["grad_variance"], 4 * 6.25 / 3, rtol=1e-6)
+    np.testing.assert_allclose(found["grad_snr"], 6.25 / (4 * 6.25 / 3 / 4), rtol=1e-6)
+    np.testing.assert_allclose(found["grad_cosine"], 0.0)
+    same = diagnostics.summary(jnp.ones((6, 3)))
+    np.testing.assert_allclose(same["grad_cosine"], 1.0, rtol=1e-6)
+    nothing = diagnostics.summary(jnp.zeros((6, 3)))
+    assert all(float(x) == 0.0 for x in nothing.values())
+
+
+def test_noise_has_a_ratio_of_one_and_no_direction():
+    gradients = jax.random.normal(jax.random.key(0), (400, 500))
+    found = diagnostics.summary(gradients)
+    np.testing.assert_allclose(found["grad_snr"], 1.0, atol=0.25)
+    np.testing.assert_allclose(found["grad_cosine"], 0.0, atol=0.2)
+
+
+def test_one_gradient_is_refused():
+    with pytest.raises(pgjax.ConfigError, match="at least 2"):
+        diagnostics.summary(jnp.ones((1, 3)))
