@@ -29,7 +29,13 @@ from .errors import (
     SpaceError,
 )
 from .gym_rollout import collect_episodes
-from .policies import GaussianPolicy, LessonGaussianPolicy, SoftmaxPolicy, ValueNetwork
+from .policies import (
+    GaussianPolicy,
+    LessonGaussianPolicy,
+    NormalizedObs,
+    SoftmaxPolicy,
+    ValueNetwork,
+)
 from .rollout import collect_episodes_on_device, init_on_device, training_step
 from .runs import load
 from .training import resume, train, train_seeds
@@ -42,6 +48,7 @@ __all__ = [
     "GaussianPolicy",
     "Info",
     "LessonGaussianPolicy",
+    "NormalizedObs",
     "PgjaxError",
     "Rollout",
     "RolloutError",

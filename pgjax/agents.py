@@ -23,7 +23,7 @@ from pgjax.algorithms import reinforce
 from pgjax.chunks import Sharding
 from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError
-from pgjax.policies import ValueNetwork
+from pgjax.policies import NormalizedObs, ValueNetwork
 from pgjax.stepping import said
 from pgjax.types import Algorithm, TrainState
 
@@ -150,15 +150,21 @@ def make_agent(
     spaces.actions(action_space, config.squash)  # so that what cannot be sent is told at once
     activation = _ACTIVATIONS[config.activation]
     policy = spaces.policy_for(action_space, config.hidden_sizes, activation, config.squash)
+    critic: nn.Module | None = None
+    if config.critic:
+        critic = ValueNetwork(config.hidden_sizes, activation)
+    if config.normalize_obs:
+        policy, critic = NormalizedObs(policy), critic and NormalizedObs(critic)
     algorithm = reinforce(
         policy,
         make_optimizer(config),
         estimator=make_estimator(config),
-        critic=ValueNetwork(config.hidden_sizes, activation) if config.critic else None,
-        entropy_coef=config.entropy_coef,
+        critic=critic,
+        entropy_coef=_over_the_run(config, config.entropy_coef, config.anneal_entropy),
         value_coef=config.value_coef,
         mean_over=config.mean_over,
         chunk_size=config.chunk_size,
+        scale_rewards=config.gamma if config.scale_rewards else None,
         sharding=Sharding(config.num_shards if config.on_device else 1, axis_name),
     )
 
@@ -186,12 +192,15 @@ def make_estimator(config: TrainConfig) -> advantages.Estimator:
     return estimator
 
 
+def _over_the_run(config: TrainConfig, value: float, anneal: bool) -> Any:
+    """The value, or a schedule that brings it to zero with the last update."""
+    return optax.linear_schedule(value, 0.0, config.updates) if anneal else value
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Adam, at a constant or annealed rate, behind clipping by the global norm where asked for."""
     # Flattened, since a small network's Adam is otherwise mostly the overhead of its many leaves.
-    rate: Any = config.learning_rate
-    if config.anneal:
-        rate = optax.linear_schedule(rate, 0.0, config.updates)
+    rate = _over_the_run(config, config.learning_rate, config.anneal)
     adam = optax.flatten(optax.adam(rate))
     if config.max_grad_norm is None:
         return adam

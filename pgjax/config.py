@@ -82,6 +82,8 @@ class TrainConfig:
     """Units of each hidden layer, of the policy and of the critic."""
     activation: Literal["relu", "tanh"] = "relu"
     """After each hidden layer."""
+    normalize_obs: bool = False
+    """Show policy and critic observations less their running mean, over their running deviation."""
     squash: bool = False
     """Bound continuous actions by tanh rather than by clipping them."""
 
@@ -101,6 +103,8 @@ class TrainConfig:
     """Learn a value function, as a baseline and to bootstrap from."""
     reward_scale: float = 1.0
     """Factor on rewards before returns are formed, to bring a critic's values near 1."""
+    scale_rewards: bool = False
+    """Divide rewards by the running root mean square of the returns, besides."""
     leave_one_out: bool = False
     """Subtract the mean return-to-go of the other episodes of the batch."""
     normalize: bool = True
@@ -109,6 +113,8 @@ class TrainConfig:
     """Weigh step t by gamma**t: the textbook gradient of the discounted objective."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus, at least 0."""
+    anneal_entropy: bool = False
+    """Bring the weight of the entropy bonus linearly to zero over all updates."""
     value_coef: float = 0.5
     """Weight of the critic's loss, at least 0."""
     mean_over: Literal["episodes", "steps"] = "episodes"
@@ -133,6 +139,11 @@ class TrainConfig:
             raise ConfigError(
                 "leave-one-out needs at least 2 episodes: raise --episodes-per-update"
             )
+
+    @property
+    def length_matters(self) -> bool:
+        """Does what is learned depend on the number of updates to come?"""
+        return self.anneal or self.anneal_entropy
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can hold; without run_dir, which may differ from machine to machine."""
@@ -167,7 +178,18 @@ class TrainConfig:
 
 _INTEGERS = ("seed", "updates", "episodes_per_update", "num_envs", "num_shards", "eval_episodes")
 _OPTIONAL_INTEGERS = ("max_episode_steps", "chunk_size")
-_FLAGS = ("on_device", "squash", "anneal", "critic", "leave_one_out", "normalize", "time_discount")
+_FLAGS = (
+    "on_device",
+    "normalize_obs",
+    "squash",
+    "anneal",
+    "critic",
+    "scale_rewards",
+    "leave_one_out",
+    "normalize",
+    "time_discount",
+    "anneal_entropy",
+)
 _CHOICES = {
     "vectorization": ("sync", "async"),
     "activation": ("relu", "tanh"),

@@ -4,11 +4,13 @@ Observations are [..., d] of any dtype; `collect_episodes` flattens them so.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pgjax import moments
 from pgjax.distributions import Categorical, DiagonalGaussian, SquashedGaussian
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -89,3 +91,19 @@ class ValueNetwork(nn.Module):
         """Obs [..., d] -> [...]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation)
         return nn.Dense(1)(x).squeeze(-1)
+
+
+class NormalizedObs(nn.Module):
+    """A policy or critic that sees observations by their running mean and standard deviation.
+
+    Cut off at ten deviations. The moments are the collection "obs_moments" of its variables: a
+    policy and a critic that are both wrapped share them, Algorithm.update adds each batch once it
+    is done, and nothing else changes them, evaluation least of all.
+    """
+
+    module: nn.Module
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> Any:
+        """Obs [..., d] -> what the module gives."""
+        return self.module(moments.standardize(moments.variables(self, obs.shape[-1]), obs))

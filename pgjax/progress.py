@@ -44,7 +44,9 @@ class Terminal:
         say(f"  observations  {spaces.describe(seen)}", highlight=False)
         say(f"  actions       {spaces.describe(single)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
-        say(f"  policy        {type(policy).__name__}, hidden layers {layers}", highlight=False)
+        name = type(getattr(policy, "module", policy)).__name__
+        seen = ", observations normalized" * config.normalize_obs
+        say(f"  policy        {name}, hidden layers {layers}{seen}", highlight=False)
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
         say(
             f"  method        {method}, {config.estimator}, {config.updates} updates of "

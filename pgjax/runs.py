@@ -194,7 +194,7 @@ def _sealed(path: Path) -> dict[str, Any]:
 def settings_digest(config: TrainConfig) -> str:
     """Digest of what an update follows from, so that no other run's checkpoint passes for ours."""
     values = config.to_json()
-    if not config.anneal:
+    if not config.length_matters:
         del values["updates"]
     return store.digest_of(values)
 

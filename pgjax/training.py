@@ -139,10 +139,10 @@ def resume(
     there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
     known = [runs.read_config(p, allow_env_import=allow_env_import) for p in there]
     most = max(config.updates for config in known)
-    if updates is not None and known[0].anneal and updates != most:
+    if updates is not None and known[0].length_matters and updates != most:
         raise ConfigError(
-            f"--updates {updates}: this run brings its step size to zero over {most} updates, and "
-            "one of another length is another run"
+            f"--updates {updates}: this run brings its step size or entropy bonus to zero over "
+            f"{most} updates, and one of another length is another run"
         )
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
     seeds = runs.seeds_in(path) or [config.seed]

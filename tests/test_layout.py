@@ -14,10 +14,11 @@ PACKAGE = Path(pgjax.__file__).parent
 ROWS = [
     ["errors", "store"],
     ["types", "envs.base", "compiling"],
-    ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic"],
+    ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic", "moments"],
     ["diagnostics", "envs.tabular"],
     ["policies", "advantages", "metrics", "rollout", "digests"],
-    ["algorithms", "expectations"],
+    ["batches", "expectations"],
+    ["algorithms"],
     ["gradcheck"],
     # --- the shell ---
     ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
@@ -33,7 +34,7 @@ ROWS = [
     ["running"],
     ["cli"],
 ]
-FIRST_OF_SHELL = 7
+FIRST_OF_SHELL = 8
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
 SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich", "tensorboardX", "wandb"}
 

@@ -144,7 +144,7 @@ def test_a_finished_run_can_be_extended(tmp_path):
 def test_one_whose_rate_is_annealed_cannot(tmp_path):
     config = settings(updates=2, anneal=True, run_dir=tmp_path / "run")
     pgjax.train(config)
-    with pytest.raises(pgjax.ConfigError, match="step size to zero over 2 updates"):
+    with pytest.raises(pgjax.ConfigError, match="to zero over 2 updates"):
         pgjax.resume(tmp_path / "run", updates=3)
 
 
