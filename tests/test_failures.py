@@ -191,6 +191,8 @@ def start(*argv):
     return subprocess.Popen(
         [sys.executable, "-m", "pgjax", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True, env=env,
+        # What a shell starts in the background ignores it, and so would we.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
