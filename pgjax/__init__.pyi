@@ -1,5 +1,6 @@
 # What `import pgjax` offers; each is loaded when it is first asked for.
 from . import (
+    actions,
     advantages,
     diagnostics,
     dispatch,
@@ -30,8 +31,12 @@ from .errors import (
 )
 from .gym_rollout import collect_episodes
 from .policies import (
+    BernoulliPolicy,
+    ConvTorso,
     GaussianPolicy,
+    JointPolicy,
     LessonGaussianPolicy,
+    MultiSoftmaxPolicy,
     NormalizedObs,
     SoftmaxPolicy,
     ValueNetwork,
@@ -43,11 +48,15 @@ from .types import Algorithm, Info, Rollout, TrainState
 
 __all__ = [
     "Algorithm",
+    "BernoulliPolicy",
     "ConfigError",
+    "ConvTorso",
     "DivergedError",
     "GaussianPolicy",
     "Info",
+    "JointPolicy",
     "LessonGaussianPolicy",
+    "MultiSoftmaxPolicy",
     "NormalizedObs",
     "PgjaxError",
     "Rollout",
@@ -60,6 +69,7 @@ __all__ = [
     "TrainConfig",
     "TrainState",
     "ValueNetwork",
+    "actions",
     "advantages",
     "collect_episodes",
     "collect_episodes_on_device",

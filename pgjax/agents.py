@@ -19,11 +19,12 @@ import optax
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pgjax import advantages, envs, spaces
+from pgjax.actions import actions, policy_for
 from pgjax.algorithms import reinforce
 from pgjax.chunks import Sharding
 from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError
-from pgjax.policies import NormalizedObs, ValueNetwork
+from pgjax.policies import ConvTorso, NormalizedObs, ValueNetwork
 from pgjax.stepping import said
 from pgjax.types import Algorithm, TrainState
 
@@ -52,6 +53,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     num_envs = num_envs or config.num_envs
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
+    kwargs["frame_stack"] = config.frame_stack
     make_one = functools.partial(_make_one, config.env_id, kwargs)
     try:
         if num_envs == 1:
@@ -73,13 +75,17 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 
-def _make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
+def _make_one(env_id: str, options: dict[str, Any]) -> gym.Env:
+    kwargs = dict(options)
     # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
+    frames = kwargs.pop("frame_stack", 1)
     env = gym.make(env_id, disable_env_checker=True, **kwargs)
+    if frames > 1:
+        env = gym.wrappers.FrameStackObservation(env, frames)
     # Before Gymnasium copies them for a vector, or starts processes.
     seen: Any = getattr(env, "observation_space", None)
     acted: Any = getattr(env, "action_space", None)
-    spaces.observations(seen), spaces.actions(acted)
+    spaces.observations(seen), actions(acted)
     return env
 
 
@@ -146,13 +152,16 @@ def make_agent(
     single: Any = env  # a vector's spaces are those of one of its environments, batched
     prefix = "single_" if isinstance(env, VectorEnv) else ""
     action_space = getattr(single, f"{prefix}action_space")
-    observations = spaces.observations(getattr(single, f"{prefix}observation_space"))
-    spaces.actions(action_space, config.squash)  # so that what cannot be sent is told at once
+    observation_space = getattr(single, f"{prefix}observation_space")
+    observations = spaces.observations(observation_space)
+    picture, torso = spaces.image_shape(observation_space), None
+    if picture is not None:
+        torso = ConvTorso(picture)
     activation = _ACTIVATIONS[config.activation]
-    policy = spaces.policy_for(action_space, config.hidden_sizes, activation, config.squash)
+    policy = policy_for(action_space, config.hidden_sizes, activation, config.squash, torso)
     critic: nn.Module | None = None
     if config.critic:
-        critic = ValueNetwork(config.hidden_sizes, activation)
+        critic = ValueNetwork(config.hidden_sizes, activation, torso)
     if config.normalize_obs:
         policy, critic = NormalizedObs(policy), critic and NormalizedObs(critic)
     algorithm = reinforce(

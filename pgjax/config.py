@@ -78,6 +78,8 @@ class TrainConfig:
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps, in place of the environment's own limit."""
 
+    frame_stack: int = 1
+    """Show the policy so many of the last observations, by Gymnasium's wrapper."""
     hidden_sizes: tuple[int, ...] = (16, 16)
     """Units of each hidden layer, of the policy and of the critic."""
     activation: Literal["relu", "tanh"] = "relu"
@@ -135,6 +137,8 @@ class TrainConfig:
         _check_ranges(self)
         if self.estimator == "gae" and not self.critic:
             raise ConfigError("estimator gae bootstraps from a critic: add --critic")
+        if self.on_device and self.frame_stack > 1:
+            raise ConfigError("frames are stacked by Gymnasium's wrapper: not with --on-device")
         if self.leave_one_out and self.episodes_per_update < 2:
             raise ConfigError(
                 "leave-one-out needs at least 2 episodes: raise --episodes-per-update"
@@ -176,7 +180,15 @@ class TrainConfig:
         return cls(**{"env_id": env_id, **PRESETS.get(env_id, {}), **overrides})
 
 
-_INTEGERS = ("seed", "updates", "episodes_per_update", "num_envs", "num_shards", "eval_episodes")
+_INTEGERS = (
+    "seed",
+    "updates",
+    "episodes_per_update",
+    "num_envs",
+    "num_shards",
+    "frame_stack",
+    "eval_episodes",
+)
 _OPTIONAL_INTEGERS = ("max_episode_steps", "chunk_size")
 _FLAGS = (
     "on_device",
@@ -206,6 +218,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "num_envs": (1, _MOST),
     "num_shards": (1, _MOST),
     "max_episode_steps": (1, _LARGEST_INT),
+    "frame_stack": (1, 64),
     "max_grad_norm": (1e-30, _LARGEST),
     "step_timeout": (0.01, 1e9),
     "checkpoint_seconds": (0, 1e9),

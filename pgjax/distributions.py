@@ -6,7 +6,7 @@
 `[...]` are the batch axes of the parameters. A key is consumed: use it once.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,51 @@ class Bernoulli(NamedTuple):
     def mode(self) -> jax.Array:
         """[..., k] int32; 0 where both are equally likely."""
         return (self.logits > 0).astype(jnp.int32)
+
+
+class Joint(NamedTuple):
+    """Independent distributions side by side: an action is one row of all their numbers.
+
+    int32 where all are discrete, else floating, with whole numbers for what is discrete.
+    """
+
+    parts: tuple[Any, ...]
+
+    def _join(self, actions: list[jax.Array]) -> jax.Array:
+        """Actions of the parts, [...] or [..., k], as [..., sum of k]."""
+        rows = [a[..., None] if one else a for a, one in zip(actions, self._is_one(), strict=True)]
+        return jnp.concatenate(rows, -1, dtype=jnp.result_type(*rows))
+
+    def _is_one(self) -> list[bool]:
+        return [isinstance(part, Categorical) for part in self.parts]
+
+    def _split(self, action: jax.Array) -> list[jax.Array]:
+        of_parts, start = [], 0
+        for part, one in zip(self.parts, self._is_one(), strict=True):
+            like = jax.eval_shape(part.mode)
+            stop = start + (1 if one else like.shape[-1])
+            x = action[..., start] if one else action[..., start:stop]
+            of_parts.append(x.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.integer) else x)
+            start = stop
+        return of_parts
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Actions [..., k]."""
+        keys = jax.random.split(key, len(self.parts))
+        return self._join([p.sample(k) for p, k in zip(self.parts, keys, strict=True)])
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """[...], summed over the parts."""
+        of_parts = zip(self.parts, self._split(action), strict=True)
+        return sum(part.log_prob(a) for part, a in of_parts)
+
+    def entropy(self) -> jax.Array:
+        """Nats, [...], summed over the parts."""
+        return sum(part.entropy() for part in self.parts)
+
+    def mode(self) -> jax.Array:
+        """[..., k]."""
+        return self._join([part.mode() for part in self.parts])
 
 
 def _log_tanh_slope(x: jax.Array) -> jax.Array:

@@ -182,7 +182,7 @@ class EpisodeLog:
         """
         stop = episode.start + t if stop is None else stop
         raw = self._action[episode.start : stop, episode.slot]
-        actions = np.asarray(self._send(raw)).tolist() if stop > episode.start else []
+        actions = _plain(list(self._send(raw))) if stop > episode.start else []
         when = f"step {t}" if t >= 0 else "reset"
         error = RolloutError(f"{episode}, {when}: {what}")
         error.replay = {"reset_seed": episode.seed, "actions": actions}
@@ -217,3 +217,12 @@ class EpisodeLog:
             columns["next_obs"][last, b] = e.final_obs
             columns["weight"][: last + 1, b] = 1.0
         return Rollout(**columns)
+
+
+def _plain(x: Any) -> Any:
+    """Lists, dicts and numbers, as JSON has them."""
+    if isinstance(x, dict):
+        return {name: _plain(value) for name, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(value) for value in x]
+    return np.asarray(x).tolist()

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from pgjax import spaces
+from pgjax.actions import actions
 from pgjax.dispatch import compile_for
 from pgjax.episode_log import Episode, EpisodeLog
 from pgjax.errors import ConfigError
@@ -65,7 +66,7 @@ def collect_episodes(
     if not integer or num_episodes < 1:
         raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
     envs = adapt(env)
-    sends = spaces.actions(envs.action_space, squash)
+    sends = actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)
     first = int(state.step) * int(num_episodes)
     compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))

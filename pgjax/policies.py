@@ -11,14 +11,26 @@ import jax
 import jax.numpy as jnp
 
 from pgjax import moments
-from pgjax.distributions import Categorical, DiagonalGaussian, SquashedGaussian
+from pgjax.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    Joint,
+    MultiCategorical,
+    SquashedGaussian,
+)
 
 Activation = Callable[[jax.Array], jax.Array]
 # Near-uniform to begin with: no action is favoured before there is a reason to.
 _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 
-def _hidden_layers(x: jax.Array, sizes: Sequence[int], activation: Activation) -> jax.Array:
+def _hidden_layers(
+    x: jax.Array, sizes: Sequence[int], activation: Activation, torso: nn.Module | None = None
+) -> jax.Array:
+    """Behind the torso, if there is one."""
+    if torso is not None:
+        x = torso(x)
     for size in sizes:
         x = activation(nn.Dense(size)(x))
     return x
@@ -30,11 +42,12 @@ class SoftmaxPolicy(nn.Module):
     num_actions: int
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
+    torso: nn.Module | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Categorical:
         """Obs [..., d] -> Categorical with logits [..., num_actions]."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return Categorical(nn.Dense(self.num_actions, kernel_init=_SMALL)(x))
 
 
@@ -49,15 +62,61 @@ class GaussianPolicy(nn.Module):
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
     squash: bool = False
+    torso: nn.Module | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian | SquashedGaussian:
         """Obs [..., d] -> a distribution over raw actions [..., action_dim]; std 1 at first."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         mean = nn.Dense(self.action_dim, kernel_init=_SMALL)(x)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         std = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
         return SquashedGaussian(mean, std) if self.squash else DiagonalGaussian(mean, std)
+
+
+class MultiSoftmaxPolicy(nn.Module):
+    """A softmax for each of several choices, for MultiDiscrete actions."""
+
+    nvec: Sequence[int]
+    hidden_sizes: Sequence[int] = (16, 16)
+    activation: Activation = nn.relu
+    torso: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> MultiCategorical:
+        """Obs [..., d] -> MultiCategorical with as many logits [..., n] as there are choices."""
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        return MultiCategorical(tuple(nn.Dense(n, kernel_init=_SMALL)(x) for n in self.nvec))
+
+
+class BernoulliPolicy(nn.Module):
+    """Independent coins, for MultiBinary actions."""
+
+    num_coins: int
+    hidden_sizes: Sequence[int] = (16, 16)
+    activation: Activation = nn.relu
+    torso: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> Bernoulli:
+        """Obs [..., d] -> Bernoulli with logits [..., num_coins]."""
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        return Bernoulli(nn.Dense(self.num_coins, kernel_init=_SMALL)(x))
+
+
+class JointPolicy(nn.Module):
+    """Several policies behind the same layers, for Dict and Tuple actions."""
+
+    heads: Sequence[nn.Module]  # with hidden_sizes=(), unless they are to have layers of their own
+    hidden_sizes: Sequence[int] = (16, 16)
+    activation: Activation = nn.relu
+    torso: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> Joint:
+        """Obs [..., d] -> Joint of what the heads give."""
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        return Joint(tuple(head(x) for head in self.heads))
 
 
 class LessonGaussianPolicy(nn.Module):
@@ -85,12 +144,40 @@ class ValueNetwork(nn.Module):
 
     hidden_sizes: Sequence[int] = (64, 64)
     activation: Activation = nn.tanh
+    torso: nn.Module | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
         """Obs [..., d] -> [...]."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return nn.Dense(1)(x).squeeze(-1)
+
+
+class ConvTorso(nn.Module):
+    """Two convolutions for pictures, from rows of bytes; one of 3 x 3 for less than 36 pixels.
+
+    Source: Mnih et al. 2013, Playing Atari with deep reinforcement learning, section 4.1.
+    """
+
+    shape: Sequence[int]  # [H, W], [H, W, C], [frames, H, W] or [frames, H, W, C]
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        """Obs [..., prod(shape)], from 0 to 255 -> features [..., n]."""
+        x = obs.reshape(*obs.shape[:-1], *self.shape).astype(jnp.float32) / 255.0
+        if len(self.shape) == 2:
+            x = x[..., None]
+        elif len(self.shape) == 3 and self.shape[-1] > 4:  # frames, not colours
+            x = jnp.moveaxis(x, -3, -1)
+        elif len(self.shape) == 4:
+            x = jnp.moveaxis(x, -4, -2)
+            x = x.reshape(*x.shape[:-2], -1)
+        if min(x.shape[-3:-1]) < 36:
+            x = nn.relu(nn.Conv(16, (3, 3))(x))
+        else:
+            x = nn.relu(nn.Conv(16, (8, 8), strides=4, padding="VALID")(x))
+            x = nn.relu(nn.Conv(32, (4, 4), strides=2, padding="VALID")(x))
+        return x.reshape(*x.shape[:-3], -1)
 
 
 class NormalizedObs(nn.Module):

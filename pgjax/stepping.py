@@ -14,7 +14,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from pgjax.errors import SpaceError, shown
 
@@ -124,15 +126,29 @@ class Together:
         all_seeds: Any = list(self._seeds)  # a list by contract, whatever the base class says
         obs, _ = self._call("reset", seed=all_seeds, options={"reset_mask": mask})
         self._over[mask] = False
-        return [obs[slot] for slot in seeds]
+        each = self._each(obs)
+        return [each[slot] for slot in seeds]
 
     def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
         if self._over.any():
             self.reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
-        sent = np.asarray(actions)[: self.num_envs]
-        obs, reward, terminated, truncated, _ = self._call("step", sent)
-        self._over = terminated | truncated
-        return [(obs[s], reward[s], terminated[s], truncated[s], None) for s in slots]
+        obs, reward, terminated, truncated, _ = self._call("step", self._batch(actions))
+        self._over, each = terminated | truncated, self._each(obs)
+        return [(each[s], reward[s], terminated[s], truncated[s], None) for s in slots]
+
+    def _batch(self, actions: Any) -> Any:
+        """The actions of the slots as the vector takes them."""
+        space, actions = self.action_space, actions[: self.num_envs]
+        if not isinstance(space, spaces.Dict | spaces.Tuple):
+            return np.asarray(actions)
+        batch: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, actions, batch)
+
+    def _each(self, obs: Any) -> Sequence[Any]:
+        """The observations of the slots, of those of the vector."""
+        if not isinstance(self.observation_space, spaces.Dict | spaces.Tuple):
+            return obs
+        return list(iterate(self.env.observation_space, obs))
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         env: Any = self.env

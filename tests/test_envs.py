@@ -132,7 +132,7 @@ def test_actions_within_bounds(space, squash, raw, sent):
     envs.bound_actions(env, squash).step(jax.random.key(SEED), 0, jnp.asarray(raw))
     np.testing.assert_allclose(got[0], sent, rtol=1e-6)
     assert got[0].dtype == space.dtype
-    theirs = pgjax.spaces.actions(envs.as_gymnasium(env).action_space, squash)
+    theirs = pgjax.actions.actions(envs.as_gymnasium(env).action_space, squash)
     np.testing.assert_allclose(got[0], theirs.send(np.asarray(raw)[None])[0], rtol=1e-6)
 
 

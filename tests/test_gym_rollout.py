@@ -194,12 +194,14 @@ def test_observations_are_flattened_and_discrete_ones_are_one_hot():
     )
 
 
-@pytest.mark.parametrize("space", [spaces.Dict(a=spaces.Discrete(2)), spaces.Text(3)])
+@pytest.mark.parametrize(
+    "space", [spaces.Text(3), spaces.Sequence(spaces.Discrete(2)), spaces.Dict(a=spaces.Text(3))]
+)
 def test_spaces_that_are_not_supported(space):
-    with pytest.raises(pgjax.SpaceError, match="Box and Discrete"):
+    with pytest.raises(pgjax.SpaceError, match="Box, Discrete, MultiDiscrete"):
         pgjax.collect_episodes(Scripted(obs_space=space), ALGORITHM, STATE, 1)
     env = Scripted(action_space=space)
-    with pytest.raises(pgjax.SpaceError, match="Box and Discrete"):
+    with pytest.raises(pgjax.SpaceError, match="Box, Discrete, MultiDiscrete"):
         pgjax.collect_episodes(env, ALGORITHM, STATE, 1)
     assert env.seeds == []  # before the first step
 

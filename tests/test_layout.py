@@ -21,7 +21,8 @@ ROWS = [
     ["algorithms"],
     ["gradcheck"],
     # --- the shell ---
-    ["spaces", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
+    ["spaces"],
+    ["actions", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
     ["stepping"],
     ["episode_log"],
     ["gym_rollout", "envs"],
@@ -111,8 +112,8 @@ import pgjax.cli, pgjax.video, pgjax.export
 import pgjax, types
 print(sorted(n for n in pgjax.__all__ if isinstance(getattr(pgjax, n), types.ModuleType)))
 """
-    modules = """advantages diagnostics dispatch distributions envs evaluate export gradcheck losses
-        plot policies returns runs verify video"""
+    modules = """actions advantages diagnostics dispatch distributions envs evaluate export
+        gradcheck losses plot policies returns runs verify video"""
     assert printed(script) == str(modules.split())
 
 

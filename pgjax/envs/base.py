@@ -168,7 +168,7 @@ def check_action(discrete: bool, shape: tuple[int, ...], action: Any) -> None:
         raise SpaceError(
             f"the policy's actions are {kinds[is_discrete]} of shape {action.shape}, but the "
             f"action space needs {kinds[discrete]} ones of shape {shape}: SoftmaxPolicy(n) fits "
-            "Discrete(n), GaussianPolicy(d) a Box of d numbers"
+            "Discrete(n), GaussianPolicy(d) a Box of d numbers (see pgjax.actions.policy_for)"
         )
 
 

@@ -1,0 +1,300 @@
+"""Every kind of space: what a policy sees, what an environment receives, and the Rollout."""
+
+import functools
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+import pgjax
+from pgjax.actions import actions, policy_for
+from pgjax.noise import episode_keys, reset_seeds
+from pgjax.spaces import image_shape, observations
+
+F32, INF = np.float32, np.inf
+SPACES = {
+    "Discrete": spaces.Discrete(3, start=-1),
+    "MultiDiscrete": spaces.MultiDiscrete([2, 3, 4], start=[-1, 0, 5]),
+    "MultiDiscrete 2-d": spaces.MultiDiscrete(np.array([[2, 3], [1, 4]])),
+    "MultiBinary": spaces.MultiBinary(3),
+    "MultiBinary 2-d": spaces.MultiBinary((2, 2)),
+    "Box": spaces.Box(np.array([-0.1, 2.0], F32), np.array([0.3, 7.0], F32)),
+    "Box, half infinite": spaces.Box(np.array([0.0, -INF], F32), np.array([INF, 0.1], F32)),
+    "Box 2-d": spaces.Box(-1.0, 2.0, (2, 2), np.float64),
+    "Box of integers": spaces.Box(-2, 3, (2,), np.int64),
+    "Dict": spaces.Dict(b=spaces.Discrete(3, start=-1), a=spaces.Box(0.0, 0.5, (2,), F32)),
+    "Tuple": spaces.Tuple((spaces.MultiBinary(2), spaces.Discrete(2))),
+    "nested": spaces.Dict(
+        x=spaces.Tuple((spaces.MultiDiscrete([2, 3], start=[1, -1]), spaces.Box(-1, 1, (), F32))),
+        y=spaces.Dict(z=spaces.MultiBinary(2), w=spaces.Box(0, 255, (2, 1), np.uint8)),
+    ),
+}
+KINDS = pytest.mark.parametrize("kind", SPACES)
+QUICK = {"MultiDiscrete", "MultiBinary 2-d", "nested"}
+FEW_KINDS = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in QUICK else [pytest.mark.slow]) for k in SPACES]
+)
+
+
+class Scripted(gym.Env):
+    """Observations, rewards and lengths that follow from the reset seed; refuses other actions."""
+
+    def __init__(self, obs_space, action_space):
+        self.observation_space, self.action_space = obs_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        self._of = script(self.observation_space, seed)
+        self._t = 0
+        return self._of[0], {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self._t += 1
+        last = self._t == len(self._of) - 1
+        return self._of[self._t], float(self._t), last, False, {}
+
+
+@functools.cache
+def _script(name, seed):
+    space = SPACES[name]
+    space.seed(seed % 2**31)
+    return tuple(space.sample() for _ in range(3 + seed % 4))
+
+
+def script(space, seed):
+    """The observations of the episode that is reset with a seed."""
+    name = next(name for name, known in SPACES.items() if known == space)
+    return _script(name, int(seed))
+
+
+def make(obs_kind, action_kind):
+    return Scripted(SPACES[obs_kind], SPACES[action_kind])
+
+
+def algorithm_for(obs_kind, action_kind):
+    algorithm = pgjax.reinforce(policy_for(SPACES[action_kind], (4,)), optax.adam(0.01))
+    seen = observations(SPACES[obs_kind])
+    return algorithm, algorithm.init(jax.random.key(0), np.zeros(seen.size, seen.dtype))
+
+
+@KINDS
+def test_observations_are_gymnasium_s_flattened(kind):
+    space = SPACES[kind]
+    seen = observations(space)
+    space.seed(0)
+    for _ in range(20):
+        obs = space.sample()
+        row = seen.encode(obs)
+        assert row.shape == (seen.size,)
+        np.testing.assert_allclose(row, spaces.flatten(space, obs), rtol=1e-6)
+        assert np.asarray(row, seen.dtype).dtype == seen.dtype
+
+
+WRONG = {
+    "Discrete": [2, -2, 0.5, "a", None, [0]],
+    "MultiDiscrete": [[1, 0, 5], [-1, 3, 5], [-1, 0, 4], [0, 0], 0, [-1.0, 0.0, 5.0]],
+    "MultiBinary": [[0, 1], [0.5, 0, 0], None],
+    "Dict": [{}, {"a": [0.0, 0.0]}, {"a": [0.0, 0.0], "b": 7}, [0, 1], {"a": [0.0], "b": 0}],
+    "Tuple": [([0, 1],), ([0, 1], 0, 0), ([0, 1], 2), 3],
+}
+
+
+@pytest.mark.parametrize(("kind", "obs"), [(k, obs) for k, all_ in WRONG.items() for obs in all_])
+def test_an_observation_that_is_none_of_the_space_is_refused(kind, obs):
+    with pytest.raises(ValueError, match="but the space says"):
+        observations(SPACES[kind]).encode(obs)
+
+
+@KINDS
+def test_what_is_sent_is_contained_and_follows_from_the_raw_action(kind):
+    space, policy = SPACES[kind], policy_for(SPACES[kind], (4,))
+    sends = actions(space)
+    params = policy.init(jax.random.key(0), jnp.zeros(3))
+    distribution = policy.apply(params, 3.0 * jax.random.normal(jax.random.key(1), (64, 3)))
+    raw = np.asarray(distribution.sample(jax.random.key(2)))
+    assert raw.shape == (64, *sends.shape)
+    sends.check(raw)
+    sent = list(sends.send(raw))
+    assert all(space.contains(action) for action in sent)
+    # nothing is always the same, but the choice of one
+    flat = np.stack([spaces.flatten(space, action) for action in sent]).astype(float)
+    assert ((flat.max(0) - flat.min(0)) > 0).sum() >= flat.shape[1] - 1
+
+
+@pytest.mark.parametrize(("kind", "raw", "sent"), [
+    ("Discrete", [0, 2], [-1, 1]),
+    ("MultiDiscrete", [[0, 0, 0], [1, 2, 3]], [[-1, 0, 5], [0, 2, 8]]),
+    ("MultiDiscrete 2-d", [[1, 2, 0, 3]], [[[1, 2], [0, 3]]]),
+    ("MultiBinary 2-d", [[1, 0, 0, 1]], [[[1, 0], [0, 1]]]),
+    ("Box", [[9.0, 0.0], [0.1, 3.0]], [[0.3, 2.0], [0.1, 3.0]]),
+    ("Box, half infinite", [[-5.0, -5.0], [5.0, 5.0]], [[0.0, -5.0], [5.0, 0.1]]),
+    ("Box of integers", [[-2.6, 1.4]], [[-2, 1]]),
+])  # fmt: skip
+def test_what_is_sent_by_hand(kind, raw, sent):
+    got = actions(SPACES[kind]).send(np.array(raw))
+    np.testing.assert_allclose(np.asarray(got, float), sent, rtol=1e-6)
+
+
+def test_what_is_sent_to_dict_and_tuple_by_hand():
+    """In the order of the space: b before a, z before w."""
+    [sent] = actions(SPACES["Dict"]).send(np.array([[2.0, 0.2, 7.0]], F32))
+    np.testing.assert_allclose(sent["a"], [0.2, 0.5], rtol=1e-6)
+    assert sent["b"] == 1
+    [sent] = actions(SPACES["Tuple"]).send(np.array([[1, 0, 1]], np.int32))
+    assert (sent[0].tolist(), sent[1]) == ([1, 0], 1)
+    row = np.array([[1.0, 2.0, 0.5, 0.0, 1.0, 300.0, 7.4]], F32)
+    [sent] = actions(SPACES["nested"]).send(row)
+    assert sent["x"][0].tolist() == [2, 1]
+    assert float(sent["x"][1]) == 0.5
+    assert sent["y"]["w"].tolist() == [[255], [7]]
+    assert sent["y"]["z"].tolist() == [0, 1]
+
+
+@KINDS
+def test_log_prob_is_of_the_raw_action_and_sums_over_the_parts(kind):
+    """By enumeration where all is discrete: probabilities sum to 1, the entropy is theirs."""
+    policy = policy_for(SPACES[kind], (4,))
+    params = policy.init(jax.random.key(0), jnp.zeros(3))
+    distribution = policy.apply(params, jnp.array([1.0, -2.0, 0.5]))
+    sizes = _choices(distribution)
+    if sizes is None:
+        raw = distribution.sample(jax.random.key(3))
+        assert np.isfinite(distribution.log_prob(raw))
+        assert distribution.log_prob(raw).shape == distribution.entropy().shape == ()
+        return
+    every = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, len(sizes))
+    every = jnp.asarray(every[:, 0] if kind == "Discrete" else every)
+    log_p = jax.vmap(distribution.log_prob)(every)
+    np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(-(jnp.exp(log_p) * log_p).sum(), distribution.entropy(), rtol=1e-5)
+
+
+def _choices(distribution):
+    """How many values each number of an action may take; None if there are infinitely many."""
+    match type(distribution).__name__:
+        case "Categorical":
+            return [distribution.logits.shape[-1]]
+        case "MultiCategorical":
+            return [x.shape[-1] for x in distribution.logits]
+        case "Bernoulli":
+            return [2] * distribution.logits.shape[-1]
+        case "Joint":
+            parts = [_choices(part) for part in distribution.parts]
+            return None if None in parts else [n for part in parts for n in part]
+    return None
+
+
+def expected_rollout(kind, rollout, seeds):
+    """Every field but the action, from the script."""
+    space = SPACES[kind]
+    for b, seed in enumerate(seeds):
+        rows = np.stack([spaces.flatten(space, obs) for obs in script(space, seed)])
+        length = len(rows) - 1
+        np.testing.assert_allclose(rollout.obs[:length, b], rows[:-1], rtol=1e-6)
+        np.testing.assert_allclose(rollout.next_obs[:length, b], rows[1:], rtol=1e-6)
+        np.testing.assert_array_equal(rollout.reward[:length, b], np.arange(1, length + 1))
+        last = np.arange(len(rollout.weight)) == length - 1
+        np.testing.assert_array_equal(rollout.terminated[:, b], last)
+        np.testing.assert_array_equal(rollout.weight[:, b], np.arange(len(rollout.weight)) < length)
+    assert not rollout.truncated.any()
+
+
+def seeds_of(state, count):
+    numbers = jnp.arange(count, dtype=jnp.uint32)
+    return np.asarray(reset_seeds(episode_keys(state.key, numbers))).tolist()
+
+
+@FEW_KINDS
+def test_the_rollout_is_what_the_environment_did(kind):
+    algorithm, state = algorithm_for(kind, kind)
+    one = pgjax.collect_episodes(make(kind, kind), algorithm, state, 5)
+    expected_rollout(kind, one, seeds_of(state, 5))
+    side_by_side = SyncVectorEnv([functools.partial(make, kind, kind)] * 3)
+    many = pgjax.collect_episodes(side_by_side, algorithm, state, 5)
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # what was drawn is what the public act draws, and can be learned from
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 4), 1)
+    act = algorithm.act(state.params, key, one.obs[1, 4])
+    np.testing.assert_allclose(act, one.action[1, 4], rtol=1e-6)
+    _, info = algorithm.update(state, one)
+    assert np.isfinite(info["grad_norm"])
+    assert info["grad_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("obs_kind", "action_kind"),
+    [("nested", "nested"), pytest.param("Tuple", "Dict", marks=pytest.mark.slow)]
+    + [pytest.param(kind, kind, marks=pytest.mark.slow) for kind in SPACES if kind != "nested"],
+)
+def test_processes_give_the_same(obs_kind, action_kind):
+    algorithm, state = algorithm_for(obs_kind, action_kind)
+    env = AsyncVectorEnv(
+        [functools.partial(make, obs_kind, action_kind)] * 2,
+        context="spawn",
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    try:
+        theirs = pgjax.collect_episodes(env, algorithm, state, 3)
+    finally:
+        env.close()
+    expected_rollout(obs_kind, theirs, seeds_of(state, 3))
+    ours = pgjax.collect_episodes(make(obs_kind, action_kind), algorithm, state, 3)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("space", "shape"), [
+    (spaces.Box(0, 255, (96, 96, 3), np.uint8), (96, 96, 3)),
+    (spaces.Box(0, 255, (4, 84, 84), np.uint8), (4, 84, 84)),
+    (spaces.Box(0, 255, (4, 96, 96, 3), np.uint8), (4, 96, 96, 3)),
+    (spaces.Box(0, 255, (10, 10), np.uint8), (10, 10)),
+    (spaces.Box(0, 255, (128,), np.uint8), None),
+    (spaces.Box(0, 1, (96, 96, 3), np.uint8), None),
+    (spaces.Box(0, 255, (96, 96, 3), np.float32), None),
+    (spaces.Discrete(3), None),
+])  # fmt: skip
+def test_which_observations_are_pictures(space, shape):
+    assert image_shape(space) == shape
+
+
+@pytest.mark.parametrize("shape", [(40, 44, 3), (4, 40, 44), (2, 40, 44, 3), (10, 12), (10, 12, 3)])
+def test_policies_see_pictures_in_any_batch(shape):
+    torso = pgjax.ConvTorso(shape)
+    policy = pgjax.SoftmaxPolicy(3, (8,), torso=torso)
+    size = int(np.prod(shape))
+    params = policy.init(jax.random.key(0), np.zeros(size, np.uint8))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size)).astype(np.uint8)
+    logits = policy.apply(params, pixels).logits
+    assert logits.shape == (2, 3)
+    one = policy.apply(params, pixels[0]).logits
+    np.testing.assert_allclose(one, logits[0], rtol=1e-4, atol=1e-6)
+
+
+def test_channels_of_pictures():
+    """Colours, frames, and frames of colours, by hand."""
+    for shape, channels in (
+        ((10, 12), 1),
+        ((10, 12, 3), 3),
+        ((5, 10, 12), 5),
+        ((2, 10, 12, 3), 6),
+    ):
+        params = pgjax.ConvTorso(shape).init(jax.random.key(0), np.zeros(np.prod(shape), np.uint8))
+        assert params["params"]["Conv_0"]["kernel"].shape == (3, 3, channels, 16)
+    # frame 1, row 2, column 3, colour 0 lies in channel 1 * 3 + 0
+    shape = (2, 10, 12, 3)
+    torso = pgjax.ConvTorso(shape)
+    params = torso.init(jax.random.key(0), np.zeros(np.prod(shape), np.uint8))
+    kernel = np.zeros((3, 3, 6, 16), F32)
+    kernel[1, 1, 3, 7] = 1.0  # passes channel 3 on as feature 7
+    params = {"params": {"Conv_0": {"kernel": kernel, "bias": np.zeros(16, F32)}}}
+    pixels = np.zeros(shape, np.uint8)
+    pixels[1, 2, 3, 0] = 255
+    features = torso.apply(params, pixels.ravel()).reshape(10, 12, 16)
+    assert float(features[2, 3, 7]) == 1.0
+    assert float(features.sum()) == 1.0
