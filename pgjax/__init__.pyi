@@ -43,6 +43,7 @@ from .policies import (
 )
 from .rollout import collect_episodes_on_device, init_on_device, training_step
 from .runs import load
+from .streams import Stream, collect_steps
 from .training import resume, train, train_seeds
 from .types import Algorithm, Info, Rollout, TrainState
 
@@ -66,6 +67,7 @@ __all__ = [
     "Sharding",
     "SoftmaxPolicy",
     "SpaceError",
+    "Stream",
     "TrainConfig",
     "TrainState",
     "ValueNetwork",
@@ -73,6 +75,7 @@ __all__ = [
     "advantages",
     "collect_episodes",
     "collect_episodes_on_device",
+    "collect_steps",
     "diagnostics",
     "dispatch",
     "distributions",

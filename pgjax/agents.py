@@ -15,6 +15,7 @@ import flax.linen as nn
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
@@ -50,6 +51,8 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
       ConfigError: if Gymnasium cannot make it.
       SpaceError: for spaces that are not supported.
     """
+    if config.vectorization == "envpool" and num_envs is None and not kwargs:
+        return _make_envpool(config)
     num_envs = num_envs or config.num_envs
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
@@ -73,6 +76,25 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         of_gymnasium = isinstance(e, gym.error.Error)
         reason = " ".join(str(e).split()) if of_gymnasium else f"it {said(e)}"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
+
+
+def _make_envpool(config: TrainConfig) -> Any:
+    try:
+        import envpool
+    except ImportError:
+        raise ConfigError('envpool is missing: pip install "pgjax[envpool]"') from None
+    # Its environments have the seeds from this one on: a hash keeps neighbouring runs apart.
+    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0]) % 2**30
+    options: dict[str, Any] = {"seed": seed}
+    if config.max_episode_steps is not None:
+        options["max_episode_steps"] = config.max_episode_steps
+    try:
+        return envpool.make(
+            config.env_id, env_type="gymnasium", num_envs=config.num_envs, **options
+        )
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        raise ConfigError(f"envpool cannot make {config.env_id!r}: {reason}") from e
 
 
 def _make_one(env_id: str, options: dict[str, Any]) -> gym.Env:

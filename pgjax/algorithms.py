@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from pgjax import losses, moments
 from pgjax.advantages import Estimator, normalized, reward_to_go
-from pgjax.batches import Batch, Objective, count_real, prepare, skip_empty
+from pgjax.batches import Batch, Objective, check_parts, count_real, prepare, skip_empty
 from pgjax.chunks import CHUNK_SIZE, Sharding, sum_chunks
 from pgjax.errors import ConfigError
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
@@ -74,7 +74,9 @@ def reinforce(
       them. `loss` may be differentiated with respect to params. `update` makes one optimiser step.
 
     Raises:
-      ConfigError: for an argument out of its range, or a key that is not typed.
+      ConfigError: for an argument out of its range; from `init` for a key that is not typed, and
+        for parts that do not fit: a policy or critic that does not give one number for each row, an
+        estimator that needs what is missing, such as a critic.
 
     Source: Williams 1992; with a critic, Sutton & Barto, 2nd ed., section 13.4.
     """
@@ -114,6 +116,7 @@ def reinforce(
             params |= of_critic
         if scale_rewards is not None:
             params[moments.RETURNS] = moments.nothing_seen(1)
+        check_parts(objective, params, obs)
         opt_state = optimizer.init(moments.trained(params))
         return TrainState(params, opt_state, run_key, jnp.zeros((), jnp.int32))
 

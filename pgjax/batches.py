@@ -43,6 +43,46 @@ class Batch(NamedTuple):
     returns: jax.Array | None  # discounted, of the rewards as they came; None if nobody asks
 
 
+def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
+    """Raise ConfigError unless the parts of an objective fit each other; nothing is computed.
+
+    `obs` is one observation [d] or a batch of them.
+    """
+    rows = jax.ShapeDtypeStruct((2, *jnp.shape(obs)[-1:]), jnp.result_type(obs))
+
+    def parts(rows: jax.Array, key: jax.Array) -> Any:
+        distribution: Any = objective.policy.apply(params, rows)
+        action = distribution.sample(key)
+        shapes = {"log_prob": distribution.log_prob(action), "entropy": distribution.entropy()}
+        value = None
+        if objective.critic is not None:
+            value = shapes["critic"] = objective.critic.apply(moments.of_critic(params), rows)
+        return action, shapes, value
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    action, shapes, value = jax.eval_shape(parts, rows, key)
+    for name, x in shapes.items():
+        if getattr(x, "shape", None) != (2,):
+            whose = "the critic" if name == "critic" else f"the policy's {name}"
+            raise ConfigError(
+                f"{whose} gives {jax.tree.map(jnp.shape, x)} for two observations, not (2,): one "
+                "number for each row"
+            )
+    if action.shape[:1] != (2,):
+        raise ConfigError(f"the policy's sample has shape {action.shape} for two observations")
+    square = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+    flags = jax.ShapeDtypeStruct((2, 2), bool)
+    seen, done = (jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for x in (rows, action))
+    rollout = Rollout._make((seen, done, square, flags, flags, seen, square))
+    value = None if value is None else square
+    advantage = jax.eval_shape(objective.estimator, rollout, value, value)
+    if getattr(advantage, "shape", None) != (2, 2):
+        raise ConfigError(
+            f"the estimator gives {jax.tree.map(jnp.shape, advantage)} for a rollout of two steps "
+            "of two episodes, not (2, 2): one number for each step"
+        )
+
+
 def prepare(
     objective: Objective, params: Params, rollout: Rollout
 ) -> tuple[Batch, jax.Array, Info]:

@@ -43,6 +43,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         gamma=0.95,
         reward_scale=0.1,
     ),
+    "InvertedPendulum-v5": dict(
+        updates=150,
+        hidden_sizes=(32, 32),
+        activation="tanh",
+        learning_rate=3e-3,
+        anneal=True,
+        leave_one_out=True,
+    ),
+    "HalfCheetah-v5": dict(
+        updates=750,
+        episodes_per_update=4,
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        normalize_obs=True,
+        learning_rate=3e-3,
+        anneal=True,
+        estimator="gae",
+        critic=True,
+        scale_rewards=True,
+    ),
 }
 
 
@@ -61,13 +81,19 @@ class TrainConfig:
     """Root of all randomness of the run, 0 to 2**32 - 1."""
     updates: int = 200
     """How many in all; each is one optimiser step."""
+    collect: Literal["episodes", "steps"] = "episodes"
+    """Whole episodes, or streams of steps that go on from one update to the next, where a critic
+    bootstraps; these are resumed with episodes begun anew, and so not to the bit."""
     episodes_per_update: int = 16
     """Whole episodes collected for each update."""
+    num_steps: int = 256
+    """With --collect steps: how many of each environment are collected for each update."""
 
     num_envs: int = 8
-    """Environments side by side; changes the speed, never the result."""
-    vectorization: Literal["sync", "async"] = "sync"
-    """Environments in this process (sync) or each in its own (async, for slow ones)."""
+    """Environments side by side; changes the speed, never the result (but for --collect steps)."""
+    vectorization: Literal["sync", "async", "envpool"] = "sync"
+    """Environments in this process (sync), each in its own (async, for slow ones), or in the
+    threads of envpool, for --collect steps."""
     step_timeout: float = 60.0
     """Seconds after which an environment's step that has not come back ends the run."""
     on_device: bool = False
@@ -137,6 +163,10 @@ class TrainConfig:
         _check_ranges(self)
         if self.estimator == "gae" and not self.critic:
             raise ConfigError("estimator gae bootstraps from a critic: add --critic")
+        if self.vectorization == "envpool" and self.collect != "steps":
+            raise ConfigError("envpool resets by itself, and so gives streams: add --collect steps")
+        if self.collect == "steps":
+            _check_streams(self)
         if self.on_device and self.frame_stack > 1:
             raise ConfigError("frames are stacked by Gymnasium's wrapper: not with --on-device")
         if self.leave_one_out and self.episodes_per_update < 2:
@@ -184,6 +214,7 @@ _INTEGERS = (
     "seed",
     "updates",
     "episodes_per_update",
+    "num_steps",
     "num_envs",
     "num_shards",
     "frame_stack",
@@ -203,7 +234,8 @@ _FLAGS = (
     "anneal_entropy",
 )
 _CHOICES = {
-    "vectorization": ("sync", "async"),
+    "collect": ("episodes", "steps"),
+    "vectorization": ("sync", "async", "envpool"),
     "activation": ("relu", "tanh"),
     "estimator": ("reward_to_go", "gae"),
     "mean_over": ("episodes", "steps"),
@@ -215,6 +247,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "updates": (1, _LARGEST_INT),
     "episodes_per_update": (1, _LARGEST_INT),
+    "num_steps": (1, 2**20),
     "num_envs": (1, _MOST),
     "num_shards": (1, _MOST),
     "max_episode_steps": (1, _LARGEST_INT),
@@ -263,6 +296,17 @@ def _check_types(config: TrainConfig) -> None:
         if getattr(config, name) not in choices:
             given = getattr(config, name)
             raise ConfigError(f"{_option(name)} must be {' or '.join(choices)}, got {given!r}")
+
+
+def _check_streams(config: TrainConfig) -> None:
+    """What needs whole episodes, or the device, does not go with streams of steps."""
+    if not config.critic:
+        raise ConfigError("streams of steps bootstrap from a critic: add --critic")
+    for name in ("on_device", "leave_one_out", "time_discount"):
+        if getattr(config, name):
+            raise ConfigError(f"{_option(name)} needs whole episodes: leave out --collect steps")
+    if config.vectorization == "envpool" and config.frame_stack > 1:
+        raise ConfigError("frames are stacked by Gymnasium's wrapper: not with envpool")
 
 
 def _check_ranges(config: TrainConfig) -> None:

@@ -22,7 +22,8 @@ from pgjax.dispatch import updater
 from pgjax.gym_rollout import collect_episodes
 from pgjax.metrics import pack, unpack
 from pgjax.rollout import init_on_device, training_step
-from pgjax.types import Algorithm, TrainState
+from pgjax.streams import Stream
+from pgjax.types import Algorithm, Rollout, TrainState
 
 AXIS = "devices"
 _MOST = 256  # updates in one dispatch
@@ -48,20 +49,22 @@ class Engine(NamedTuple):
 def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
     """The Python loop: one seed, an update at a time."""
     update, digest = updater(algorithm.update), jax.jit(params_digest)
+    options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
+    stream = Stream(env, **options) if config.collect == "steps" else None
+
+    def collect(state: TrainState) -> Rollout:
+        if stream is not None:
+            return stream.collect(algorithm, state, config.num_steps)
+        return collect_episodes(env, algorithm, state, config.episodes_per_update, **options)
 
     def advance(states: list[TrainState], count: int) -> tuple[list[TrainState], Made]:
         begun = time.perf_counter()
-        rollout = collect_episodes(
-            env,
-            algorithm,
-            states[0],
-            config.episodes_per_update,
-            squash=config.squash,
-            step_timeout=config.step_timeout,
-        )
+        rollout = collect(states[0])
         collected = time.perf_counter()
         state, info = update(states[0], rollout)
         updated = time.perf_counter()
+        if stream is not None:
+            info |= stream.episode_info()
         timing = {
             "seconds_collecting": collected - begun,
             "seconds_updating": updated - collected,

@@ -20,6 +20,8 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
     """
     if config.on_device:
         return None  # a pure function of its key
+    if config.collect == "steps":
+        return "streams of steps begin anew when the run is resumed"
     try:
         env, other = make_env(config, num_envs=1), make_env(config, num_envs=1)
     except Exception:  # whatever it is, training will meet and tell it

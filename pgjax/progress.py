@@ -48,9 +48,11 @@ class Terminal:
         seen = ", observations normalized" * config.normalize_obs
         say(f"  policy        {name}, hidden layers {layers}{seen}", highlight=False)
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
+        each = f"{config.episodes_per_update} episodes"
+        if config.collect == "steps":
+            each = f"{config.num_steps} steps of each"
         say(
-            f"  method        {method}, {config.estimator}, {config.updates} updates of "
-            f"{config.episodes_per_update} episodes, "
+            f"  method        {method}, {config.estimator}, {config.updates} updates of {each}, "
             + ("on the device" if config.on_device else f"{config.num_envs} environments"),
             highlight=False,
         )

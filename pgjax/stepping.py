@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
@@ -94,47 +95,14 @@ class InTurn:
             signal.signal(signal.SIGALRM, before)
 
 
-class Together:
-    """A VectorEnv whose environments all step at once.
-
-    One that has no episode left to run repeats its last, unrecorded, since Gymnasium lets none be
-    stepped beyond its end.
-    """
+class _Vector:
+    """A VectorEnv whose environments all step at once."""
 
     def __init__(self, env: VectorEnv):
-        mode = env.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.DISABLED:
-            raise SpaceError(
-                f"a vector environment must leave resets to pgjax, and this one has {mode}: make "
-                'it with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
-                'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED})'
-            )
         self.env, self.num_envs = env, env.num_envs
         self.action_space = env.single_action_space
         self.observation_space = env.single_observation_space
-        self._seeds = [0] * env.num_envs
-        self._over = np.zeros(env.num_envs, bool)
-        self._begun = False
         self._seconds: float | None = None
-
-    def reset(self, seeds: dict[int, int]) -> list[Any]:
-        for slot, seed in seeds.items():
-            self._seeds[slot] = seed
-        # All the first time, whoever has an episode: none may be stepped before a reset.
-        mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
-        self._begun = True
-        all_seeds: Any = list(self._seeds)  # a list by contract, whatever the base class says
-        obs, _ = self._call("reset", seed=all_seeds, options={"reset_mask": mask})
-        self._over[mask] = False
-        each = self._each(obs)
-        return [each[slot] for slot in seeds]
-
-    def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
-        if self._over.any():
-            self.reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
-        obs, reward, terminated, truncated, _ = self._call("step", self._batch(actions))
-        self._over, each = terminated | truncated, self._each(obs)
-        return [(each[s], reward[s], terminated[s], truncated[s], None) for s in slots]
 
     def _batch(self, actions: Any) -> Any:
         """The actions of the slots as the vector takes them."""
@@ -181,6 +149,80 @@ class Together:
             yield
         finally:
             gym.logger.min_level = level
+
+
+class Together(_Vector):
+    """One that leaves resets to us.
+
+    A slot that has no episode left to run repeats its last, unrecorded, since Gymnasium lets none
+    be stepped beyond its end.
+    """
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.DISABLED:
+            raise SpaceError(
+                f"a vector environment must leave resets to pgjax, and this one has {mode}: make "
+                'it with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
+                'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}), or '
+                "collect streams of steps (pgjax.Stream)"
+            )
+        self._seeds = [0] * env.num_envs
+        self._over = np.zeros(env.num_envs, bool)
+        self._begun = False
+
+    def reset(self, seeds: dict[int, int]) -> list[Any]:
+        for slot, seed in seeds.items():
+            self._seeds[slot] = seed
+        # All the first time, whoever has an episode: none may be stepped before a reset.
+        mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
+        self._begun = True
+        all_seeds: Any = list(self._seeds)  # a list by contract, whatever the base class says
+        obs, _ = self._call("reset", seed=all_seeds, options={"reset_mask": mask})
+        self._over[mask] = False
+        each = self._each(obs)
+        return [each[slot] for slot in seeds]
+
+    def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
+        if self._over.any():
+            self.reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
+        obs, reward, terminated, truncated, _ = self._call("step", self._batch(actions))
+        self._over, each = terminated | truncated, self._each(obs)
+        return [(each[s], reward[s], terminated[s], truncated[s], None) for s in slots]
+
+
+class ResettingItself(_Vector):
+    """One whose slots go on with another episode by themselves, after an end or with it."""
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._over = np.zeros(env.num_envs, bool)
+
+    def reset(self, seeds: Sequence[int]) -> Any:
+        """First observations of all; a vector that is no list of environments takes one seed."""
+        many = isinstance(self.env.unwrapped, AsyncVectorEnv | SyncVectorEnv)
+        seed: Any = list(seeds) if many else seeds[0] % 2**31
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # envpool has one of its own already
+            obs, _ = self._call("reset", seed=seed)
+        self._over[:] = False
+        return self._each(obs)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """(observations to act on, rewards, terminated, truncated, true successors, real)."""
+        obs, reward, terminated, truncated, info = self._call("step", self._batch(actions))
+        each, real = self._each(obs), ~self._over
+        if self.mode == AutoresetMode.NEXT_STEP:
+            self._over = terminated | truncated  # the step after these is a reset
+            return each, reward, terminated, truncated, each, real
+        over = terminated | truncated
+        if not over.any():
+            return each, reward, terminated, truncated, each, real
+        finals = info["final_obs"]
+        successors = [finals[slot] if over[slot] else each[slot] for slot in range(self.num_envs)]
+        return each, reward, terminated, truncated, successors, real
 
 
 def said(error: BaseException) -> str:

@@ -283,3 +283,45 @@ def test_a_raw_key_is_refused():
     state = plain().init(jax.random.key(0), OBS)
     with pytest.raises(pgjax.ConfigError, match=r"jax.random.key\(seed\)"):
         plain().act(state.params, jax.random.PRNGKey(0), OBS)
+
+
+class _Wide(nn.Module):
+    """As a beginner's critic: [..., 1]."""
+
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(1)(obs)
+
+
+class _PerDimension(NamedTuple):
+    mean: jax.Array
+
+    def sample(self, key):
+        return self.mean
+
+    def log_prob(self, action):
+        return -((action - self.mean) ** 2)  # not summed
+
+    def entropy(self):
+        return self.mean.sum(-1)
+
+
+class _OwnPolicy(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return _PerDimension(nn.Dense(3)(obs))
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "words"),
+    [
+        (pgjax.SoftmaxPolicy(2), {"critic": _Wide()}, r"critic gives \(2, 1\) for two"),
+        (_OwnPolicy(), {}, r"log_prob gives \(2, 3\) for two"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": advantages.gae(0.9, 0.9)}, "there is none"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": lambda r, v, w: r.reward.sum(0)}, r"gives \(2,\)"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told_before_the_first_step(policy, options, words):
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
+    with pytest.raises(pgjax.ConfigError, match=words):
+        algorithm.init(jax.random.key(0), OBS)

@@ -25,7 +25,7 @@ ROWS = [
     ["actions", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
     ["stepping"],
     ["episode_log"],
-    ["gym_rollout", "envs"],
+    ["gym_rollout", "streams", "envs"],
     ["engines", "agents"],
     ["runs", "probe"],
     ["recorder", "loop"],
@@ -37,7 +37,16 @@ ROWS = [
 ]
 FIRST_OF_SHELL = 8
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
-SHELL_ONLY = {"gymnasium", "orbax", "matplotlib", "tyro", "rich", "tensorboardX", "wandb"}
+SHELL_ONLY = {
+    "gymnasium",
+    "orbax",
+    "matplotlib",
+    "tyro",
+    "rich",
+    "tensorboardX",
+    "wandb",
+    "envpool",
+}
 
 
 def name_of(path):
