@@ -385,7 +385,8 @@ def test_a_folder_cannot_make_us_import_a_module(run_dir, tmp_path):
 
 def test_the_presets_are_those_the_readme_names():
     assert set(PRESETS) == {
-        "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1"
+        "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3",
+        "InvertedPendulum-v5", "HalfCheetah-v5",
     }  # fmt: skip
     assert pgjax.TrainConfig.preset("Pendulum-v1", seed=3).critic
     assert not pgjax.TrainConfig("Pendulum-v1").critic
@@ -414,6 +415,7 @@ def test_an_interrupt_saves_what_was_learned(tmp_path):
     [
         "Pendulum-v1",
         "FrozenLake-v1",
+        "Blackjack-v1",
         pytest.param("Acrobot-v1", marks=pytest.mark.slow),
         pytest.param("MountainCarContinuous-v0", marks=pytest.mark.slow),
     ],
