@@ -22,8 +22,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from pgjax import evaluate as evaluation
 from pgjax import plot as plotting
 from pgjax import processes, runs
-from pgjax.config import PRESETS, TrainConfig
+from pgjax.config import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError, RunWarning
+from pgjax.presets import PRESETS
 from pgjax.progress import Terminal, gradient_table
 from pgjax.running import Running, keep_compiled, sentence, set_up_devices, train_and_report
 from pgjax.runs import Run, load

@@ -12,7 +12,7 @@ from conftest import assert_trees_equal
 import pgjax
 from pgjax import agents, cli, evaluate, machine, plot, runs, store, verify, video
 from pgjax.agents import make_optimizer
-from pgjax.config import PRESETS
+from pgjax.presets import PRESETS
 from pgjax.runs import load
 
 FAST = ["--updates", "3", "--episodes-per-update", "4", "--eval-episodes", "5"]

@@ -12,7 +12,7 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 # A file imports only from rows above its own.
 ROWS = [
-    ["errors", "store"],
+    ["errors", "presets", "store"],
     ["types", "envs.base", "compiling"],
     ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic", "moments"],
     ["diagnostics", "envs.tabular"],
