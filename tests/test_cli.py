@@ -150,7 +150,7 @@ def test_an_environment_that_draws_nothing_is_not_filmed(run_dir, tmp_path):
         ("train CartPole-v1 --unheard-of 3", "--unheard-of"),
         ("train --seed 3 CartPole-v1", "first"),
         ("train MountainCarContinuous-v0 --squash --activation gelu", "activation"),
-        ("train Blackjack-v1", "Tuple is not supported"),
+        ("train CartPole-v1 --collect steps", "add --critic"),
         ("train CartPole-v1 --seeds 3", "--on-device"),
         ("train CartPole-v1 --on-device --seeds 0", "--seeds"),
         ("train CartPole-v1 --num-devices 0", "--num-devices must be at least 1, got 0"),
