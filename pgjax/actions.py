@@ -96,6 +96,7 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         start, n = int(space.start), size_of("action", space, int(space.n))
 
         def send_one(raw: np.ndarray) -> list[int]:
+            _check_choices(raw, n)
             return [action + start for action in raw.tolist()]
 
         return Actions(True, (), send_one, lambda layers: SoftmaxPolicy(n, **layers))
@@ -103,11 +104,11 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         nvec = tuple(space.nvec.ravel().tolist())
         size = size_of("action", space, len(nvec))
         size_of("action", space, sum(nvec))
-        send = _send_integers(space, space.start)
+        send = _send_integers(space, space.start, np.array(nvec))
         return Actions(True, (size,), send, lambda layers: MultiSoftmaxPolicy(nvec, **layers))
     if isinstance(space, spaces.MultiBinary):
         size = size_of("action", space, math.prod(space.shape))
-        send = _send_integers(space, 0)
+        send = _send_integers(space, 0, np.array(2))
         return Actions(True, (size,), send, lambda layers: BernoulliPolicy(size, **layers))
     if isinstance(space, spaces.Box):
         size = size_of("action", space, math.prod(space.shape))
@@ -117,9 +118,19 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
     raise SpaceError(unsupported("action", space))
 
 
-def _send_integers(space: Any, start: Any) -> Callable[[np.ndarray], Any]:
+def _check_choices(raw: np.ndarray, most: Any) -> None:
+    if (raw >= most).any():
+        raise SpaceError(
+            f"the policy chose {raw.max()}, of at most {np.max(most) - 1}: it has more choices "
+            "than the action space (see pgjax.actions.policy_for)"
+        )
+
+
+def _send_integers(space: Any, start: Any, most: np.ndarray) -> Callable[[np.ndarray], Any]:
     def send(raw: np.ndarray) -> Any:
-        return (raw.reshape(-1, *space.shape) + start).astype(space.dtype)
+        _check_choices(raw, most)
+        sent = (raw.reshape(-1, *space.shape) + start).astype(space.dtype)
+        return sent if space.shape else [np.asarray(x) for x in sent]
 
     return send
 
@@ -127,8 +138,8 @@ def _send_integers(space: Any, start: Any) -> Callable[[np.ndarray], Any]:
 def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
     dtype, shape = space.dtype, space.shape
     low, high = space.low.ravel(), space.high.ravel()
-    integers = np.issubdtype(dtype, np.integer)
-    working = np.float64 if integers else dtype
+    whole = dtype.kind in "biu"
+    working = np.float64 if whole else dtype
     if squash and not space.is_bounded():
         raise SpaceError(
             f"tanh needs finite bounds, and the action space is {space}: do not squash"
@@ -137,11 +148,16 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
     def send(raw: np.ndarray) -> Any:
         raw = raw.astype(working, copy=False)
         if squash:
-            raw = low + (high - low) * ((np.tanh(raw) + 1) / 2)
-        if integers:
+            share = (np.tanh(raw) + 1) / 2
+            raw = (1 - share) * low + share * high
+        if whole:
             raw = np.rint(raw)
-        # Last, and after the cast: float32(0.1) lies above a float64 bound of 0.1.
-        sent = np.minimum(np.maximum(raw, low), high).astype(dtype).reshape(-1, *shape)
+        # The bounds themselves, not what they round to in another dtype; and after the cast, since
+        # float32(0.1) lies above a float64 bound of 0.1.
+        inside = np.minimum(np.maximum(raw, low), high)
+        with np.errstate(invalid="ignore"):
+            sent = np.where(raw <= low, low, np.where(raw >= high, high, inside.astype(dtype)))
+        sent = sent.astype(dtype, copy=False).reshape(-1, *shape)
         # An element of a 1-D array is a scalar, which is not contained in a Box of shape ().
         return sent if shape else [np.asarray(x) for x in sent]
 

@@ -89,12 +89,26 @@ def _make_envpool(config: TrainConfig) -> Any:
     if config.max_episode_steps is not None:
         options["max_episode_steps"] = config.max_episode_steps
     try:
-        return envpool.make(
-            config.env_id, env_type="gymnasium", num_envs=config.num_envs, **options
-        )
+        env = envpool.make(config.env_id, env_type="gymnasium", num_envs=config.num_envs, **options)
     except Exception as e:
         reason = " ".join(str(e).split())
         raise ConfigError(f"envpool cannot make {config.env_id!r}: {reason}") from e
+    with contextlib.closing(make_env(config, 1)) as theirs:  # which evaluates what is learned
+        if _shapes(env.single_observation_space, env.single_action_space) != _shapes(
+            theirs.observation_space, theirs.action_space
+        ):
+            env.close()
+            raise ConfigError(
+                f"envpool's {config.env_id} has other spaces than Gymnasium's, which evaluates: "
+                "--vectorization sync or async"
+            )
+    return env
+
+
+def _shapes(seen: gym.Space, acted: gym.Space) -> tuple[Any, ...]:
+    """What a policy is made for."""
+    observations, sends = spaces.observations(seen), actions(acted)
+    return observations.size, observations.dtype, sends.discrete, sends.shape
 
 
 def _make_one(env_id: str, options: dict[str, Any]) -> gym.Env:
@@ -184,7 +198,7 @@ def make_agent(
     critic: nn.Module | None = None
     if config.critic:
         critic = ValueNetwork(config.hidden_sizes, activation, torso)
-    if config.normalize_obs:
+    if config.normalize_obs and picture is None:  # which the torso scales
         policy, critic = NormalizedObs(policy), critic and NormalizedObs(critic)
     algorithm = reinforce(
         policy,

@@ -113,6 +113,8 @@ def reinforce(
         if critic is not None:
             of_critic = dict(critic.init(critic_key, obs))
             params["critic"] = of_critic.pop("params")
+            if both := (params.keys() & of_critic.keys()) - {moments.OBS}:
+                raise ConfigError(f"policy and critic both keep a collection {sorted(both)}")
             params |= of_critic
         if scale_rewards is not None:
             params[moments.RETURNS] = moments.nothing_seen(1)
@@ -140,6 +142,7 @@ def reinforce(
     def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Info]:
         chunks, n, info = prepare(objective, state.params, rollout)
         trained, coef = moments.trained(state.params), coef_at(state.step)
+        known = _known(objective, state.params, chunks)
         # The gradient travels as one vector: adding it up is then one operation, not one a leaf.
         _, unravel = ravel_pytree(trained)
 
@@ -148,7 +151,7 @@ def reinforce(
                 return _chunk_loss(objective, {**state.params, **trained}, coef, chunk)
 
             grads, sums = jax.grad(loss, has_aux=True)(trained)
-            return ravel_pytree(grads)[0], sums, _seen(state.params, chunk)
+            return ravel_pytree(grads)[0], sums, _seen(known, chunk)
 
         total, sums, seen = sum_chunks(gradient, chunks, count_real(chunks), objective.sharding)
 
@@ -161,7 +164,7 @@ def reinforce(
         if sharding.num_shards > 1:
             step = _in_a_branch(step, state.step >= 0)  # which is so, but XLA cannot know
         params, opt_state, grad_norm = step(total, n)
-        kept = {name: moments.merge(state.params[name], sums) for name, sums in seen.items()}
+        kept = {name: moments.merge(known[name], sums) for name, sums in seen.items()}
         info = _finish(sums, n, info) | {"grad_norm": grad_norm}
         params = {**state.params, **params, **kept}
         return TrainState(params, opt_state, state.key, state.step + 1), info
@@ -186,16 +189,25 @@ def _in_a_branch(fn: Callable[..., Any], true: jax.Array) -> Callable[..., Any]:
     return alone
 
 
-def _seen(params: Params, chunk: Batch) -> dict[str, moments.Moments]:
-    """What a chunk adds to each of the moments that are kept."""
-    rows = {moments.OBS: chunk.obs}
-    if chunk.returns is not None:
-        rows[moments.RETURNS] = chunk.returns[:, None]
-    return {
-        name: moments.weighted_sums(params[name], x, chunk.weight)
-        for name, x in rows.items()
-        if name in params
-    }
+def _rows(batch: Batch) -> dict[str, jax.Array]:
+    """What the moments are of: rows [..., d]."""
+    rows = {moments.OBS: batch.obs}
+    if batch.returns is not None:
+        rows[moments.RETURNS] = batch.returns[..., None]
+    return rows
+
+
+def _known(objective: Objective, params: Params, chunks: Batch) -> dict[str, moments.Moments]:
+    """The moments that are kept; before anything was seen about the very first row."""
+    first = {name: x[0, 0, :1] for name, x in _rows(chunks).items() if name in params}
+    first = objective.sharding.gather(first)
+    return {name: moments.centred_on(params[name], x[0]) for name, x in first.items()}
+
+
+def _seen(known: dict[str, moments.Moments], chunk: Batch) -> dict[str, moments.Moments]:
+    """What a chunk adds to each of them."""
+    rows = _rows(chunk)
+    return {name: moments.weighted_sums(of, rows[name], chunk.weight) for name, of in known.items()}
 
 
 def _chunk_loss(

@@ -60,7 +60,13 @@ def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
         return action, shapes, value
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    action, shapes, value = jax.eval_shape(parts, rows, key)
+    try:
+        action, shapes, value = jax.eval_shape(parts, rows, key)
+    except (AttributeError, TypeError) as e:
+        raise ConfigError(
+            f"{type(objective.policy).__name__} fails with {e}: a policy gives a distribution, an "
+            "object with sample(key), log_prob(action), entropy() and mode()"
+        ) from e
     for name, x in shapes.items():
         if getattr(x, "shape", None) != (2,):
             whose = "the critic" if name == "critic" else f"the policy's {name}"

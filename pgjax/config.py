@@ -38,7 +38,8 @@ class TrainConfig:
     """Environments in this process (sync), each in its own (async, for slow ones), or in the
     threads of envpool, for --collect steps."""
     step_timeout: float = 60.0
-    """Seconds after which an environment's step that has not come back ends the run."""
+    """Seconds after which an environment's step that has not come back ends the run; not of
+    envpool's."""
     on_device: bool = False
     """Compile environment and learner into one program; needs a functional environment."""
     num_shards: int = 8
@@ -153,6 +154,15 @@ class TrainConfig:
         return cls(**{"env_id": env_id, **PRESETS.get(env_id, {}), **overrides})
 
 
+# Settings that earlier runs did not have, and so are left out of digests where they hold defaults.
+ADDED = (
+    "collect",
+    "num_steps",
+    "frame_stack",
+    "normalize_obs",
+    "scale_rewards",
+    "anneal_entropy",
+)
 _INTEGERS = (
     "seed",
     "updates",

@@ -79,4 +79,4 @@ def summary(gradients: jax.Array) -> Info:
 
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
     """Of a to b; 0 for 0 / 0."""
-    return jnp.where(b > 0, a, 0.0) / jnp.where(b > 0, b, 1.0)
+    return jnp.where(a == 0, 0.0, a / jnp.where(a == 0, 1.0, b))

@@ -27,10 +27,16 @@ def of_critic(params: Params) -> Params:
     return {**params, "params": params["critic"]}
 
 
+def centred_on(moments: Moments, row: jax.Array) -> Moments:
+    """The moments, or where nothing was seen a mean [d] to begin with, near to what will be."""
+    mean = jnp.where(moments["count"] > 0, moments["mean"], row.astype(jnp.float32))
+    return {**moments, "mean": mean}
+
+
 def weighted_sums(moments: Moments, x: jax.Array, weight: jax.Array) -> Moments:
     """Of rows x [n, d], with weight [n]: what `merge` adds, sums of differences from the mean.
 
-    From the running mean, so that float32 squares do not drown a small variance.
+    From the running mean (see `centred_on`), so that float32 squares do not drown a small variance.
     """
     away = jnp.where((weight > 0)[:, None], x.astype(jnp.float32) - moments["mean"][None], 0.0)
     weighted = weight[:, None] * away
@@ -48,7 +54,7 @@ def merge(moments: Moments, sums: Moments) -> Moments:
     spread = share * (moments["count"] * moments["var"] + sums["var"]) - shift**2
     return {
         "count": count,
-        "mean": moments["mean"] + shift,
+        "mean": jnp.where(count > 0, moments["mean"] + shift, 0.0),
         "var": jnp.where(count > 0, jnp.maximum(spread, 0.0), moments["var"]),
     }
 

@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         updates=150,
         hidden_sizes=(32, 32),
         activation="tanh",
-        learning_rate=3e-3,
+        learning_rate=0.01,
         anneal=True,
         leave_one_out=True,
     ),

@@ -6,6 +6,7 @@ import numpy as np
 
 from pgjax.agents import close, make_env
 from pgjax.config import TrainConfig
+from pgjax.spaces import observations
 from pgjax.stepping import InTurn
 
 _STEPS = 30
@@ -48,10 +49,11 @@ def _actions(env: Any) -> list[Any]:
 
 
 def _episode(envs: InTurn, slot: int, actions: list[Any]) -> list[Any]:
-    seen = [np.array(obs) for obs in envs.reset({slot: _SEED})]
+    encode = observations(envs.observation_space).encode
+    seen = [np.array(encode(obs)) for obs in envs.reset({slot: _SEED})]
     for action in actions:
         [(obs, *rest, _)] = envs.step({slot: action}, [slot])
-        seen += [np.array(obs), *rest]
+        seen += [np.array(encode(obs)), *rest]
         if rest[1] or rest[2]:
             break
     return seen

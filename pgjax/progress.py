@@ -3,7 +3,7 @@
 import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,7 +11,9 @@ from rich.table import Table
 
 from pgjax import spaces
 from pgjax.config import TrainConfig
-from pgjax.gradcheck import Row
+
+if TYPE_CHECKING:  # which takes a while to load
+    from pgjax.gradcheck import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -87,7 +89,7 @@ class Terminal:
             self._bar.stop()
 
 
-def gradient_table(rows: list[Row]) -> Table:
+def gradient_table(rows: "list[Row]") -> Table:
     """What `gradcheck.check` found."""
     table = Table(
         title="Expected gradients, over all batches there can be, against the exact one",

@@ -33,7 +33,7 @@ import numpy as np
 
 from pgjax import machine, store
 from pgjax.agents import Agent, make_agent, opened_env
-from pgjax.config import TrainConfig
+from pgjax.config import ADDED, TrainConfig
 from pgjax.errors import ConfigError, RunError, RunWarning
 from pgjax.types import Params, TrainState
 
@@ -196,6 +196,9 @@ def settings_digest(config: TrainConfig) -> str:
     values = config.to_json()
     if not config.length_matters:
         del values["updates"]
+    for name in ADDED:
+        if values[name] == getattr(TrainConfig, name):
+            del values[name]
     return store.digest_of(values)
 
 

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from pgjax import spaces
 from pgjax.actions import actions
 from pgjax.dispatch import BLOCK, ROWS, compile_for
-from pgjax.errors import ConfigError, RolloutError
+from pgjax.errors import ConfigError, PgjaxError, RolloutError
 from pgjax.stepping import InTurn, ResettingItself, StepError, Together
 from pgjax.types import Algorithm, Rollout, TrainState
 
@@ -82,9 +82,13 @@ class Stream:
                         log["action"] = np.zeros((num_steps, *action.shape), action.dtype)
                     log["action"][t] = action
                     obs[t + 1] = self._step(action[: self.num_envs], seeds, t, log)
+            except PgjaxError:
+                self._next = None
+                raise
             except (StepError, TypeError, ValueError) as e:
                 self._next = None
-                which = f"environment {e.slot}" if isinstance(e, StepError) else "an environment"
+                slot = e.slot if isinstance(e, StepError) else -1
+                which = f"environment {slot}" if slot >= 0 else "one of the environments"
                 when = "reset" if t < 0 else f"step {t}"
                 what = f"the environment {e}" if isinstance(e, StepError) else f"observation {e}"
                 raise RolloutError(
@@ -96,10 +100,12 @@ class Stream:
         return Rollout(**log)
 
     def episode_info(self) -> dict[str, float]:
-        """Of the episodes that ended in the last rollout; if none did, of the last that had."""
-        if not self._recent:
-            return {"episodes": 0}
-        last = list(self._recent)[-(self._ended or self.num_envs) :]
+        """Of the episodes that ended in the last rollout; if none did, of the last that had.
+
+        Until one has ended, of those that are running, so far.
+        """
+        running = [(*sums, False) for sums in self._sums.T]
+        last = list(self._recent)[-(self._ended or self.num_envs) :] or running
         returns, lengths, cut = np.array(last).T
         return {
             "episodes": self._ended,
@@ -113,6 +119,7 @@ class Stream:
         }
 
     def _begin(self, seeds: list[int]) -> np.ndarray:
+        self._sums[:] = 0.0
         if isinstance(self._envs, ResettingItself):
             return self._encoded(self._envs.reset(seeds))
         return self._encoded(self._envs.reset(dict(enumerate(seeds))))

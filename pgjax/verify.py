@@ -64,7 +64,9 @@ def verify(
                 both = {name: [there.get(name), here.get(name)] for name in names}
                 raise _DiffersError(of["update"], both)
 
-    before = next((at for at in runs.usable(path, config) if at.update < first), None)
+    before = None
+    if config.collect == "episodes":  # a stream goes on from no checkpoint
+        before = next((at for at in runs.usable(path, config) if at.update < first), None)
     with opened_env(config) as env:
         agent = make_agent(config, env)
         engine = make_engine(config, env, agent, 1, num_devices)

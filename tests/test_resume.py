@@ -148,6 +148,21 @@ def test_one_whose_rate_is_annealed_cannot(tmp_path):
         pgjax.resume(tmp_path / "run", updates=3)
 
 
+def test_runs_of_earlier_versions_are_known_again():
+    """Digests of settings as the version before --collect and --normalize-obs wrote them."""
+    before = {
+        "01e19eb49e5972169c5c9edef0a643f9ff1188e3db6732e6c6d84318dc218e97": {},
+        "d6b767c1a40b1a508e7cca9eb2177b1ffaf8d0cd8c0c06444aaf8e45152bb8d6": dict(
+            anneal=True, seed=3
+        ),
+    }
+    for digest, settings_of in before.items():
+        config = pgjax.TrainConfig("CartPole-v1", **settings_of)
+        assert runs.settings_digest(config) == digest
+        changed = dataclasses.replace(config, normalize_obs=True)
+        assert runs.settings_digest(changed) != digest
+
+
 def test_several_seeds_go_on_together(tmp_path):
     config = settings(on_device=True, checkpoint_seconds=0.0)
     pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "whole"), 3)

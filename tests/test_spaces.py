@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -72,6 +73,37 @@ def test_what_is_sent_is_contained_and_follows_from_the_raw_action(kind):
 def test_what_is_sent_by_hand(kind, raw, sent):
     got = actions(SPACES[kind]).send(np.array(raw))
     np.testing.assert_allclose(np.asarray(got, float), sent, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("space", "squash", "raw", "sent"), [
+    (spaces.Box(0, 1, (2,), bool), False, [[0.2, 0.9], [-3.0, 7.0]], [[0, 1], [0, 1]]),
+    (spaces.Box(0, 1, (2,), bool), True, [[-9.0, 9.0]], [[0, 1]]),
+    (spaces.Box(0, 2**63 - 1, (1,), np.int64), False, [[1e20], [-1.0]], [[2**63 - 1], [0]]),
+    (spaces.Box(0, 2**64 - 1, (1,), np.uint64), False, [[1e30], [5.2]], [[2**64 - 1], [5]]),
+    (spaces.Box(-6e4, 6e4, (1,), np.float16), True, [[-99.0], [0.0], [99.0]], [[-6e4], [0], [6e4]]),
+    (spaces.MultiDiscrete(np.array(5)), False, [[3]], [3]),
+    (spaces.MultiBinary(()), False, [[1]], [1]),
+])  # fmt: skip
+def test_what_is_sent_where_dtypes_and_shapes_are_odd(space, squash, raw, sent):
+    got = list(actions(space, squash).send(np.array(raw)))
+    assert all(space.contains(action) for action in got)
+    np.testing.assert_array_equal(np.array(got, object).astype(float), np.array(sent, float))
+
+
+def test_a_policy_of_more_choices_than_the_space_is_told():
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(9, (4,)), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(2, F32))
+    for collect in (pgjax.collect_episodes, _stream):
+        with pytest.raises(pgjax.SpaceError, match="more choices than the action space"):
+            collect(make("Box", "Discrete"), algorithm, state, 20)
+    wrong = pgjax.reinforce(pgjax.GaussianPolicy(2, (4,)), optax.adam(0.01))
+    state = wrong.init(jax.random.key(0), np.zeros(2, F32))
+    with pytest.raises(pgjax.SpaceError, match="the action space needs"):
+        _stream(make("Box", "Discrete"), wrong, state, 20)
+
+
+def _stream(env, algorithm, state, num_steps):
+    return pgjax.collect_steps(pgjax.Stream(env), algorithm, state, num_steps)
 
 
 def test_what_is_sent_to_dict_and_tuple_by_hand():

@@ -17,6 +17,7 @@ from spaces_envs import FEW_KINDS, SPACES, algorithm_for, make, script
 import pgjax
 from pgjax.noise import episode_keys, reset_seeds
 from pgjax.streams import Stream, collect_steps
+from pgjax.verify import verify
 
 NEXT, SAME, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 
@@ -217,6 +218,8 @@ def test_runs_of_streams(tmp_path):
     assert one.metrics[-1]["total_env_steps"] == 3 * 2 * 16
     manifest = json.loads((one.path / "manifest.json").read_text())
     assert "begin anew" in str(manifest)
+    # from the beginning, since a stream goes on from no checkpoint
+    assert verify(one.path, first=3)["identical"]
     with pytest.warns(pgjax.RunWarning, match="begin anew"):
         [longer] = pgjax.resume(one.path, updates=5)
     assert len(longer.metrics) == 5
@@ -236,3 +239,36 @@ def test_runs_of_streams(tmp_path):
 def test_what_does_not_go_together(change, words):
     with pytest.raises(pgjax.ConfigError, match=words):
         pgjax.TrainConfig("CartPole-v1", **{**CONFIG, **change})
+
+
+def test_an_error_ends_what_was_counted():
+    """Episodes of three rewards of 1; the second observation of the second stream is wrong."""
+
+    class Three(gym.Env):
+        observation_space = spaces.Box(-1, 1, (3,), np.float32)
+        action_space = spaces.Discrete(2)
+        wrong = True
+
+        def reset(self, *, seed=None, options=None):
+            self._t = 0
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            self._t += 1
+            bad = self.wrong and self._t == 2
+            obs = np.full(3, np.nan if bad else 0.0, np.float32)
+            return obs, 1.0, self._t == 3, False, {}
+
+    env = Three()
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
+    stream = Stream(env)
+    with pytest.raises(pgjax.RolloutError):
+        collect_steps(stream, algorithm, state, 2)
+    env.wrong = False
+    collect_steps(stream, algorithm, state, 2)
+    assert stream.episode_info()["episodes"] == 0
+    assert stream.episode_info()["mean_return"] == 2.0  # so far
+    collect_steps(stream, algorithm, state, 5)
+    told = stream.episode_info()
+    assert (told["episodes"], told["mean_return"], told["max_length"]) == (2, 3.0, 3.0)
