@@ -32,7 +32,7 @@ SPACES = {
     ),
 }
 KINDS = pytest.mark.parametrize("kind", SPACES)
-QUICK = {"MultiDiscrete", "nested"}
+QUICK = {"nested"}
 FEW_KINDS = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[] if k in QUICK else [pytest.mark.slow]) for k in SPACES]
 )

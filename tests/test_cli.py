@@ -414,7 +414,7 @@ def test_an_interrupt_saves_what_was_learned(tmp_path):
     "env_id",
     [
         "Pendulum-v1",
-        "FrozenLake-v1",
+        pytest.param("FrozenLake-v1", marks=pytest.mark.slow),
         "Blackjack-v1",
         pytest.param("Acrobot-v1", marks=pytest.mark.slow),
         pytest.param("MountainCarContinuous-v0", marks=pytest.mark.slow),

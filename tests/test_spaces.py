@@ -229,7 +229,7 @@ def test_which_observations_are_pictures(space, shape):
     assert image_shape(space) == shape
 
 
-@pytest.mark.parametrize("shape", [(40, 44, 3), (4, 40, 44), (2, 40, 44, 3), (10, 12), (10, 12, 3)])
+@pytest.mark.parametrize("shape", [(40, 44, 3), (2, 10, 12, 3)])
 def test_policies_see_pictures_in_any_batch(shape):
     torso = pgjax.ConvTorso(shape)
     policy = pgjax.SoftmaxPolicy(3, (8,), torso=torso)

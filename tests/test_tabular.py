@@ -122,6 +122,7 @@ def test_the_environment_follows_the_tables():
     assert not truncated.any()
 
 
+@pytest.mark.slow
 def test_on_the_device_it_is_worth_what_the_linear_system_says():
     mdp = tabular.two_state_chain()
     with jax.enable_x64(False):
