@@ -151,12 +151,12 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
             share = (np.tanh(raw) + 1) / 2
             raw = (1 - share) * low + share * high
         if whole:
+            # The bounds themselves, and not what they round to as floats.
             raw = np.rint(raw)
-        # The bounds themselves, not what they round to in another dtype; and after the cast, since
-        # float32(0.1) lies above a float64 bound of 0.1.
-        inside = np.minimum(np.maximum(raw, low), high)
-        with np.errstate(invalid="ignore"):
-            sent = np.where(raw <= low, low, np.where(raw >= high, high, inside.astype(dtype)))
+            inside = np.where((raw > low) & (raw < high), raw, 0.0).astype(dtype)
+            sent = np.where(raw <= low, low, np.where(raw >= high, high, inside))
+        else:  # last, and after the cast: float32(0.1) lies above a float64 bound of 0.1
+            sent = np.minimum(np.maximum(raw, low), high)
         sent = sent.astype(dtype, copy=False).reshape(-1, *shape)
         # An element of a 1-D array is a scalar, which is not contained in a Box of shape ().
         return sent if shape else [np.asarray(x) for x in sent]

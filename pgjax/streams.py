@@ -59,8 +59,8 @@ class Stream:
         ]
         *drawn, seen = compiled.layout.fields
         obs = rows[seen.row][:, : self.num_envs, seen.columns]
-        log: dict[str, Any] = {"next_obs": np.zeros_like(obs[:num_steps])}
         shape = (num_steps, self.num_envs)
+        log: dict[str, Any] = {"next_obs": np.zeros_like(obs[:num_steps])}
         log |= {name: np.zeros(shape, np.float32) for name in ("reward", "weight")}
         log |= {name: np.zeros(shape, bool) for name in ("terminated", "truncated")}
         while len(self._recent) > self.num_envs:  # are told of where none ends
@@ -95,6 +95,7 @@ class Stream:
                     f"{which}, update {int(state.step) + 1}, {when}: {what}: correct it"
                 ) from e
         self._next = obs[num_steps].copy()
+        self._count(log)
         log["obs"], log["action"] = obs[:num_steps], log["action"][:, : self.num_envs]
         self._check(log, int(state.step))
         return Rollout(**log)
@@ -141,16 +142,28 @@ class Stream:
                 again = {int(slot): _reset_seed(seeds[slot], t) for slot in over}
                 obs = obs.copy()
                 obs[over] = self._encoded(self._envs.reset(again))
-        log["weight"][t], log["reward"][t] = real, np.where(real, reward, 0.0)
-        log["terminated"][t] = np.asarray(terminated, bool) & real
-        log["truncated"][t] = np.asarray(truncated, bool) & real
-        self._sums += log["reward"][t], real
-        for slot in np.flatnonzero(log["terminated"][t] | log["truncated"][t]):
+        log["weight"][t], log["reward"][t] = real, reward
+        log["terminated"][t], log["truncated"][t] = terminated, truncated
+        return obs
+
+    def _count(self, log: dict[str, Any]) -> None:
+        """Clear what is no step, and add the rest to the episodes it is of."""
+        real = log["weight"] > 0
+        for name in ("reward", "terminated", "truncated"):
+            log[name][~real] = 0
+        done = np.zeros(self.num_envs, int)  # steps already counted, of each
+        for t, slot in np.argwhere(log["terminated"] | log["truncated"]):
+            self._add(log, slot, done[slot], t + 1)
             cut = log["truncated"][t, slot] and not log["terminated"][t, slot]
             self._recent.append((*self._sums[:, slot], bool(cut)))
-            self._sums[:, slot] = 0.0
+            self._sums[:, slot], done[slot] = 0.0, t + 1
             self._ended += 1
-        return obs
+        for slot in range(self.num_envs):
+            self._add(log, slot, done[slot], None)
+
+    def _add(self, log: dict[str, Any], slot: int, start: int, stop: int | None) -> None:
+        for i, name in enumerate(("reward", "weight")):
+            self._sums[i, slot] += log[name][start:stop, slot].sum(dtype=np.float64)
 
     def _encoded(self, observations: Any) -> np.ndarray:
         """Of each, a row; at once where they are one array already."""
