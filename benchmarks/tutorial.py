@@ -2,10 +2,10 @@
 
     python benchmarks/tutorial.py         (needs gymnasium[mujoco] and torch)
 
-The tutorial, "Training using REINFORCE for MuJoCo", written afresh: one environment in its wrapper, a
-network of 16 and 32 tanh units with two heads in PyTorch, an action at a time, an AdamW step after
-every episode. In turns with pgjax's preset, once compiled, each from untrained and over as many
-environment steps, in one process. Writes its block of the README.
+The tutorial, "Training using REINFORCE for MuJoCo", written afresh: one environment in its wrapper,
+a network of 16 and 32 tanh units with two heads in PyTorch, an action at a time, an AdamW step
+after every episode. In turns with pgjax's preset, once compiled, each from untrained and over as
+many environment steps, in one process. Writes its block of the README.
 """
 
 import argparse
