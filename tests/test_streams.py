@@ -272,3 +272,24 @@ def test_an_error_ends_what_was_counted():
     collect_steps(stream, algorithm, state, 5)
     told = stream.episode_info()
     assert (told["episodes"], told["mean_return"], told["max_length"]) == (2, 3.0, 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # envpool's own
+def test_envpool(tmp_path):
+    """Its CartPole as Gymnasium's: steps that reset weigh nothing, and runs are evaluated."""
+    pytest.importorskip("envpool")
+    config = pgjax.TrainConfig(
+        "CartPole-v1", vectorization="envpool", run_dir=tmp_path / "run", **CONFIG
+    )
+    with pytest.warns(pgjax.RunWarning, match="begin anew"):
+        run = pgjax.train(config)
+    assert run.metrics[-1]["total_env_steps"] <= 3 * 2 * 16
+    assert pgjax.evaluate.evaluate(run, 2)["episodes"] == 2
+    assert_trees_equal(pgjax.load(run.path).state, run.state)
+    other = dict(CONFIG, vectorization="envpool", run_dir=tmp_path / "other")
+    with pytest.raises(pgjax.ConfigError, match="other spaces than Gymnasium's"):
+        pgjax.train(pgjax.TrainConfig("Blackjack-v1", **other))
+    with pytest.raises(pgjax.ConfigError, match="envpool cannot make"):
+        pgjax.train(pgjax.TrainConfig("NoSuchThing-v1", **other))
+    assert not (tmp_path / "other").exists()
