@@ -1,7 +1,14 @@
-"""The tables in README.md are put there by the scripts that measure them."""
+"""The tables in README.md are put there by the scripts that measure them.
+
+    python benchmarks/readme.py NAME COMMAND [ARGUMENT ...]
+
+runs a command from the folder above and puts what it prints into the block of that name.
+"""
 
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +30,10 @@ def line(facts: Mapping[str, object]) -> str:
 
 
 def put(folder: Path, name: str, block: str) -> None:
-    """Put a block between the marks of its name in the folder's README.md, if there is one."""
-    path = folder / "README.md"
-    if path.exists():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, rest = path.read_text().split(start)
+    """Put a block between the marks of its name in the folder's README.md, if they are there."""
+    path, start, end = folder / "README.md", f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if path.exists() and start in (text := path.read_text()):
+        before, rest = text.split(start)
         path.write_text(before + start + block + "\n" + end + rest.split(end)[1])
 
 
@@ -37,3 +43,22 @@ def put_measured(name: str, lines: list[str]) -> None:
     block = "\n".join([*lines, "", line(here() | {"versions": versions})])
     print(block)
     put(HERE, name, block)
+
+
+def main() -> None:
+    name, *command = sys.argv[1:]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = []
+    for text in process.stdout:
+        print(text, end="", flush=True)
+        lines.append(text.rstrip())
+    if process.wait():
+        raise SystemExit(f"{name}: exit code {process.returncode}")
+    seconds = f"{time.perf_counter() - begun:.0f} s in all"
+    put_measured(name, ["```", *lines, "```", "", seconds])
+
+
+if __name__ == "__main__":
+    main()

@@ -3,16 +3,62 @@
     python benchmarks/seeds.py CartPole-v1 --seeds 10 --threshold 475
 
 Each seed is one `python -m pgjax train` in a process of its own; further options are passed on to
-it. Prints a line per seed and exits with 1 if any falls below the threshold.
+it. A seed's result goes into seeds.json beside this file, so that seeds may be run a few at a time
+(`--first`), and the table of all that are there into its block of the README. Exits with 1 if any
+of those run falls below the threshold. With further options nothing is kept.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import jax
+import readme
+
+KEPT = readme.HERE / "seeds.json"
+
+
+def train(env_id: str, seed: int, options: list[str]) -> dict[str, Any]:
+    """What came of one seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "pgjax", "train", env_id, "--seed", str(seed)]
+        begun = time.perf_counter()
+        subprocess.run(
+            [*command, "--run-dir", str(run), *options], check=True, stdout=subprocess.DEVNULL
+        )
+        seconds = time.perf_counter() - begun
+        result = json.loads((run / "evaluation.json").read_text())
+        manifest = json.loads((run / "manifest.json").read_text())
+    return {
+        **{name: round(result[name], 1) for name in ("mean", "std", "min")},
+        "env_steps": manifest["total_env_steps"],
+        "seconds": round(seconds),
+        "params_sha256": manifest["params_sha256"][:12],
+        "date": readme.here()["date"],
+        "jax": jax.__version__,
+    }
+
+
+def keep(env_id: str, seed: int, result: dict[str, Any]) -> None:
+    """Into seeds.json, and all that is there of the environment into the README."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    results = kept.setdefault(env_id, {})
+    results[str(seed)] = result
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    lines = ["| seed | " + " | ".join(result) + " |", "|---" * (len(result) + 1) + "|"]
+    for name in sorted(results, key=int):
+        cells = (f"{x:,}" if isinstance(x, int) else str(x) for x in results[name].values())
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    means = [of_seed["mean"] for of_seed in results.values()]
+    lines += ["", f"mean of {len(means)} seeds: {statistics.mean(means):.1f}, worst {min(means)}"]
+    readme.put(readme.HERE, f"seeds {env_id}", "\n".join(lines))
 
 
 def main() -> None:
@@ -22,29 +68,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--threshold", type=float, default=float("-inf"))
     args, options = parser.parse_known_args()
-    worst = float("inf")
+    means = []
     for seed in range(args.first, args.first + args.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            command = [sys.executable, "-m", "pgjax", "train", args.env_id, "--seed", str(seed)]
-            begun = time.perf_counter()
-            subprocess.run(
-                [*command, "--run-dir", str(run), *options],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            seconds = time.perf_counter() - begun
-            result = json.loads((run / "evaluation.json").read_text())
-            manifest = json.loads((run / "manifest.json").read_text())
-        worst = min(worst, result["mean"])
-        print(
-            f"seed {seed}  mean {result['mean']:8.1f}  std {result['std']:6.1f}  "
-            f"min {result['min']:8.1f}  env_steps {manifest['total_env_steps']:>9,}  "
-            f"{seconds:5.0f} s  {manifest['params_sha256'][:12]}",
-            flush=True,
-        )
-    print(f"worst of {args.seeds}: {worst:.1f}")
-    raise SystemExit(worst < args.threshold)
+        result = train(args.env_id, seed, options)
+        print(f"seed {seed}", *(f"{name} {x}" for name, x in result.items()), flush=True)
+        means.append(result["mean"])
+        if not options:
+            keep(args.env_id, seed, result)
+    print(f"mean of {len(means)}: {statistics.mean(means):.1f}, worst {min(means):.1f}")
+    raise SystemExit(min(means) < args.threshold)
 
 
 if __name__ == "__main__":

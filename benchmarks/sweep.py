@@ -4,14 +4,17 @@
         --set updates 150 --set hidden_sizes '[32, 32]' --set activation '"tanh"'
 
 Every combination of what is given with --over, beside what is given with --set (both as JSON); the
-rest is that of the environment's preset, or the defaults. A line for each, with the means of 50
-evaluation episodes of each seed and the environment steps; seeds begin at --first, so that others
-than those of the benchmarks can be used.
+rest is that of the environment's preset, or the defaults. A line for each, with the mean over the
+seeds, the worst, and of each seed the mean of 100 evaluation episodes and the environment steps.
+Seeds begin at --first, so that others than those of the benchmarks can be used; with --set
+on_device true they are trained in one program.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,17 +24,34 @@ import jax
 import pgjax
 
 
-def tried(env_id: str, settings: dict[str, Any], seed: int) -> tuple[float, int]:
-    """(mean return, environment steps)."""
+def tried(env_id: str, settings: dict[str, Any], seeds: range) -> list[tuple[float, int]]:
+    """(mean return, environment steps) of each seed; NaN for those that diverge."""
     if "hidden_sizes" in settings:
         settings = settings | {"hidden_sizes": tuple(settings["hidden_sizes"])}
+    config = pgjax.TrainConfig.preset(env_id, seed=seeds[0], **settings)
     with tempfile.TemporaryDirectory() as folder:
-        config = pgjax.TrainConfig.preset(env_id, seed=seed, run_dir=Path(folder) / "r", **settings)
-        try:
-            run = pgjax.train(config)
-        except pgjax.DivergedError:
-            return float("nan"), 0
-        return pgjax.evaluate.evaluate(run, 50)["mean"], run.metrics[-1]["total_env_steps"]
+        if config.on_device:
+            return _results(dataclasses.replace(config, run_dir=Path(folder) / "r"), len(seeds))
+        return [
+            result
+            for seed in seeds
+            for result in _results(
+                dataclasses.replace(config, seed=seed, run_dir=Path(folder) / str(seed))
+            )
+        ]
+
+
+def _results(config: pgjax.TrainConfig, num_seeds: int = 1) -> list[tuple[float, int]]:
+    try:
+        if config.on_device:
+            runs = pgjax.train_seeds(config, num_seeds)
+        else:
+            runs = [pgjax.train(config)]
+    except pgjax.DivergedError:
+        return [(float("nan"), 0)] * num_seeds
+    return [
+        (pgjax.evaluate.evaluate(run)["mean"], run.metrics[-1]["total_env_steps"]) for run in runs
+    ]
 
 
 def main() -> None:
@@ -48,9 +68,11 @@ def main() -> None:
     for values in itertools.product(*grid.values()):
         changed = dict(zip(grid, values, strict=True))
         seeds = range(args.first, args.first + args.seeds)
-        results = [tried(args.env_id, fixed | changed, seed) for seed in seeds]
-        told = ", ".join(f"{mean:.1f} ({steps:,})" for mean, steps in results)
-        print(f"{json.dumps(changed)}: {told}", flush=True)
+        results = tried(args.env_id, fixed | changed, seeds)
+        means = [mean for mean, _ in results]
+        each = ", ".join(f"{mean:.1f} ({steps:,})" for mean, steps in results)
+        summary = f"mean {statistics.mean(means):.1f}, worst {min(means):.1f}"
+        print(f"{json.dumps(changed)}: {summary}; {each}", flush=True)
 
 
 if __name__ == "__main__":
