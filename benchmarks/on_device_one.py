@@ -36,8 +36,8 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     init = jax.jit(agent.init, compiler_options=soonest())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475 and int(states.step[0]) < config.updates:
-        states, infos, _ = engine.advance(states, 2 * UPDATES)
-        steps += sum(info["env_steps"] for info in infos[0])
+        states, made = engine.advance(states, 2 * UPDATES)
+        steps += sum(info["env_steps"] for info in made.infos[0])
         run = Run(Path(), config, agent, engine.end(states)[0])
         score = evaluate(run, 20)["mean"]
     return {"evaluation": score, "steps": steps}

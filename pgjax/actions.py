@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from pgjax.choices import Choices
 from pgjax.envs.base import check_action
 from pgjax.errors import SpaceError
 from pgjax.policies import (
@@ -33,12 +34,13 @@ class Actions(NamedTuple):
 
     discrete: bool  # whole numbers, all of them
     shape: tuple[int, ...]  # of one raw action
+    choices: Choices  # how many values each of its numbers takes; None for any number
     send: Callable[[np.ndarray], Any]  # raw [n, *shape] -> n actions, each contained in the space
     policy: Callable[[_Layers], nn.Module]
 
-    def check(self, raw: np.ndarray) -> None:
-        """Raise SpaceError unless raw [n, ...] are actions of this space."""
-        check_action(self.discrete, self.shape, raw[0])
+    def check(self, raw: Any, choices: Choices = ()) -> None:
+        """Raise SpaceError unless a raw action, of so many choices, is one of this space."""
+        check_action(self.discrete, self.shape, self.choices, raw, choices)
 
 
 def actions(space: gym.Space, squash: bool = False) -> Actions:
@@ -62,14 +64,15 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
         sent = []
         for part, width, end in zip(parts, widths, ends, strict=True):
             of_part = raw[:, end - width : end].reshape(-1, *part.shape)
-            sent.append(part.send(of_part.astype(np.int32) if part.discrete else of_part))
+            sent.append(part.send(_whole(of_part) if part.discrete else of_part))
         return [_rebuild(space, iter(each)) for each in zip(*sent, strict=True)]
 
     def policy(layers: _Layers) -> nn.Module:
         heads = tuple(part.policy({"hidden_sizes": ()}) for part in parts)
         return JointPolicy(heads, **layers)
 
-    return Actions(discrete, (int(ends[-1]),), send, policy)
+    choices = tuple(n for part in parts for n in part.choices)
+    return Actions(discrete, (int(ends[-1]),), choices, send, policy)
 
 
 def policy_for(
@@ -96,39 +99,55 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         start, n = int(space.start), size_of("action", space, int(space.n))
 
         def send_one(raw: np.ndarray) -> list[int]:
-            _check_choices(raw, n)
-            return [action + start for action in raw.tolist()]
+            chosen = raw.tolist()
+            if min(chosen) < 0 or max(chosen) >= n:
+                raise _no_choice(raw, n)
+            return [action + start for action in chosen]
 
-        return Actions(True, (), send_one, lambda layers: SoftmaxPolicy(n, **layers))
+        return Actions(True, (), (n,), send_one, lambda layers: SoftmaxPolicy(n, **layers))
     if isinstance(space, spaces.MultiDiscrete):
         nvec = tuple(space.nvec.ravel().tolist())
         size = size_of("action", space, len(nvec))
         size_of("action", space, sum(nvec))
         send = _send_integers(space, space.start, np.array(nvec))
-        return Actions(True, (size,), send, lambda layers: MultiSoftmaxPolicy(nvec, **layers))
+        return Actions(True, (size,), nvec, send, lambda layers: MultiSoftmaxPolicy(nvec, **layers))
     if isinstance(space, spaces.MultiBinary):
         size = size_of("action", space, math.prod(space.shape))
-        send = _send_integers(space, 0, np.array(2))
-        return Actions(True, (size,), send, lambda layers: BernoulliPolicy(size, **layers))
+        send, twos = _send_integers(space, 0, np.array(2)), (2,) * size
+        return Actions(True, (size,), twos, send, lambda layers: BernoulliPolicy(size, **layers))
     if isinstance(space, spaces.Box):
         size = size_of("action", space, math.prod(space.shape))
         send = _send_box(space, squash)
-        policy = GaussianPolicy
-        return Actions(False, (size,), send, lambda layers: policy(size, squash=squash, **layers))
+
+        def gaussian(layers: _Layers) -> nn.Module:
+            return GaussianPolicy(size, squash=squash, **layers)
+
+        return Actions(False, (size,), (None,) * size, send, gaussian)
     raise SpaceError(unsupported("action", space))
 
 
-def _check_choices(raw: np.ndarray, most: Any) -> None:
-    if (raw >= most).any():
+def _whole(raw: np.ndarray) -> np.ndarray:
+    whole = raw.astype(np.int32)
+    if (whole != raw).any():
         raise SpaceError(
-            f"the policy chose {raw.max()}, of at most {np.max(most) - 1}: it has more choices "
-            "than the action space (see pgjax.actions.policy_for)"
+            f"the policy chose {raw[whole != raw][0]}, where the action space has whole numbers "
+            "(see pgjax.actions.policy_for)"
         )
+    return whole
+
+
+def _no_choice(raw: np.ndarray, most: Any) -> SpaceError:
+    wrong = raw[(raw < 0) | (raw >= most)][0]
+    return SpaceError(
+        f"the policy chose {wrong}, of 0 to {np.max(most) - 1}: it has other choices than the "
+        "action space (see pgjax.actions.policy_for)"
+    )
 
 
 def _send_integers(space: Any, start: Any, most: np.ndarray) -> Callable[[np.ndarray], Any]:
     def send(raw: np.ndarray) -> Any:
-        _check_choices(raw, most)
+        if (raw < 0).any() or (raw >= most).any():
+            raise _no_choice(raw, most)
         sent = (raw.reshape(-1, *space.shape) + start).astype(space.dtype)
         return sent if space.shape else [np.asarray(x) for x in sent]
 

@@ -155,7 +155,9 @@ def leave_one_out(estimator: Estimator) -> Estimator:
         x = estimator(rollout, value, next_value)
         # A column of nothing but padding is no episode.
         count = (rollout.weight > 0).any(0).sum()
-        others = (x.sum(1, keepdims=True) - x) / jnp.maximum(count - 1, 1)
+        # One after the other: how a sum over columns is grouped depends on the length of the batch.
+        total = jax.lax.scan(lambda s, column: (s + column, None), jnp.zeros_like(x[:, 0]), x.T)[0]
+        others = (total[:, None] - x) / jnp.maximum(count - 1, 1)
         return _masked(rollout, x - others)
 
     return estimate

@@ -93,22 +93,26 @@ def _make_envpool(config: TrainConfig) -> Any:
     except Exception as e:
         reason = " ".join(str(e).split())
         raise ConfigError(f"envpool cannot make {config.env_id!r}: {reason}") from e
-    with contextlib.closing(make_env(config, 1)) as theirs:  # which evaluates what is learned
-        if _shapes(env.single_observation_space, env.single_action_space) != _shapes(
-            theirs.observation_space, theirs.action_space
-        ):
-            env.close()
-            raise ConfigError(
-                f"envpool's {config.env_id} has other spaces than Gymnasium's, which evaluates: "
-                "--vectorization sync or async"
-            )
+    try:
+        ours = _shapes(env.single_observation_space, env.single_action_space)
+        with contextlib.closing(make_env(config, 1)) as theirs:  # which evaluates what is learned
+            if ours != _shapes(theirs.observation_space, theirs.action_space):
+                raise ConfigError(
+                    f"envpool's {config.env_id} has other spaces than Gymnasium's, which "
+                    "evaluates: --vectorization sync or async"
+                )
+    except BaseException:
+        env.close()
+        raise
     return env
 
 
 def _shapes(seen: gym.Space, acted: gym.Space) -> tuple[Any, ...]:
     """What a policy is made for."""
     observations, sends = spaces.observations(seen), actions(acted)
-    return observations.size, observations.dtype, sends.discrete, sends.shape
+    boxes = [leaf for leaf in spaces.leaves("action", acted) if isinstance(leaf, gym.spaces.Box)]
+    bounds = [(*box.low.ravel().tolist(), *box.high.ravel().tolist()) for box in boxes]
+    return observations.size, observations.dtype, sends.shape, sends.choices, bounds
 
 
 def _make_one(env_id: str, options: dict[str, Any]) -> gym.Env:

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from pgjax import losses, moments
 from pgjax.advantages import Estimator, normalized, reward_to_go
-from pgjax.batches import Batch, Objective, check_parts, count_real, prepare, skip_empty
+from pgjax.batches import Batch, Objective, check_parts, count_real, prepare, skip_empty, told
 from pgjax.chunks import CHUNK_SIZE, Sharding, sum_chunks
 from pgjax.errors import ConfigError
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
@@ -91,6 +91,8 @@ def reinforce(
     for name, coef in (("entropy_coef", entropy_coef), ("value_coef", value_coef)):
         if not callable(coef) and not 0.0 <= coef < float("inf"):
             raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
+    if not callable(entropy_coef):
+        entropy_coef = float(entropy_coef)
     objective = Objective(
         policy,
         critic,
@@ -109,10 +111,12 @@ def reinforce(
         policy_key, critic_key = jax.random.split(init_key)
         # One dict for both: Flax ignores a collection that a module does not use, so that
         # policy.apply(state.params, obs) works with and without a critic.
-        params = dict(policy.init(policy_key, obs))
+        with told(f"{type(policy).__name__}: a policy takes observations [..., d]"):
+            params = dict(policy.init(policy_key, obs))
         if critic is not None:
-            of_critic = dict(critic.init(critic_key, obs))
-            params["critic"] = of_critic.pop("params")
+            with told(f"{type(critic).__name__}: a critic takes observations [..., d]"):
+                of_critic = dict(critic.init(critic_key, obs))
+            params["critic"] = of_critic.pop("params", {})
             if both := (params.keys() & of_critic.keys()) - {moments.OBS}:
                 raise ConfigError(f"policy and critic both keep a collection {sorted(both)}")
             params |= of_critic
@@ -222,7 +226,7 @@ def _chunk_loss(
     }
     total = terms["policy_loss"]
     # Not 0 * entropy, which is NaN where the entropy is infinite.
-    if not isinstance(entropy_coef, float | int) or entropy_coef:
+    if not isinstance(entropy_coef, float) or entropy_coef:
         total = total - entropy_coef * terms["entropy"]
     if objective.critic is not None:
         value: Any = objective.critic.apply(moments.of_critic(params), chunk.obs)

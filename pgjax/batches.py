@@ -1,6 +1,8 @@
 """A rollout as rows that are ready for the loss, in the chunks that it is summed in."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,10 +14,10 @@ from jax import lax
 from pgjax import moments
 from pgjax.advantages import Estimator
 from pgjax.chunks import Sharding, join_rows, split_rows
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, PgjaxError
 from pgjax.metrics import episode_info, explained_variance
 from pgjax.returns import discounted_returns
-from pgjax.types import Info, Params, Rollout, segment_ends, zero_padding
+from pgjax.types import Info, Params, Rollout, repeat_first, segment_ends, zero_padding
 
 
 class Objective(NamedTuple):
@@ -33,7 +35,10 @@ class Objective(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows ready for the loss; nothing in it depends on what is differentiated."""
+    """Rows ready for the loss; nothing in it depends on what is differentiated.
+
+    [T, B, ...], then in chunks [shards, n, chunk_size, ...].
+    """
 
     obs: jax.Array
     action: jax.Array
@@ -43,16 +48,34 @@ class Batch(NamedTuple):
     returns: jax.Array | None  # discounted, of the rewards as they came; None if nobody asks
 
 
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Raise what a part of the user's own raises as one ConfigError, which says what it should be.
+
+    Of one part it is said after a colon what it is.
+    """
+    try:
+        yield
+    except PgjaxError:
+        raise
+    except Exception as e:
+        part, colon, should = what.partition(":")
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        raise ConfigError(f"{part} fails ({reason}){colon}{should}") from e
+
+
 def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
     """Raise ConfigError unless the parts of an objective fit each other; nothing is computed.
 
-    `obs` is one observation [d] or a batch of them.
+    `obs` is one observation [d] or a batch of them [n, d], or one of more axes.
     """
-    rows = jax.ShapeDtypeStruct((2, *jnp.shape(obs)[-1:]), jnp.result_type(obs))
+    shape = jnp.shape(obs)
+    each = shape if len(shape) > 2 else shape[-1:]
+    rows = jax.ShapeDtypeStruct((2, *each), jnp.result_type(obs))
 
     def parts(rows: jax.Array, key: jax.Array) -> Any:
         distribution: Any = objective.policy.apply(params, rows)
-        action = distribution.sample(key)
+        action, _ = distribution.sample(key), distribution.mode()
         shapes = {"log_prob": distribution.log_prob(action), "entropy": distribution.entropy()}
         value = None
         if objective.critic is not None:
@@ -60,13 +83,11 @@ def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
         return action, shapes, value
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    try:
+    with told(
+        f"{type(objective.policy).__name__}: a policy gives a distribution, an object with "
+        "sample(key), log_prob(action), entropy() and mode(), for two observations as for one"
+    ):
         action, shapes, value = jax.eval_shape(parts, rows, key)
-    except (AttributeError, TypeError) as e:
-        raise ConfigError(
-            f"{type(objective.policy).__name__} fails with {e}: a policy gives a distribution, an "
-            "object with sample(key), log_prob(action), entropy() and mode()"
-        ) from e
     for name, x in shapes.items():
         if getattr(x, "shape", None) != (2,):
             whose = "the critic" if name == "critic" else f"the policy's {name}"
@@ -81,7 +102,9 @@ def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
     seen, done = (jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for x in (rows, action))
     rollout = Rollout._make((seen, done, square, flags, flags, seen, square))
     value = None if value is None else square
-    advantage = jax.eval_shape(objective.estimator, rollout, value, value)
+    critic = "" if value is not None else "; there is no critic, so that values are None"
+    with told(f"the estimator: a function (rollout, value, next_value) -> advantage{critic}"):
+        advantage = jax.eval_shape(objective.estimator, rollout, value, value)
     if getattr(advantage, "shape", None) != (2, 2):
         raise ConfigError(
             f"the estimator gives {jax.tree.map(jnp.shape, advantage)} for a rollout of two steps "
@@ -117,7 +140,9 @@ def prepare(
     # At least one, so that a batch without a real step gives nothing over one.
     n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
     shards = sharding.num_shards // sharding.num_devices()
-    return _fill_padding(split_rows(batch, objective.chunk_size, shards)), n, info
+    chunks = split_rows(batch, objective.chunk_size, shards)
+    obs, action = (repeat_first(chunks.weight > 0, x) for x in (chunks.obs, chunks.action))
+    return chunks._replace(obs=obs, action=action), n, info
 
 
 def _fill_shards(sharding: Sharding, rollout: Rollout) -> Rollout:
@@ -136,23 +161,6 @@ def _fill_shards(sharding: Sharding, rollout: Rollout) -> Rollout:
     return jax.tree.map(
         lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), rollout
     )
-
-
-def _fill_padding(chunks: Batch) -> Batch:
-    """Copies of the first real row for the observations and actions of padded ones.
-
-    Not zeros, which need not be possible actions: what is undefined there would give NaN gradients,
-    however it is weighted.
-    """
-    real = chunks.weight > 0
-    first = jnp.argmax(real.ravel())
-
-    def fill(x: jax.Array) -> jax.Array:
-        row = x.reshape((-1,) + x.shape[3:])[first]
-        mask = real.reshape(real.shape + (1,) * (x.ndim - 3))
-        return jnp.where(mask, x, jnp.broadcast_to(row, x.shape))
-
-    return chunks._replace(obs=fill(chunks.obs), action=fill(chunks.action))
 
 
 def skip_empty(fn: Any) -> Any:

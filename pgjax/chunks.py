@@ -59,16 +59,19 @@ class Sharding(NamedTuple):
 def split_rows(tree: Any, chunk_size: int | None, shards: int = 1) -> Any:
     """Leaves [T, B, ...] -> [shards, n, chunk_size, ...], rows of a shard in time-major order.
 
-    Zeros fill the last chunk. With `chunk_size=None` a shard is one chunk.
+    Zeros fill the last chunk. With `chunk_size=None` a shard is one chunk; otherwise there are two
+    at least, since XLA takes a loop over one chunk apart, and then rounds it with what is around.
     """
 
     def split(leaf: jax.Array) -> jax.Array:
         time, columns, *rest = leaf.shape
         rows = jnp.moveaxis(leaf.reshape(time, shards, columns // shards, *rest), 1, 0)
         rows = rows.reshape(shards, -1, *rest)
-        size = chunk_size or rows.shape[1]
-        padding = [(0, 0), (0, -rows.shape[1] % size)] + [(0, 0)] * len(rest)
-        return jnp.pad(rows, padding).reshape(shards, -1, size, *rest)
+        size, count = chunk_size or rows.shape[1], 1
+        if chunk_size is not None:
+            count = max(2, -(-rows.shape[1] // size))
+        padding = [(0, 0), (0, count * size - rows.shape[1])] + [(0, 0)] * len(rest)
+        return jnp.pad(rows, padding).reshape(shards, count, size, *rest)
 
     return jax.tree.map(split, tree)
 

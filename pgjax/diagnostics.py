@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from pgjax.errors import ConfigError
-from pgjax.types import Algorithm, Info, Params, Rollout, zero_padding
+from pgjax.types import Algorithm, Info, Params, Rollout, repeat_first, zero_padding
 
 
 def episode_gradients(
@@ -15,7 +15,8 @@ def episode_gradients(
     """Each episode's own part of the gradient, sum_t advantage grad log pi, by vmap.
 
     Their mean is minus the gradient of a loss with mean_over="episodes", as far as it is the
-    policy's. Memory: the parameters once for each episode.
+    policy's. Memory: the parameters once for each episode. A column of nothing but padding gives
+    zeros, and is to be left out of `summary`: gradients[(rollout.weight > 0).any(0)].
 
     Args:
       algorithm: `log_prob` is used.
@@ -30,13 +31,7 @@ def episode_gradients(
     chex.assert_equal_shape([rollout.reward, advantage])
     rollout = zero_padding(rollout)
     real = rollout.weight > 0
-    # Padded rows repeat the first: zeros need not be possible observations or actions.
-    obs, action = (
-        jnp.where(
-            real.reshape(real.shape + (1,) * (x.ndim - 2)), x, jnp.broadcast_to(x[:1], x.shape)
-        )
-        for x in (rollout.obs, rollout.action)
-    )
+    obs, action = (repeat_first(real, x) for x in (rollout.obs, rollout.action))
     scale = jnp.where(real, rollout.weight * advantage, 0.0)
 
     def gradient(obs: jax.Array, action: jax.Array, scale: jax.Array) -> jax.Array:

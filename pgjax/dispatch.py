@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from pgjax.choices import Choices, choices_of
 from pgjax.compiling import in_order
 from pgjax.metrics import pack, unpack
 from pgjax.noise import episode_keys, noise_at, reset_seeds, split_noise
@@ -68,6 +69,8 @@ class Acting:
     """Compiled functions for an algorithm and shapes of parameters and observations."""
 
     layout: Layout  # of what `act` reads: noise and behind it the observation
+    like: Any  # shape and dtype of one action
+    choices: Choices  # how many values each of its numbers may take
     act: Callable[[jax.Array, list[np.ndarray]], jax.Array]  # (flat, [n, width]s) -> [n, ...]
     _begin: Callable[..., Any]
     _draw: Callable[..., Any]
@@ -100,7 +103,8 @@ def _compiled(
     params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
     _, unravel = ravel_pytree(params)
     key = jax.random.key(0, impl=jax.random.key_impl(jnp.empty((), key_dtype)))
-    draw_one, act_on = split_noise(act, params, key, jnp.zeros(obs_shape, obs_dtype))
+    obs = jnp.zeros(obs_shape, obs_dtype)
+    draw_one, act_on = split_noise(act, params, key, obs)
     drawn = [(x.shape, x.dtype) for x in jax.eval_shape(draw_one, key)]
     layout = lay_out([*drawn, (obs_shape, obs_dtype)])
 
@@ -135,6 +139,7 @@ def _compiled(
     jit = functools.partial(jax.jit, compiler_options=in_order())
     return Acting(
         layout,
+        *choices_of(act, params, key, obs),
         jit(act_on_flat),
         jit(begin, static_argnums=3),
         jit(draw, static_argnums=2),

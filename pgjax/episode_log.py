@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from pgjax.dispatch import BLOCK, ROWS
-from pgjax.errors import RolloutError, shown
+from pgjax.errors import RolloutError
+from pgjax.results import ResultError, write_obs, write_step
 from pgjax.rows import Layout
 from pgjax.spaces import Observations
 from pgjax.stepping import StepError
 from pgjax.types import Rollout
 
 _CAPACITY = 128  # steps of the log, at first
-_WRONG_OBS = "the observation {}: correct the environment"
-_STEP = "(observation, reward, terminated, truncated, info)"
 _MIN_LENGTH = 8  # of the padded time axis, which doubles from here
 
 
@@ -80,9 +79,9 @@ class EpisodeLog:
     def observe(self, episode: Episode, obs: Any) -> None:
         """The first observation of an episode."""
         try:
-            self._obs[self.time, episode.slot] = self._encode(obs)
-        except (TypeError, ValueError) as e:
-            raise self._error(episode, 0, _WRONG_OBS.format(e)) from None
+            write_obs(self._obs[self.time], episode.slot, self._encode, obs)
+        except ResultError as e:
+            raise self._error(episode, 0, str(e)) from None
 
     def act(self, running: dict[int, Episode], action: np.ndarray) -> None:
         """Record the raw actions of all slots, before anybody steps."""
@@ -99,33 +98,14 @@ class EpisodeLog:
         rewards, successors = self._reward[now], self._obs[now + 1]
         ended = []
         for episode, result in zip(running.values(), results, strict=True):
-            slot, at = episode.slot, now - episode.start
+            slot = episode.slot
             try:
-                obs, reward, terminated, truncated, _ = result
-            except (TypeError, ValueError):
-                given = f"{len(result)} values" if isinstance(result, tuple) else shown(result)
-                what = f"step returned {given}, not {_STEP}: correct the environment"
-                raise self._error(episode, at, what, now + 1) from None
-            try:
-                successors[slot] = self._encode(obs)
-            except (TypeError, ValueError) as e:
-                raise self._error(episode, at + 1, _WRONG_OBS.format(e)) from None
-            try:
-                if reward is None:  # NumPy would make NaN of it
-                    raise TypeError
-                rewards[slot] = reward
-            except (TypeError, ValueError):
-                what = f"the reward is {shown(reward)}, not a number: correct the environment"
-                raise self._error(episode, at, what, now + 1) from None
-            try:
-                over = bool(terminated or truncated)
-            except (TypeError, ValueError):
-                flags = shown((terminated, truncated))
-                what = f"(terminated, truncated) is {flags}, not two flags: correct the environment"
-                raise self._error(episode, at, what, now + 1) from None
-            if over:
+                flags = write_step(result, slot, successors, rewards, self._encode)
+            except ResultError as e:
+                raise self._error(episode, now - episode.start + e.later, str(e), now + 1) from None
+            if any(flags):
                 episode.stop, episode.final_obs = now + 1, successors[slot].copy()
-                episode.terminated, episode.truncated = bool(terminated), bool(truncated)
+                episode.terminated, episode.truncated = flags
                 self._check(episode, now + 1)
                 self._done.append(episode)
                 ended.append(slot)

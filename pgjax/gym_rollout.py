@@ -70,6 +70,7 @@ def collect_episodes(
     seen = spaces.observations(envs.observation_space)
     first = int(state.step) * int(num_episodes)
     compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
+    sends.check(compiled.like, compiled.choices)
     params, seeds, noise = compiled.begin(state, num_episodes)
     log = EpisodeLog(envs.num_envs, seen, compiled.layout, sends.send)
     waiting = iter(range(num_episodes))
@@ -95,8 +96,6 @@ def collect_episodes(
                 if episode.planned <= time:
                     log.plan(episode, noise(episode.column, time - episode.start))
             action = np.asarray(compiled.act(params, [row[time] for row in log.rows]))
-            if time == 0:
-                sends.check(action)
             log.act(running, action)
             try:
                 results = envs.step(sends.send(action), running)

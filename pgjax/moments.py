@@ -52,11 +52,9 @@ def merge(moments: Moments, sums: Moments) -> Moments:
     share = 1.0 / jnp.maximum(count, 1.0)
     shift = share * sums["mean"]
     spread = share * (moments["count"] * moments["var"] + sums["var"]) - shift**2
-    return {
-        "count": count,
-        "mean": jnp.where(count > 0, moments["mean"] + shift, 0.0),
-        "var": jnp.where(count > 0, jnp.maximum(spread, 0.0), moments["var"]),
-    }
+    merged = {"count": count, "mean": moments["mean"] + shift, "var": jnp.maximum(spread, 0.0)}
+    kept = {**moments, "mean": jnp.where(moments["count"] > 0, moments["mean"], 0.0)}
+    return {name: jnp.where(sums["count"] > 0, merged[name], kept[name]) for name in merged}
 
 
 def nothing_seen(size: int) -> Moments:

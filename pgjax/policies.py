@@ -159,7 +159,8 @@ class ConvTorso(nn.Module):
     Source: Mnih et al. 2013, Playing Atari with deep reinforcement learning, section 4.1.
     """
 
-    shape: Sequence[int]  # [H, W], [H, W, C], [frames, H, W] or [frames, H, W, C]
+    # [H, W], [frames, H, W, C], [H, W, C], or [frames, H, W] where W is greater than the frames
+    shape: Sequence[int]
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
@@ -167,7 +168,7 @@ class ConvTorso(nn.Module):
         x = obs.reshape(*obs.shape[:-1], *self.shape).astype(jnp.float32) / 255.0
         if len(self.shape) == 2:
             x = x[..., None]
-        elif len(self.shape) == 3 and self.shape[-1] > 4:  # frames, not colours
+        elif len(self.shape) == 3 and self.shape[-1] > self.shape[0]:  # frames, not colours
             x = jnp.moveaxis(x, -3, -1)
         elif len(self.shape) == 4:
             x = jnp.moveaxis(x, -4, -2)

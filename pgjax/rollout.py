@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pgjax.choices import choices_of
 from pgjax.chunks import Sharding, largest
 from pgjax.envs import base
 from pgjax.errors import ConfigError
@@ -131,9 +132,11 @@ def _collect(
     keys = episode_keys(state.key, first + numbers)
     reset_keys, step_keys = jax.vmap(base.environment_keys)(reset_seeds(keys))
     env_state, obs = jax.vmap(env.reset)(reset_keys)
-    space, like = env.action_space, jax.eval_shape(act, state.params, state.key, obs[0])
-    discrete = isinstance(space, base.Discrete)
-    base.check_action(discrete, () if discrete else (math.prod(space.shape),), like)
+    like, choices = choices_of(act, state.params, state.key, obs[0])
+    if isinstance(env.action_space, base.Discrete):
+        base.check_action(True, (), (env.action_space.n,), like, choices)
+    else:
+        base.check_action(False, (math.prod(env.action_space.shape),), (), like, choices)
     draw, act_on = split_noise(act, state.params, state.key, obs[0])
     act_on_rows = _in_blocks(act_on, state.params, width)
 

@@ -26,7 +26,7 @@ def observations(space: gym.Space) -> Observations:
     """Flattened as by gymnasium.spaces.flatten, but in the order and dtype of the space's parts.
 
     Box of any shape and dtype; Discrete and each of MultiDiscrete one-hot; MultiBinary; Dict and
-    Tuple of these, side by side. float64 becomes float32 where JAX computes in that (its default).
+    Tuple of these, side by side. Numbers of 64 bits become float32 where JAX computes in that (its default).
 
     Raises:
       SpaceError: for any other space.
@@ -90,6 +90,8 @@ def _numbers(space: Any, size: int) -> Observations:
     kinds = "biuf" if dtype.kind == "f" else "biu"  # no fractions where they would be cut off
     if dtype.itemsize == 8:  # not always: the call is slow, and made for every update
         dtype = jax.dtypes.canonicalize_dtype(dtype)
+        if dtype.itemsize == 4:  # of 32 bits where large integers do not come round again
+            dtype = np.dtype(np.float32)
 
     def flatten(obs: Any) -> np.ndarray:
         given = obs
@@ -110,6 +112,7 @@ def _one_hot(
     space: Any, nvec: np.ndarray, start: np.ndarray, shape: tuple[int, ...]
 ) -> Observations:
     """A one among zeros for each number."""
+    nvec, start = nvec.astype(np.int64), start.astype(np.int64)
     size = size_of("observation", space, int(nvec.sum()))
     offset, last = np.cumsum(nvec) - nvec - start, start + nvec - 1
 
@@ -130,7 +133,8 @@ def _one_hot(
 def image_shape(space: gym.Space) -> tuple[int, ...] | None:
     """The shape of what is a picture, or a stack of frames; None of anything else.
 
-    Bytes from 0 to 255 of [H, W], [H, W, C] or [frames, H, W(, C)], at least eight each way.
+    Bytes from 0 to 255 of [H, W], [H, W, C] or [frames, H, W(, C)], at least eight each way. Of
+    three axes the last is of colours unless it is longer than the first.
     """
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return None

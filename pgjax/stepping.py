@@ -21,6 +21,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from pgjax.errors import SpaceError, shown
 
+_STEP = "(observation, reward, terminated, truncated, info)"
+
 
 class StepError(Exception):
     """An environment raised, hung or died."""
@@ -53,7 +55,14 @@ class InTurn:
         return self._each(reset, seeds)
 
     def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
-        return self._each(lambda slot: self.envs[slot].step(actions[slot]), slots)
+        def step(slot: int) -> Any:
+            result = self.envs[slot].step(actions[slot])
+            if not isinstance(result, tuple | list) or len(result) != 5:
+                given = f"{len(result)} values" if isinstance(result, tuple) else shown(result)
+                raise _FaultError(f"returned {given}, not {_STEP}")
+            return result
+
+        return self._each(step, slots)
 
     def _each(self, call: Any, slots: Iterable[int]) -> list[Any]:
         results: list[Any] = []
@@ -211,18 +220,19 @@ class ResettingItself(_Vector):
         return self._each(obs)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
-        """(observations to act on, rewards, terminated, truncated, true successors, real)."""
-        obs, reward, terminated, truncated, info = self._call("step", self._batch(actions))
-        each, real = self._each(obs), ~self._over
+        """(observations to act on, rewards, terminated, truncated, real, true successors)."""
+        obs, reward, *flags, info = self._call("step", self._batch(actions))
+        terminated, truncated = (np.asarray(flag, bool) for flag in flags)
+        each, real, over = self._each(obs), ~self._over, terminated | truncated
         if self.mode == AutoresetMode.NEXT_STEP:
-            self._over = terminated | truncated  # the step after these is a reset
-            return each, reward, terminated, truncated, each, real
-        over = terminated | truncated
-        if not over.any():
-            return each, reward, terminated, truncated, each, real
-        finals = info["final_obs"]
+            self._over = over  # the step after these is a reset
+        if self.mode == AutoresetMode.NEXT_STEP or not over.any():
+            return each, reward, terminated, truncated, real, each
+        finals = info.get("final_obs") if isinstance(info, dict) else None
+        if finals is None:
+            raise StepError(-1, "gave no info['final_obs'] at an end, as its mode SAME_STEP says")
         successors = [finals[slot] if over[slot] else each[slot] for slot in range(self.num_envs)]
-        return each, reward, terminated, truncated, successors, real
+        return each, reward, terminated, truncated, real, successors
 
 
 def said(error: BaseException) -> str:

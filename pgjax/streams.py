@@ -7,6 +7,7 @@ anew, and so not to the bit.
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,9 +17,19 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from pgjax import spaces
 from pgjax.actions import actions
 from pgjax.dispatch import BLOCK, ROWS, compile_for
-from pgjax.errors import ConfigError, PgjaxError, RolloutError
+from pgjax.errors import ConfigError, RolloutError, SpaceError
+from pgjax.results import ResultError, write_obs, write_step
+from pgjax.rows import Layout
 from pgjax.stepping import InTurn, ResettingItself, StepError, Together
 from pgjax.types import Algorithm, Rollout, TrainState
+
+
+class _SlotError(Exception):
+    """Something wrong in what one of the environments returned."""
+
+    def __init__(self, slot: int, result: ResultError):
+        super().__init__(slot, result)
+        self.slot, self.result = slot, result
 
 
 class Stream:
@@ -28,6 +39,7 @@ class Stream:
       env: one environment or a vector of them, in any autoreset mode: NEXT_STEP, whose steps after
         an end have weight 0; SAME_STEP, whose true successors are taken from `final_obs`; DISABLED,
         or a plain SyncVectorEnv, whose resets get seeds that follow from (state.key, update, time).
+        Not Gymnasium's FunctionalJaxVectorEnv (SpaceError).
       squash: as of `collect_episodes`.
       step_timeout: as of `collect_episodes`.
     """
@@ -47,29 +59,25 @@ class Stream:
 
     def collect(self, algorithm: Algorithm, state: TrainState, num_steps: int) -> Rollout:
         """The next steps: see `collect_steps`."""
-        if not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        integer = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
+        if not integer or num_steps < 1:
             raise ConfigError(f"num_steps must be an integer of at least 1, got {num_steps!r}")
         compiled = compile_for(algorithm, state, np.zeros(self._seen.size, self._seen.dtype))
+        self._sends.check(compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)
-        blocks = -(-num_steps // BLOCK)
-        slots = -(-self.num_envs // ROWS) * ROWS
-        rows = [
-            np.zeros((blocks * BLOCK + 1, slots, width), dtype)
-            for width, dtype in zip(compiled.layout.widths, compiled.layout.dtypes, strict=True)
-        ]
+        rows = self._rows(compiled.layout, num_steps)
         *drawn, seen = compiled.layout.fields
         obs = rows[seen.row][:, : self.num_envs, seen.columns]
-        shape = (num_steps, self.num_envs)
-        log: dict[str, Any] = {"next_obs": np.zeros_like(obs[:num_steps])}
-        log |= {name: np.zeros(shape, np.float32) for name in ("reward", "weight")}
-        log |= {name: np.zeros(shape, bool) for name in ("terminated", "truncated")}
+        log = self._log(compiled.like, obs, num_steps)
         while len(self._recent) > self.num_envs:  # are told of where none ends
             self._recent.popleft()
         self._ended = 0
-        with self._envs.patience(self._timeout):
-            try:
-                t = -1
-                obs[0] = self._begin(seeds) if self._next is None else self._next
+        # Unknown until the end: whatever ends this sooner, environments have moved on.
+        begun, self._next = self._next, None
+        t = -1
+        try:
+            with self._envs.patience(self._timeout):
+                obs[0] = self._begin(seeds) if begun is None else begun
                 for t in range(num_steps):
                     if t % BLOCK == 0:
                         for column in range(self.num_envs):
@@ -77,28 +85,30 @@ class Stream:
                                 of_column = rows[field.row][t : t + BLOCK, column]
                                 of_column[:, field.columns] = x.reshape(BLOCK, -1)
                     action = np.asarray(compiled.act(params, [row[t] for row in rows]))
-                    if t == 0:
-                        self._sends.check(action)
-                        log["action"] = np.zeros((num_steps, *action.shape), action.dtype)
-                    log["action"][t] = action
+                    log["action"][t] = action[: self.num_envs]
                     obs[t + 1] = self._step(action[: self.num_envs], seeds, t, log)
-            except PgjaxError:
-                self._next = None
-                raise
-            except (StepError, TypeError, ValueError) as e:
-                self._next = None
-                slot = e.slot if isinstance(e, StepError) else -1
-                which = f"environment {slot}" if slot >= 0 else "one of the environments"
-                when = "reset" if t < 0 else f"step {t}"
-                what = f"the environment {e}" if isinstance(e, StepError) else f"observation {e}"
-                raise RolloutError(
-                    f"{which}, update {int(state.step) + 1}, {when}: {what}: correct it"
-                ) from e
-        self._next = obs[num_steps].copy()
+        except (StepError, _SlotError) as e:
+            cause = e if isinstance(e, StepError) else None
+            raise self._error(e, int(state.step), t) from cause
         self._count(log)
-        log["obs"], log["action"] = obs[:num_steps], log["action"][:, : self.num_envs]
+        log["obs"] = obs[:num_steps]
         self._check(log, int(state.step))
+        self._next = obs[num_steps].copy()
         return Rollout(**log)
+
+    def _rows(self, layout: Layout, num_steps: int) -> list[np.ndarray]:
+        """What the policy reads at each time: noise, laid out in blocks, and the observation."""
+        steps, slots = -(-num_steps // BLOCK) * BLOCK + 1, -(-self.num_envs // ROWS) * ROWS
+        rows = zip(layout.widths, layout.dtypes, strict=True)
+        return [np.zeros((steps, slots, width), dtype) for width, dtype in rows]
+
+    def _log(self, action: Any, obs: np.ndarray, num_steps: int) -> dict[str, Any]:
+        """Empty fields of a Rollout, but for obs."""
+        shape = (num_steps, self.num_envs)
+        log: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in ("reward", "weight")}
+        log |= {name: np.zeros(shape, bool) for name in ("terminated", "truncated")}
+        log["action"] = np.zeros((*shape, *action.shape), action.dtype)
+        return {**log, "next_obs": np.zeros_like(obs[:num_steps])}
 
     def episode_info(self) -> dict[str, float]:
         """Of the episodes that ended in the last rollout; if none did, of the last that had.
@@ -123,27 +133,38 @@ class Stream:
         self._sums[:] = 0.0
         if isinstance(self._envs, ResettingItself):
             return self._encoded(self._envs.reset(seeds))
-        return self._encoded(self._envs.reset(dict(enumerate(seeds))))
+        return self._reset(dict(enumerate(seeds)))
+
+    def _reset(self, seeds: dict[int, int]) -> np.ndarray:
+        """First observations [n, d] of some, by their number."""
+        envs: Any = self._envs
+        return self._encoded(envs.reset(seeds), list(seeds))
 
     def _step(self, action: np.ndarray, seeds: list[int], t: int, log: dict[str, Any]) -> Any:
         """One step of all; returns the observations to act on next."""
-        sent = self._sends.send(action)
+        sent, now = self._sends.send(action), {name: x[t] for name, x in log.items()}
         if isinstance(self._envs, ResettingItself):
-            now, reward, terminated, truncated, successors, real = self._envs.step(sent)
-            obs = self._encoded(now)
-            log["next_obs"][t] = obs if successors is now else self._encoded(successors)
-        else:
-            results = self._envs.step(sent, range(self.num_envs))
-            each, reward, terminated, truncated, _ = zip(*results, strict=True)
-            obs, real = self._encoded(each), np.ones(self.num_envs, bool)
-            log["next_obs"][t] = obs
-            over = np.flatnonzero(np.logical_or(terminated, truncated))
-            if len(over):
-                again = {int(slot): _reset_seed(seeds[slot], t) for slot in over}
-                obs = obs.copy()
-                obs[over] = self._encoded(self._envs.reset(again))
-        log["weight"][t], log["reward"][t] = real, reward
-        log["terminated"][t], log["truncated"][t] = terminated, truncated
+            seen, *of_step, successors = self._envs.step(sent)
+            for name, x in zip(
+                ("reward", "terminated", "truncated", "weight"), of_step, strict=True
+            ):
+                now[name][:] = x
+            obs = self._encoded(seen)
+            now["next_obs"][:] = obs if successors is seen else self._encoded(successors)
+            return obs
+        results = self._envs.step(sent, range(self.num_envs))
+        for slot, result in enumerate(results):
+            try:
+                flags = write_step(result, slot, now["next_obs"], now["reward"], self._seen.encode)
+            except ResultError as e:
+                raise _SlotError(slot, e) from None
+            now["terminated"][slot], now["truncated"][slot] = flags
+        now["weight"][:] = 1.0
+        over = np.flatnonzero(now["terminated"] | now["truncated"])
+        if not len(over):
+            return now["next_obs"]
+        obs = now["next_obs"].copy()
+        obs[over] = self._reset({int(slot): _reset_seed(seeds[slot], t) for slot in over})
         return obs
 
     def _count(self, log: dict[str, Any]) -> None:
@@ -165,20 +186,35 @@ class Stream:
         for i, name in enumerate(("reward", "weight")):
             self._sums[i, slot] += log[name][start:stop, slot].sum(dtype=np.float64)
 
-    def _encoded(self, observations: Any) -> np.ndarray:
+    def _encoded(self, observations: Any, slots: Sequence[int] | None = None) -> np.ndarray:
         """Of each, a row; at once where they are one array already."""
         space = self._envs.observation_space
         whole = isinstance(observations, np.ndarray) and isinstance(space, gym.spaces.Box)
         if whole and observations.shape[1:] == space.shape:
             return observations.reshape(len(observations), -1)
-        return np.stack([self._seen.encode(obs) for obs in observations])
+        rows = np.zeros((len(observations), self._seen.size), self._seen.dtype)
+        for i, obs in enumerate(observations):
+            try:
+                write_obs(rows, i, self._seen.encode, obs, later=1)
+            except ResultError as e:
+                raise _SlotError(slots[i] if slots else i, e) from None
+        return rows
+
+    def _error(self, error: "StepError | _SlotError", step: int, t: int) -> RolloutError:
+        """What to raise for what happened at time t, or at the first reset if that is below 0."""
+        which = f"environment {error.slot}" if error.slot >= 0 else "one of the environments"
+        if isinstance(error, StepError):
+            what = f"the environment {error}: correct it"
+            when = f"step {t}" if t >= 0 else "reset"
+        else:
+            what, when = str(error.result), f"step {t + error.result.later}"
+        return RolloutError(f"{which}, update {step + 1}, {when}: {what}")
 
     def _check(self, log: dict[str, Any], step: int) -> None:
         for name in ("obs", "action", "reward", "next_obs"):
             finite = np.isfinite(log[name]).reshape(*log["weight"].shape, -1).all(-1)
             if not finite.all():
                 t, slot = np.argwhere(~finite)[0]
-                self._next = None
                 advice = (
                     "the policy has diverged, lower the learning rate"
                     if name == "action"
@@ -212,7 +248,10 @@ def collect_steps(
       Rollout of numpy arrays, [num_steps, num_envs, ...]; weight is 0 for steps that an environment
       took to reset itself.
 
-    Raises: as `collect_episodes`.
+    Raises:
+      ConfigError, SpaceError: as `collect_episodes`.
+      RolloutError: as `collect_episodes`, but it names environment, update and step, and has no
+        `replay`. After it, or anything else that cuts a rollout short, all episodes begin anew.
     """
     return stream.collect(algorithm, state, num_steps)
 
@@ -222,6 +261,11 @@ def _adapted(env: gym.Env | VectorEnv) -> InTurn | Together | ResettingItself:
         return InTurn(env.envs)
     if not isinstance(env, VectorEnv):
         return InTurn([env])
+    if any(of.__name__ == "FunctionalJaxVectorEnv" for of in type(env.unwrapped).__mro__):
+        raise SpaceError(
+            "gymnasium's FunctionalJaxVectorEnv loses a step of every environment when one of them "
+            'ends: make it with vectorization_mode="sync", or take pgjax.envs.from_func_env'
+        )
     disabled = env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED
     return Together(env) if disabled else ResettingItself(env)
 

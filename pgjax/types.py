@@ -59,6 +59,17 @@ def zero_padding(rollout: Rollout) -> Rollout:
     return Rollout(*(clear(leaf) for leaf in rollout))
 
 
+def repeat_first(real: jax.Array, x: jax.Array) -> jax.Array:
+    """X [..., *rest] with its first real row in place of those that are not real [...].
+
+    For observations and actions: zeros need not be possible ones, and what is undefined there would
+    give NaN gradients, however it is weighted.
+    """
+    first = x.reshape((-1, *x.shape[real.ndim :]))[jnp.argmax(real.ravel())]
+    mask = real.reshape(real.shape + (1,) * (x.ndim - real.ndim))
+    return jnp.where(mask, x, jnp.broadcast_to(first, x.shape))
+
+
 def segment_ends(rollout: Rollout) -> jax.Array:
     """[T, B] bool: the last real step of each episode, or of each column that stops unended.
 

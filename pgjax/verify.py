@@ -1,6 +1,7 @@
 """Does a run come out again, update by update, from its settings alone?"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,16 @@ def verify(
     path = Path(path)
     config = runs.read_config(path, allow_env_import=allow_env_import)
     recorded = _recorded(path)
-    last = len(recorded) if last is None else last
-    if not 1 <= first <= last <= len(recorded):
-        raise ConfigError(f"--updates {first}:{last}, but 1:{len(recorded)} are recorded")
+    most = len(recorded)
+    if config.collect == "steps":
+        most = min(most, _first_resumed(path))
+    last = most if last is None else last
+    if not 1 <= first <= last <= most:
+        anew = "; a stream of steps that was resumed comes out again up to there"
+        raise ConfigError(
+            f"--updates {first}:{last}, but 1:{most} can be compared"
+            + anew * (most < len(recorded))
+        )
 
     def compare(metrics: Metrics, made: Made) -> None:
         for of, digest in zip(metrics[0], made.digests[0], strict=True):
@@ -126,6 +134,15 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise RunError(f"{path} holds no readable record ({e}): train again") from None
     return rows
+
+
+def _first_resumed(path: Path) -> int:
+    """After how many updates a run was first resumed where it was."""
+    try:
+        resumed = store.read_sealed(path / "manifest.json").get("resumed", [])
+        return min((of["update"] for of in resumed), default=sys.maxsize)
+    except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
+        raise RunError(f"{path}: the manifest cannot be read ({e}): train again") from None
 
 
 def _machine(path: Path, env_id: str) -> list[str]:

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -199,6 +199,9 @@ def test_padding_of_a_users_own_parts_does_no_harm(rng):
         def entropy(self):
             return jnp.full(self.mean.shape[:-1], jnp.inf)
 
+        def mode(self):
+            return jnp.exp(self.mean - 1.0)
+
     class Policy(nn.Module):
         @nn.compact
         def __call__(self, obs):
@@ -305,11 +308,35 @@ class _PerDimension(NamedTuple):
     def entropy(self):
         return self.mean.sum(-1)
 
+    def mode(self):
+        return self.mean
+
 
 class _OwnPolicy(nn.Module):
     @nn.compact
     def __call__(self, obs):
         return _PerDimension(nn.Dense(3)(obs))
+
+
+class _Torso(nn.Module):
+    fn: Any
+
+    def __call__(self, obs):
+        return self.fn(obs)
+
+
+class _NoDistribution(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(2)(obs)
+
+
+def _less_the_value(rollout, value, next_value):
+    return rollout.reward - value
+
+
+def _of_what_is_not_there(rollout, value, next_value):
+    return rollout.rewards
 
 
 @pytest.mark.parametrize(
@@ -319,9 +346,36 @@ class _OwnPolicy(nn.Module):
         (_OwnPolicy(), {}, r"log_prob gives \(2, 3\) for two"),
         (pgjax.SoftmaxPolicy(2), {"estimator": advantages.gae(0.9, 0.9)}, "there is none"),
         (pgjax.SoftmaxPolicy(2), {"estimator": lambda r, v, w: r.reward.sum(0)}, r"gives \(2,\)"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": _less_the_value}, "estimator fails .*is no critic"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": _of_what_is_not_there}, "no attribute 'rewards'"),
+        (_NoDistribution(), {}, "_NoDistribution fails .*a policy gives a distribution"),
+        (pgjax.SoftmaxPolicy(2, torso=_Torso(jnp.ravel)), {}, "SoftmaxPolicy fails .*two obs"),
+        (pgjax.SoftmaxPolicy(2, torso=_Torso(jnp.sum)), {}, "SoftmaxPolicy fails"),
+        (pgjax.SoftmaxPolicy(2, torso=_Torso(lambda x: (x, x))), {}, "SoftmaxPolicy fails"),
+        (
+            pgjax.SoftmaxPolicy(2),
+            {"critic": pgjax.ValueNetwork(torso=_Torso(jnp.sum))},
+            "ValueNetwork fails .*a critic takes",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_told_before_the_first_step(policy, options, words):
     algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
-    with pytest.raises(pgjax.ConfigError, match=words):
+    with pytest.raises(pgjax.ConfigError, match=words) as e:
         algorithm.init(jax.random.key(0), OBS)
+    assert "\n" not in str(e.value)
+
+
+def test_observations_need_not_be_flat(rng):
+    class Pictures(nn.Module):
+        @nn.compact
+        def __call__(self, obs):
+            x = nn.Conv(2, (3, 3))(obs).reshape(*obs.shape[:-3], -1)
+            return pgjax.distributions.Categorical(nn.Dense(2)(x))
+
+    algorithm = pgjax.reinforce(Pictures(), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros((4, 4, 1), np.float32))
+    batch = make_rollout(rng, [3, 2])
+    obs = rng.normal(size=(*batch.weight.shape, 4, 4, 1)).astype(np.float32)
+    _, info = algorithm.update(state, batch._replace(obs=obs, next_obs=obs))
+    assert info["grad_norm"] > 0

@@ -12,7 +12,7 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 # A file imports only from rows above its own.
 ROWS = [
-    ["errors", "presets", "store"],
+    ["errors", "presets", "store", "choices"],
     ["types", "envs.base", "compiling"],
     ["chunks", "returns", "losses", "distributions", "noise", "rows", "envs.classic", "moments"],
     ["diagnostics", "envs.tabular"],
@@ -21,7 +21,7 @@ ROWS = [
     ["algorithms"],
     ["gradcheck"],
     # --- the shell ---
-    ["spaces"],
+    ["spaces", "results"],
     ["actions", "config", "dispatch", "envs.adapters", "processes", "statistics", "machine"],
     ["stepping"],
     ["episode_log"],

@@ -45,9 +45,13 @@ def test_merged_they_are_those_of_all_that_was_seen(rng):
 
 
 def test_a_batch_of_nothing_changes_nothing():
+    rows, nothing = jnp.full((4, 2), jnp.nan), jnp.zeros(4)
     kept = moments.nothing_seen(2)
-    rows, weight = jnp.full((4, 2), jnp.nan), jnp.zeros(4)
-    assert_trees_equal(moments.merge(kept, moments.weighted_sums(kept, rows, weight)), kept)
+    known = moments.centred_on(kept, jnp.ones(2))
+    assert_trees_equal(moments.merge(known, moments.weighted_sums(known, rows, nothing)), kept)
+    some = jnp.array([[0.1, 3.0], [0.7, 3.1], [0.3, 3.3]])
+    kept = moments.merge(known, moments.weighted_sums(known, some, jnp.ones(3)))
+    assert_trees_equal(moments.merge(kept, moments.weighted_sums(kept, rows, nothing)), kept)
 
 
 def test_policies_see_deviations(algorithm):

@@ -2,6 +2,7 @@
 
 import functools
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +54,7 @@ def test_what_is_sent_is_contained_and_follows_from_the_raw_action(kind):
     distribution = policy.apply(params, 3.0 * jax.random.normal(jax.random.key(1), (64, 3)))
     raw = np.asarray(distribution.sample(jax.random.key(2)))
     assert raw.shape == (64, *sends.shape)
-    sends.check(raw)
+    sends.check(raw[0])
     sent = list(sends.send(raw))
     assert all(space.contains(action) for action in sent)
     # nothing is always the same, but the choice of one
@@ -90,16 +91,53 @@ def test_what_is_sent_where_dtypes_and_shapes_are_odd(space, squash, raw, sent):
     np.testing.assert_array_equal(np.array(got, object).astype(float), np.array(sent, float))
 
 
-def test_a_policy_of_more_choices_than_the_space_is_told():
-    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(9, (4,)), optax.adam(0.01))
+class Untouched(gym.Env):
+    """Nobody may step it."""
+
+    observation_space = SPACES["Box"]
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        raise AssertionError(action)
+
+
+HALF = pgjax.JointPolicy((pgjax.SoftmaxPolicy(4, ()), pgjax.GaussianPolicy(2, ())), (4,))
+
+
+@pytest.mark.parametrize(("policy", "space", "words"), [
+    (pgjax.SoftmaxPolicy(4, (4,)), "Discrete", "one of 4, where the action space has 3"),
+    (pgjax.SoftmaxPolicy(2, (4,)), "Discrete", "one of 2, where the action space has 3"),
+    (pgjax.GaussianPolicy(2, (4,)), "Discrete", "the action space needs discrete"),
+    (pgjax.SoftmaxPolicy(2, (4,)), "Box", "the action space needs continuous"),
+    (pgjax.GaussianPolicy(3, (4,)), "Box", "the action space needs continuous"),
+    (pgjax.MultiSoftmaxPolicy((2, 5, 4), (4,)), "MultiDiscrete", "one of 5, .* has 3"),
+    (pgjax.BernoulliPolicy(3, (4,)), "MultiDiscrete", "one of 2, .* has 3"),
+    (pgjax.MultiSoftmaxPolicy((2, 2, 3), (4,)), "MultiBinary", "one of 3, .* has 2"),
+    (HALF, "Dict", "one of 4, .* has 3"),
+    (pgjax.GaussianPolicy(3, (4,)), "Dict", "the policy chose .* whole numbers"),
+])  # fmt: skip
+@pytest.mark.parametrize("collect", ["episodes", "steps"])
+def test_a_policy_that_does_not_fit_is_told_before_the_first_step(policy, space, words, collect):
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(2, F32))
-    for collect in (pgjax.collect_episodes, _stream):
-        with pytest.raises(pgjax.SpaceError, match="more choices than the action space"):
-            collect(make("Box", "Discrete"), algorithm, state, 20)
-    wrong = pgjax.reinforce(pgjax.GaussianPolicy(2, (4,)), optax.adam(0.01))
-    state = wrong.init(jax.random.key(0), np.zeros(2, F32))
-    with pytest.raises(pgjax.SpaceError, match="the action space needs"):
-        _stream(make("Box", "Discrete"), wrong, state, 20)
+    env = Untouched(SPACES[space])
+    with pytest.raises(pgjax.SpaceError, match=words):
+        (pgjax.collect_episodes if collect == "episodes" else _stream)(env, algorithm, state, 20)
+
+
+@pytest.mark.parametrize("kind", ["Discrete", "MultiDiscrete", "MultiBinary"])
+@pytest.mark.parametrize("wrong", [-1, 9])
+def test_a_choice_that_there_is_not_is_never_sent(kind, wrong):
+    sends = actions(SPACES[kind])
+    raw = np.zeros((2, *sends.shape), np.int32)
+    raw[1] = wrong
+    with pytest.raises(pgjax.SpaceError, match=f"the policy chose {wrong}, of 0 to"):
+        sends.send(raw)
 
 
 def _stream(env, algorithm, state, num_steps):
