@@ -155,8 +155,10 @@ def leave_one_out(estimator: Estimator) -> Estimator:
         x = estimator(rollout, value, next_value)
         # A column of nothing but padding is no episode.
         count = (rollout.weight > 0).any(0).sum()
-        # One after the other: how a sum over columns is grouped depends on the length of the batch.
-        total = jax.lax.scan(lambda s, column: (s + column, None), jnp.zeros_like(x[:, 0]), x.T)[0]
+        # One after the other: how a sum of columns is grouped depends on the length of the batch.
+        total, _ = jax.lax.scan(
+            lambda s, column: (s + column, None), jnp.zeros_like(x[:, 0]), x.T, unroll=8
+        )
         others = (total[:, None] - x) / jnp.maximum(count - 1, 1)
         return _masked(rollout, x - others)
 

@@ -1,20 +1,18 @@
 """`reinforce(...)` ties policy, estimator, critic and optimiser into an Algorithm."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from pgjax import losses, moments
 from pgjax.advantages import Estimator, normalized, reward_to_go
 from pgjax.batches import Batch, Objective, check_parts, count_real, prepare, skip_empty, told
-from pgjax.chunks import CHUNK_SIZE, Sharding, sum_chunks
+from pgjax.chunks import CHUNK_SIZE, Sharding, in_a_branch, sum_chunks
 from pgjax.errors import ConfigError
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
@@ -166,7 +164,7 @@ def reinforce(
             return params, opt_state, optax.tree.norm(grads)
 
         if sharding.num_shards > 1:
-            step = _in_a_branch(step, state.step >= 0)  # which is so, but XLA cannot know
+            step = in_a_branch(step, state.step >= 0)  # which is so, but XLA cannot know
         params, opt_state, grad_norm = step(total, n)
         kept = {name: moments.merge(known[name], sums) for name, sums in seen.items()}
         info = _finish(sums, n, info) | {"grad_norm": grad_norm}
@@ -177,20 +175,6 @@ def reinforce(
         return entropy_coef(step) if callable(entropy_coef) else entropy_coef
 
     return Algorithm(*(jax.jit(f) for f in (init, act, log_prob, loss, update)))
-
-
-def _in_a_branch(fn: Callable[..., Any], true: jax.Array) -> Callable[..., Any]:
-    """`fn`, across whose border XLA fuses nothing.
-
-    Elsewhere its rounding would depend on what stands around it, such as a gather over devices. A
-    branch costs as much as the whole update of a small policy in `dispatch.updater`.
-    """
-
-    def alone(*args: Any) -> Any:
-        otherwise = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *args))
-        return lax.cond(true, fn, lambda *_: otherwise, *args)
-
-    return alone
 
 
 def _rows(batch: Batch) -> dict[str, jax.Array]:

@@ -13,7 +13,7 @@ from jax import lax
 
 from pgjax import moments
 from pgjax.advantages import Estimator
-from pgjax.chunks import Sharding, join_rows, split_rows
+from pgjax.chunks import Sharding, in_a_branch, join_rows, split_rows
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.metrics import episode_info, explained_variance
 from pgjax.returns import discounted_returns
@@ -128,7 +128,9 @@ def prepare(
         goes_on = jnp.where(segment_ends(whole), 0.0, objective.scale_rewards)
         returns = sharding.mine(discounted_returns(whole.reward, goes_on))
         scale = moments.reciprocal_size(params[moments.RETURNS])
-        whole = whole._replace(reward=scale * whole.reward)
+        # Fused into a recursion it would be rounded with it, and otherwise for another length.
+        scaled = in_a_branch(jnp.multiply, info["env_steps"] >= 0)(scale, whole.reward)
+        whole = whole._replace(reward=scaled)
     advantage, target = objective.estimator(whole, value, next_value), jnp.zeros_like(whole.reward)
     if value is not None:
         target = inspect.unwrap(objective.estimator)(whole, value, next_value) + value

@@ -144,3 +144,17 @@ def sum_rows(tree: Any) -> Any:
     together = jnp.stack([leaf.astype(jnp.result_type(float, *leaves)) for leaf in leaves], -1)
     total = sum_chunks(lambda chunk: chunk.sum(0), split_rows(together, CHUNK_SIZE))
     return jax.tree.unflatten(treedef, [total[i] for i in range(len(leaves))])
+
+
+def in_a_branch(fn: Callable[..., Any], true: jax.Array) -> Callable[..., Any]:
+    """`fn`, across whose border XLA fuses nothing.
+
+    Elsewhere its rounding would depend on what stands around it, such as a gather over devices. A
+    branch costs as much as the whole update of a small policy in `dispatch.updater`.
+    """
+
+    def alone(*args: Any) -> Any:
+        otherwise = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *args))
+        return lax.cond(true, fn, lambda *_: otherwise, *args)
+
+    return alone

@@ -28,11 +28,18 @@ def discounted_returns(
     discount_t = _per_step(discount_t, r_t)
     bootstrap_value = jnp.broadcast_to(jnp.asarray(bootstrap_value, r_t.dtype), r_t.shape[1:])
 
+    # In whole turns of a loop, and never one turn, which XLA would take apart and round with what is
+    # around: so the length changes no bit. A step of reward 0 and discount 1 changes nothing.
+    missing = max(-len(r_t) % _UNROLL, 2 * _UNROLL - len(r_t))
+    padding = [(0, missing)] + [(0, 0)] * (r_t.ndim - 1)
+    xs = jnp.pad(r_t, padding), jnp.pad(discount_t, padding, constant_values=1)
+
     def step(g: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         g = x[0] + x[1] * g
         return g, g
 
-    return lax.scan(step, bootstrap_value, (r_t, discount_t), reverse=True, unroll=_UNROLL)[1]
+    returns = lax.scan(step, bootstrap_value, xs, reverse=True, unroll=_UNROLL)[1]
+    return returns[: len(r_t)]
 
 
 def lambda_returns(

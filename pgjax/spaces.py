@@ -26,7 +26,7 @@ def observations(space: gym.Space) -> Observations:
     """Flattened as by gymnasium.spaces.flatten, but in the order and dtype of the space's parts.
 
     Box of any shape and dtype; Discrete and each of MultiDiscrete one-hot; MultiBinary; Dict and
-    Tuple of these, side by side. Numbers of 64 bits become float32 where JAX computes in that (its default).
+    Tuple of these, side by side. 64 bits become float32 where JAX computes in 32 (its default).
 
     Raises:
       SpaceError: for any other space.
