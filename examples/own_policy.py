@@ -32,10 +32,16 @@ class Laplace(NamedTuple):  # four methods are all that a distribution needs
         return self.loc
 
 
-class Policy(nn.Module):  # or a torso alone: pgjax.GaussianPolicy(1, torso=nn.Dense(32))
+class Torso(nn.Module):  # any module from observations [..., d] to features [..., n]
     @nn.compact
     def __call__(self, obs):
-        x = nn.LayerNorm()(nn.gelu(nn.Dense(32)(obs)))
+        return nn.LayerNorm()(nn.gelu(nn.Dense(32)(obs)))
+
+
+class LaplacePolicy(nn.Module):  # any module whose output is a distribution
+    @nn.compact
+    def __call__(self, obs):
+        x = Torso()(obs)
         scale = self.param("log_scale", nn.initializers.zeros, (1,))
         return Laplace(nn.Dense(1)(x), jnp.broadcast_to(jnp.exp(scale), (*x.shape[:-1], 1)))
 
@@ -50,12 +56,13 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # quicker for so smal
 optimizer = optax.chain(
     optax.clip_by_global_norm(1.0), optax.lion(optax.cosine_decay_schedule(3e-3, 200))
 )
-algorithm = pgjax.reinforce(
-    Policy(), optimizer, estimator=pgjax.advantages.normalized(centred_rewards)
-)
 env = gym.make_vec("Pendulum-v1", num_envs=8, vectorization_mode="sync")
-state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
-for update in range(200):
-    state, info = algorithm.update(state, pgjax.collect_episodes(env, algorithm, state, 8))
-    if update % 20 == 19:
-        print(f"update {update + 1}  return {info['mean_return']:.1f}")
+for policy in (pgjax.GaussianPolicy(1, hidden_sizes=(), torso=Torso()), LaplacePolicy()):
+    estimator = pgjax.advantages.normalized(centred_rewards)
+    algorithm = pgjax.reinforce(policy, optimizer, estimator=estimator)
+    state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
+    for update in range(1, 201):
+        state, info = algorithm.update(state, pgjax.collect_episodes(env, algorithm, state, 8))
+        if update % 50 == 0:
+            name = type(policy).__name__
+            print(f"{name}  update {update}  return {info['mean_return']:.1f}")

@@ -72,8 +72,8 @@ def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
     """Generalised advantage estimation; needs a critic.
 
     Args:
-      gamma, lambda_: in [0, 1]; lambda_=1 has no bias from the critic, 0 the least variance. A
-        critic that is right gives none at any lambda_.
+      gamma, lambda_: in [0, 1]; lambda_=1 has no bias from the critic, and the smaller it is, the
+        less variance with a critic that is good. One that is right gives no bias at any lambda_.
       reward_scale: factor on the rewards, to bring the critic's values near 1.
 
     Raises:

@@ -70,7 +70,7 @@ class TrainConfig:
     estimator: Literal["reward_to_go", "gae"] = "reward_to_go"
     """How advantages are estimated; gae needs the critic."""
     gae_lambda: float = 0.95
-    """Lambda of gae, 0 to 1: 1 has no bias from the critic, 0 the least variance."""
+    """Lambda of gae, 0 to 1: 1 has no bias from the critic; less variance below, if it is good."""
     critic: bool = False
     """Learn a value function, as a baseline and to bootstrap from."""
     reward_scale: float = 1.0

@@ -28,8 +28,8 @@ def discounted_returns(
     discount_t = _per_step(discount_t, r_t)
     bootstrap_value = jnp.broadcast_to(jnp.asarray(bootstrap_value, r_t.dtype), r_t.shape[1:])
 
-    # In whole turns of a loop, and never one turn, which XLA would take apart and round with what is
-    # around: so the length changes no bit. A step of reward 0 and discount 1 changes nothing.
+    # In whole turns of a loop, and never one turn, which XLA would take apart and round with what
+    # is around: so the length changes no bit. A step of reward 0 and discount 1 changes nothing.
     missing = max(-len(r_t) % _UNROLL, 2 * _UNROLL - len(r_t))
     padding = [(0, missing)] + [(0, 0)] * (r_t.ndim - 1)
     xs = jnp.pad(r_t, padding), jnp.pad(discount_t, padding, constant_values=1)

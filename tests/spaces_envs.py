@@ -54,8 +54,8 @@ class Scripted(gym.Env):
     def step(self, action):
         assert self.action_space.contains(action), action
         self._t += 1
-        last = self._t == len(self._of) - 1
-        return self._of[self._t], float(self._t), last, False, {}
+        flags = ends(self._seed) if self._t == len(self._of) - 1 else (False, False)
+        return self._of[self._t], float(self._t), *flags, {}
 
 
 @functools.cache
@@ -63,6 +63,11 @@ def _script(name, seed):
     space = SPACES[name]
     space.seed(seed % 2**31)
     return tuple(space.sample() for _ in range(3 + seed % 4))
+
+
+def ends(seed):
+    """(terminated, truncated) of the last step of an episode: either, or both."""
+    return [(True, False), (False, True), (True, True)][int(seed) // 4 % 3]
 
 
 def script(space, seed):

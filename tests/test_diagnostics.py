@@ -1,5 +1,8 @@
 """Per-episode gradients, and what is said of them."""
 
+from typing import NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +32,34 @@ def test_their_mean_is_the_gradient_of_the_loss(rng, policy, action):
     whole = jax.grad(lambda p: algorithm.loss(p, rollout)[0])(params)
     assert each.shape == (4, ravel_pytree(params)[0].size)
     np.testing.assert_allclose(each.mean(0), -ravel_pytree(whole)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_columns_and_first_rows_of_padding(rng):
+    """log of an action of 0 is no number, and weighs nothing."""
+
+    class LogNormal(NamedTuple):
+        mean: jax.Array
+
+        def log_prob(self, action):
+            return jnp.sum(-0.5 * (jnp.log(action) - self.mean) ** 2, -1)
+
+    class Policy(nn.Module):
+        @nn.compact
+        def __call__(self, obs):
+            return LogNormal(nn.Dense(1)(obs))
+
+    policy = Policy()
+    algorithm = pgjax.reinforce(policy, optax.identity())
+    params = policy.init(jax.random.key(0), np.zeros(4))
+    rollout = make_rollout(rng, [3, 2, 4], action=lambda shape: np.ones((*shape, 1), np.float32))
+    rollout.weight[:, 1] = 0.0
+    rollout.weight[0, 0] = 0.0
+    each = diagnostics.episode_gradients(algorithm, params, rollout, rollout.reward)
+    np.testing.assert_array_equal(each[1], 0.0)
+    # d/db of -(0 - mean)^2 / 2 is -mean
+    mean = policy.apply(params, rollout.obs).mean[..., 0]
+    by_hand = (-mean * rollout.reward * rollout.weight).sum(0)
+    np.testing.assert_allclose(each[:, 0], by_hand, rtol=1e-4, atol=1e-6)
 
 
 def test_their_variance_is_the_exact_one():

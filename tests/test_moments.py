@@ -116,24 +116,38 @@ def test_their_gradient_is_zero(algorithm, rng):
     assert any((x != 0).any() for x in jax.tree.leaves(grads["params"]))
 
 
-def test_padding_changes_no_bit(rng):
-    algorithm = make(scale_rewards=0.9, chunk_size=16)
-    state = algorithm.init(jax.random.key(0), OBS)
-    rollout = make_rollout(rng, [50, 37, 12], obs_dim=3)
-    longer = jax.tree.map(
-        lambda x: (
-            np.concatenate([x, np.full((64 - len(x), *x.shape[1:]), np.nan).astype(x.dtype)])
-            if x.dtype == np.float32
-            else np.concatenate([x, np.zeros((64 - len(x), *x.shape[1:]), x.dtype)])
-        ),
-        rollout,
+def padded_to(rollout, length):
+    """With NaN behind it, where there can be any."""
+
+    def pad(x):
+        missing = ((0, length - len(x)),) + ((0, 0),) * (x.ndim - 1)
+        return np.pad(x, missing, constant_values=np.nan if x.dtype == np.float32 else 0)
+
+    longer = jax.tree.map(pad, rollout)
+    return longer._replace(weight=np.nan_to_num(longer.weight))
+
+
+@pytest.mark.parametrize("lengths", [[8, 8], pytest.param([33, 61, 12, 5], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("estimator", "critic"),
+    [
+        (advantages.gae(0.9, 0.9), CRITIC),
+        (advantages.reward_to_go(0.9), CRITIC),
+        (advantages.normalized(advantages.leave_one_out(advantages.reward_to_go(0.9))), None),
+    ],
+    ids=["gae", "reward_to_go", "leave_one_out"],
+)
+def test_padding_changes_no_bit(estimator, critic, lengths, rng):
+    """Fewer rows than a chunk and more, whole turns of a loop and not, in a second update."""
+    algorithm = pgjax.reinforce(
+        POLICY, optax.adam(0.01), critic=critic, estimator=estimator, scale_rewards=0.9
     )
-    longer = longer._replace(weight=np.nan_to_num(longer.weight))
-    for _ in range(2):
-        once, _ = algorithm.update(state, rollout)
-        padded, _ = algorithm.update(state, longer)
+    rollout = make_rollout(rng, lengths, obs_dim=3)
+    state, _ = algorithm.update(algorithm.init(jax.random.key(0), OBS), rollout)
+    once, _ = algorithm.update(state, rollout)
+    for length in (64, 256):
+        padded, _ = algorithm.update(state, padded_to(rollout, length))
         assert_trees_equal(once, padded)
-        state = once
 
 
 def test_rewards_are_divided_by_the_size_of_returns_before(rng):

@@ -72,6 +72,19 @@ def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
 
 
 @pytest.mark.slow
+def test_one_result_where_a_device_has_few_rows_and_keeps_moments(tmp_path):
+    """Two episodes of 40 steps a shard: less than a chunk."""
+    few = ("--updates", "20", "--eval-episodes", "2", "--max-episode-steps", "40")
+    kept = ("--normalize-obs", "--scale-rewards", "--episodes-per-update", "16")
+    for n in (1, 2, 8):
+        flags = f"--xla_force_host_platform_device_count={n}"
+        path, devices = str(tmp_path / str(n)), ("--num-devices", str(n))
+        words = ("train", "Pendulum-v1", "--on-device", "--run-dir", path, *few, *kept, *devices)
+        assert start(*words, XLA_FLAGS=flags).communicate()[1] == ""
+    assert len({(p / "digests.jsonl").read_bytes() for p in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp_path):
     both = start_two(*train(tmp_path / "run"), "--updates", "100000")

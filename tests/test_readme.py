@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -54,7 +55,12 @@ def test_the_test_command_is_that_of_ci():
             ["6 runs", "learning rate 0.3000", "sweep.png"],
             marks=pytest.mark.slow,
         ),
-        pytest.param("own_policy.py", [], ["update 200  return -"], marks=pytest.mark.slow),
+        pytest.param(
+            "own_policy.py",
+            [],
+            ["GaussianPolicy  update 200  return -", "LaplacePolicy  update 200  return -"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "short_corridor.py",
             ["--episodes", "3", "--runs", "4", "--out", "{out}"],
@@ -68,6 +74,16 @@ def test_examples_run(script, options, words, tmp_path):
     command = [sys.executable, str(ROOT / "examples" / script), *options]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert all(word in out for word in words), out
+
+
+@pytest.mark.slow
+def test_the_short_corridor_is_learned():
+    """100 runs with a baseline: the best p(right) and what it is worth, from the book."""
+    import short_corridor
+
+    _, p = short_corridor.train(2**-10, 2**-9, episodes=1000, runs=100)
+    assert np.mean(p) == pytest.approx(0.5858, abs=0.02)
+    assert np.mean(short_corridor.value(p)) == pytest.approx(-11.657, abs=0.3)
 
 
 @pytest.mark.slow

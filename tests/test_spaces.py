@@ -10,7 +10,7 @@ import optax
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from spaces_envs import F32, FEW_KINDS, KINDS, SPACES, algorithm_for, make, script
+from spaces_envs import F32, FEW_KINDS, KINDS, SPACES, algorithm_for, ends, make, script
 
 import pgjax
 from pgjax.actions import actions, policy_for
@@ -144,11 +144,27 @@ def _stream(env, algorithm, state, num_steps):
     return pgjax.collect_steps(pgjax.Stream(env), algorithm, state, num_steps)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64])
+def test_a_choice_that_is_seen_may_be_of_any_integers(dtype):
+    start = 100 if dtype == np.int8 else 0
+    seen = observations(spaces.MultiDiscrete([3, 4], dtype=dtype, start=[start, start]))
+    row = seen.encode(np.array([start + 2, start + 1], dtype))
+    np.testing.assert_array_equal(row, [0, 0, 1, 0, 1, 0, 0])
+
+
+def test_large_integers_that_are_seen_do_not_come_round():
+    seen = observations(spaces.Box(0, 2**40, (2,), np.int64))
+    row = np.asarray(seen.encode(np.array([2**35, 3])), seen.dtype)
+    np.testing.assert_array_equal(row, [2.0**35, 3.0])
+
+
 def test_what_is_sent_to_dict_and_tuple_by_hand():
     """In the order of the space: b before a, z before w."""
     [sent] = actions(SPACES["Dict"]).send(np.array([[2.0, 0.2, 7.0]], F32))
     np.testing.assert_allclose(sent["a"], [0.2, 0.5], rtol=1e-6)
     assert sent["b"] == 1
+    [sent] = actions(SPACES["Dict"], squash=True).send(np.array([[2.0, 0.0, 99.0]], F32))
+    np.testing.assert_allclose(sent["a"], [0.25, 0.5], rtol=1e-6)
     [sent] = actions(SPACES["Tuple"]).send(np.array([[1, 0, 1]], np.int32))
     assert (sent[0].tolist(), sent[1]) == ([1, 0], 1)
     row = np.array([[1.0, 2.0, 0.5, 0.0, 1.0, 300.0, 7.4]], F32)
@@ -203,9 +219,10 @@ def expected_rollout(kind, rollout, seeds):
         np.testing.assert_allclose(rollout.next_obs[:length, b], rows[1:], rtol=1e-6)
         np.testing.assert_array_equal(rollout.reward[:length, b], np.arange(1, length + 1))
         last = np.arange(len(rollout.weight)) == length - 1
-        np.testing.assert_array_equal(rollout.terminated[:, b], last)
+        terminated, truncated = ends(seed)
+        np.testing.assert_array_equal(rollout.terminated[:, b], last & terminated)
+        np.testing.assert_array_equal(rollout.truncated[:, b], last & truncated)
         np.testing.assert_array_equal(rollout.weight[:, b], np.arange(len(rollout.weight)) < length)
-    assert not rollout.truncated.any()
 
 
 def seeds_of(state, count):
@@ -258,6 +275,7 @@ def test_processes_give_the_same(obs_kind, action_kind):
     (spaces.Box(0, 255, (4, 84, 84), np.uint8), (4, 84, 84)),
     (spaces.Box(0, 255, (4, 96, 96, 3), np.uint8), (4, 96, 96, 3)),
     (spaces.Box(0, 255, (10, 10), np.uint8), (10, 10)),
+    (spaces.Box(0, 255, (84, 84, 6), np.uint8), (84, 84, 6)),
     (spaces.Box(0, 255, (128,), np.uint8), None),
     (spaces.Box(0, 1, (96, 96, 3), np.uint8), None),
     (spaces.Box(0, 255, (96, 96, 3), np.float32), None),
@@ -285,6 +303,7 @@ def test_channels_of_pictures():
     for shape, channels in (
         ((10, 12), 1),
         ((10, 12, 3), 3),
+        ((10, 12, 6), 6),
         ((5, 10, 12), 5),
         ((2, 10, 12, 3), 6),
     ):

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import time
 
 import gymnasium as gym
 import jax
@@ -12,7 +13,7 @@ import pytest
 from conftest import assert_trees_equal
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from spaces_envs import FEW_KINDS, SPACES, algorithm_for, make, script
+from spaces_envs import FEW_KINDS, SPACES, algorithm_for, ends, make, script
 
 import pgjax
 from pgjax.noise import episode_keys, reset_seeds
@@ -29,14 +30,15 @@ def as_vector(kind, n, mode):
 
 
 def expected_rows(kind, seeds, gap):
-    """(flattened obs, next obs, reward, terminated, weight) of episodes one after the other."""
+    """(flattened obs, next obs, reward, flags, weight) of episodes one after the other."""
     for seed in seeds:
         rows = [spaces.flatten(SPACES[kind], obs) for obs in script(SPACES[kind], seed)]
         last = len(rows) - 2
         for t in range(last + 1):
-            yield rows[t], rows[t + 1], t + 1.0, t == last, 1.0
+            flags = ends(seed) if t == last else (False, False)
+            yield rows[t], rows[t + 1], t + 1.0, flags, 1.0
         if gap:
-            yield rows[-1], None, 0.0, False, 0.0
+            yield rows[-1], None, 0.0, (False, False), 0.0
 
 
 def assert_columns(kind, rollouts, seeds, gap):
@@ -45,13 +47,13 @@ def assert_columns(kind, rollouts, seeds, gap):
         rows = expected_rows(kind, seeds(b), gap)
         for rollout in rollouts:
             for t in range(len(rollout.weight)):
-                obs, next_obs, reward, terminated, weight = next(rows)
+                obs, next_obs, reward, flags, weight = next(rows)
                 assert rollout.weight[t, b] == weight
                 np.testing.assert_allclose(rollout.obs[t, b], obs, rtol=1e-6)
-                assert (rollout.reward[t, b], rollout.terminated[t, b]) == (reward, terminated)
+                assert rollout.reward[t, b] == reward
+                assert (rollout.terminated[t, b], rollout.truncated[t, b]) == flags
                 if weight:
                     np.testing.assert_allclose(rollout.next_obs[t, b], next_obs, rtol=1e-6)
-        assert not any(rollout.truncated.any() for rollout in rollouts)
 
 
 @FEW_KINDS
@@ -157,6 +159,85 @@ def test_gymnasium_s_own_vectors():
     np.testing.assert_allclose(told["mean_length"], np.mean(exact))
 
 
+@pytest.mark.parametrize("mode", [NEXT, SAME, DISABLED])
+def test_cut_short_a_stream_begins_anew(mode):
+    """Environments have moved on: their next observation is not the one that was kept."""
+
+    class Interrupted(gym.vector.VectorWrapper):
+        steps = 0
+
+        def step(self, actions):
+            self.steps += 1
+            if self.steps == 8:
+                raise KeyboardInterrupt
+            return super().step(actions)
+
+    algorithm, state = algorithm_for("Box", "Box")
+    stream = Stream(Interrupted(as_vector("Box", 3, mode)))
+    collect_steps(stream, algorithm, state, 5)
+    with pytest.raises(KeyboardInterrupt):
+        collect_steps(stream, algorithm, state, 5)
+    again = collect_steps(stream, algorithm, state, 20)
+    fresh = collect_steps(Stream(as_vector("Box", 3, mode)), algorithm, state, 20)
+    for a, b in zip(again, fresh, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_streams_squash():
+    """tanh of the raw action, scaled to the bounds of each dimension."""
+    sent = []
+
+    class Sent(gym.Env):
+        observation_space = spaces.Box(-1, 1, (2,), np.float32)
+        action_space = SPACES["Box"]
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            sent.append(action)
+            return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    algorithm, state = algorithm_for("Box", "Box")
+    rollout = collect_steps(Stream(Sent(), squash=True), algorithm, state, 30)
+    low, high = Sent.action_space.low, Sent.action_space.high
+    expected = low + (high - low) * (np.tanh(rollout.action[:, 0].astype(float)) + 1) / 2
+    np.testing.assert_allclose(sent, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stream_that_hangs_is_given_up():
+    class Hangs(gym.Env):
+        observation_space = spaces.Box(-1, 1, (2,), np.float32)
+        action_space = SPACES["Box"]
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            while True:
+                time.sleep(0.01)
+
+    algorithm, state = algorithm_for("Box", "Box")
+    with pytest.raises(pgjax.RolloutError, match=r"step 0: .*not come back for more than 0.2 s"):
+        collect_steps(Stream(Hangs(), step_timeout=0.2), algorithm, state, 4)
+
+
+def test_gymnasium_s_functional_vectors_are_refused():
+    env = gym.make_vec("phys2d/CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
+    with pytest.raises(pgjax.SpaceError, match="loses a step"):
+        Stream(env)
+
+
+def test_same_step_without_the_successor():
+    class Forgets(gym.vector.VectorWrapper):
+        def step(self, actions):
+            return (*super().step(actions)[:-1], {})
+
+    algorithm, state = algorithm_for("Box", "Box")
+    with pytest.raises(pgjax.RolloutError, match="gave no info.*SAME_STEP"):
+        collect_steps(Stream(Forgets(as_vector("Box", 2, SAME))), algorithm, state, 20)
+
+
 class Failing(gym.Env):
     """Wrong at step 3."""
 
@@ -185,7 +266,11 @@ class Failing(gym.Env):
         (RuntimeError("broken"), "environment 0, update 1, step 3: .*broken"),
         ((np.full(3, np.nan, np.float32), 0.0, False, False, {}), "step 4: the observation is not"),
         ((np.zeros(3, np.float32), np.inf, False, False, {}), "step 3: the reward is not finite"),
-        ((np.zeros(4, np.float32), 0.0, False, False, {}), "has shape"),
+        ((np.zeros(4, np.float32), 0.0, False, False, {}), "step 4: the observation has shape"),
+        ((np.zeros(3, np.float32), 0.0, False, {}), "step 3: .*returned 4 values, not"),
+        (None, "step 3: the environment returned None, not"),
+        ((np.zeros(3, np.float32), "a", False, False, {}), "step 3: the reward is 'a', not"),
+        ((np.zeros(3, np.float32), 0.0, np.zeros(2), False, {}), "step 3: .* not two flags"),
     ],
 )
 def test_what_goes_wrong_is_told(wrong, words):
@@ -195,7 +280,7 @@ def test_what_goes_wrong_is_told(wrong, words):
         collect_steps(Stream(Failing(wrong)), algorithm, state, 8)
 
 
-@pytest.mark.parametrize("num_steps", [0, -1, 2.0])
+@pytest.mark.parametrize("num_steps", [0, -1, 2.0, True])
 def test_num_steps_out_of_range(num_steps):
     algorithm, state = algorithm_for("Box", "Box")
     with pytest.raises(pgjax.ConfigError, match="num_steps"):
