@@ -66,9 +66,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         critic=True,
         scale_rewards=True,
     ),
-    # Its observations are of the order of 1, but for the legs' contacts: divided by how seldom they
-    # are, they would drown the rest just where it lands. A discount nearer to 1, or a shorter trace,
-    # and it learns to hover.
+    # Its observations are of the order of 1 already; the legs' contacts, which are rare, would stand
+    # ten deviations out just where it lands. With a smaller discount it learns to hover.
     "LunarLander-v3": dict(
         updates=3000,
         episodes_per_update=4,

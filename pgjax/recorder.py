@@ -1,18 +1,21 @@
 """Writing the folder of a run: settings, manifest, a line per update, checkpoints."""
 
+import contextlib
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.serialization
 import jax
 
-from pgjax import machine, store
+from pgjax import machine, runs, store
 from pgjax.config import TrainConfig
-from pgjax.errors import RunWarning
+from pgjax.engines import Made
+from pgjax.errors import RunError, RunWarning
+from pgjax.probe import why_not_reproducible
 from pgjax.runs import params_sha256, plain, settings_digest
 from pgjax.types import TrainState
 
@@ -127,12 +130,70 @@ class Recorder:
         store.write_sealed(self.path / "manifest.json", self._manifest)
 
 
+class Book:
+    """The recorders of all seeds; of several processes only the first has any."""
+
+    def __init__(
+        self, folder: Path, recorders: list[Recorder], config: TrainConfig, manifest: dict[str, Any]
+    ):
+        self._folder, self._recorders, self._config = folder, recorders, config
+        self._manifest, self._begun = manifest, False
+
+    def begin(self) -> None:
+        """What stands before the first line."""
+        if self._recorders and self._recorders[0].path != self._folder:
+            first = self._recorders[0].seed
+            runs.write_seeds(self._folder, range(first, first + len(self._recorders)))
+        if self._recorders:
+            # Not sooner: an environment that hangs or dies at once is told of by the training.
+            self._manifest |= _bit_exact(_told_once(self._config))
+        for recorder in self._recorders:
+            recorder.begin(self._manifest)
+        self._begun = True
+
+    def record(self, metrics: list[list[dict[str, Any]]], made: Made) -> None:
+        with self._told():
+            if not self._begun:
+                self.begin()
+            seeds = zip(self._recorders, metrics, made.digests, strict=False)
+            for recorder, of_seed, digests in seeds:
+                recorder.record(of_seed, digests, made.timings)
+
+    def save(self, states: list[TrainState]) -> None:
+        with self._told():
+            for recorder, state in zip(self._recorders, states, strict=False):
+                recorder.save(state)
+
+    def finish(self, states: list[TrainState]) -> None:
+        with self._told():
+            for recorder, state in zip(self._recorders, states, strict=False):
+                recorder.finish(state)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise RunError(
+                f"cannot write to {self._folder} ({e}): the last checkpoint is whole; make room "
+                f"and pgjax resume {self._folder}"
+            ) from e
+
+
+def _told_once(config: TrainConfig) -> str | None:
+    """Why a run is not bit-exact, if it is not."""
+    reason = why_not_reproducible(config)
+    if reason is not None:
+        warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
+    return reason
+
+
 def manifest_of(config: TrainConfig, commit: str | None) -> dict[str, Any]:
     """What results rest on besides their settings; `commit` is that of the user's own folder."""
     return {"machine": machine.facts(config.env_id), "git_commit": commit, "started": _now()}
 
 
-def bit_exact(reason: str | None) -> dict[str, Any]:
+def _bit_exact(reason: str | None) -> dict[str, Any]:
     """The part of a manifest that says why a run cannot be had again to the bit, if so."""
     return {"bit_exact": reason is None, "not_bit_exact_because": reason}
 

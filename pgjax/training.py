@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +20,10 @@ from pgjax.agents import Agent, make_agent, make_functional_env, opened_env
 from pgjax.chunks import Sharding
 from pgjax.compiling import soonest
 from pgjax.config import TrainConfig
-from pgjax.engines import AXIS, Engine, Made, device_engine, python_engine
-from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunError, RunWarning
-from pgjax.loop import Listener, Metrics, explained, loop
-from pgjax.probe import why_not_reproducible
-from pgjax.recorder import Recorder, bit_exact, manifest_of, nothing
+from pgjax.engines import AXIS, Engine, device_engine, python_engine
+from pgjax.errors import ConfigError, PgjaxError, RolloutError
+from pgjax.loop import Listener, explained, loop
+from pgjax.recorder import Book, Recorder, manifest_of, nothing
 from pgjax.runs import Run
 from pgjax.store import Checkpoint
 from pgjax.types import TrainState
@@ -179,7 +176,7 @@ def _train(
         recorders = list(map(Recorder, paths, configs, begun)) if writes else []
         last = [of.last for of in recorders] or [nothing(done)] * len(configs)
         commit = None if resuming else machine.git_commit()
-        book = _Book(folder, recorders, config, manifest_of(config, commit))
+        book = Book(folder, recorders, config, manifest_of(config, commit))
         if done:
             book.begin()
         show = progress.update if progress else show_nothing
@@ -239,64 +236,6 @@ def states_at(
         plain = multihost_utils.broadcast_one_to_all([runs.plain(state) for state in states])
         states = [runs.keyed(jax.tree.map(jnp.asarray, state)) for state in plain]
     return states
-
-
-class _Book:
-    """The recorders of all seeds; of several processes only the first has any."""
-
-    def __init__(
-        self, folder: Path, recorders: list[Recorder], config: TrainConfig, manifest: dict[str, Any]
-    ):
-        self._folder, self._recorders, self._config = folder, recorders, config
-        self._manifest, self._begun = manifest, False
-
-    def begin(self) -> None:
-        """What stands before the first line."""
-        if self._recorders and self._recorders[0].path != self._folder:
-            first = self._recorders[0].seed
-            runs.write_seeds(self._folder, range(first, first + len(self._recorders)))
-        if self._recorders:
-            # Not sooner: an environment that hangs or dies at once is told of by the training.
-            self._manifest |= bit_exact(_told_once(self._config))
-        for recorder in self._recorders:
-            recorder.begin(self._manifest)
-        self._begun = True
-
-    def record(self, metrics: Metrics, made: Made) -> None:
-        with self._told():
-            if not self._begun:
-                self.begin()
-            seeds = zip(self._recorders, metrics, made.digests, strict=False)
-            for recorder, of_seed, digests in seeds:
-                recorder.record(of_seed, digests, made.timings)
-
-    def save(self, states: list[TrainState]) -> None:
-        with self._told():
-            for recorder, state in zip(self._recorders, states, strict=False):
-                recorder.save(state)
-
-    def finish(self, states: list[TrainState]) -> None:
-        with self._told():
-            for recorder, state in zip(self._recorders, states, strict=False):
-                recorder.finish(state)
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as e:
-            raise RunError(
-                f"cannot write to {self._folder} ({e}): the last checkpoint is whole; make room "
-                f"and pgjax resume {self._folder}"
-            ) from e
-
-
-def _told_once(config: TrainConfig) -> str | None:
-    """Why a run is not bit-exact, if it is not."""
-    reason = why_not_reproducible(config)
-    if reason is not None:
-        warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
-    return reason
 
 
 def show_nothing(metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
