@@ -66,7 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         critic=True,
         scale_rewards=True,
     ),
-    # Its observations are of the order of 1 already; the legs' contacts, which are rare, would stand
+    # Its observations are of the order of 1 already; the legs' contacts, being rare, would stand
     # ten deviations out just where it lands. With a smaller discount it learns to hover.
     "LunarLander-v3": dict(
         updates=3000,
