@@ -109,10 +109,10 @@ def reinforce(
         policy_key, critic_key = jax.random.split(init_key)
         # One dict for both: Flax ignores a collection that a module does not use, so that
         # policy.apply(state.params, obs) works with and without a critic.
-        with told(f"{type(policy).__name__}: a policy takes observations [..., d]"):
+        with told(type(policy).__name__, "a policy takes observations [..., d]"):
             params = dict(policy.init(policy_key, obs))
         if critic is not None:
-            with told(f"{type(critic).__name__}: a critic takes observations [..., d]"):
+            with told(type(critic).__name__, "a critic takes observations [..., d]"):
                 of_critic = dict(critic.init(critic_key, obs))
             params["critic"] = of_critic.pop("params", {})
             if both := (params.keys() & of_critic.keys()) - {moments.OBS}:

@@ -49,19 +49,15 @@ class Batch(NamedTuple):
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Raise what a part of the user's own raises as one ConfigError, which says what it should be.
-
-    Of one part it is said after a colon what it is.
-    """
+def told(part: str, should: str) -> Iterator[None]:
+    """Raise what a part of a user's own raises as one ConfigError, with what it should be."""
     try:
         yield
     except PgjaxError:
         raise
     except Exception as e:
-        part, colon, should = what.partition(":")
         reason = " ".join(f"{type(e).__name__}: {e}".split())
-        raise ConfigError(f"{part} fails ({reason}){colon}{should}") from e
+        raise ConfigError(f"{part} fails ({reason}): {should}") from e
 
 
 def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
@@ -84,8 +80,9 @@ def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     with told(
-        f"{type(objective.policy).__name__}: a policy gives a distribution, an object with "
-        "sample(key), log_prob(action), entropy() and mode(), for two observations as for one"
+        type(objective.policy).__name__,
+        "a policy gives a distribution, an object with sample(key), log_prob(action), entropy() "
+        "and mode(), for two observations as for one",
     ):
         action, shapes, value = jax.eval_shape(parts, rows, key)
     for name, x in shapes.items():
@@ -102,8 +99,8 @@ def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
     seen, done = (jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for x in (rows, action))
     rollout = Rollout._make((seen, done, square, flags, flags, seen, square))
     value = None if value is None else square
-    critic = "" if value is not None else "; there is no critic, so that values are None"
-    with told(f"the estimator: a function (rollout, value, next_value) -> advantage{critic}"):
+    none = "" if value is not None else "; without a critic the values are None"
+    with told("the estimator", f"(rollout, value, next_value) -> advantage [T, B]{none}"):
         advantage = jax.eval_shape(objective.estimator, rollout, value, value)
     if getattr(advantage, "shape", None) != (2, 2):
         raise ConfigError(

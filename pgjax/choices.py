@@ -49,17 +49,17 @@ def _choices(jaxpr: Any, var: Any, outside: Callable[[Any], list[int | None]]) -
     if eqn is None:
         return _unknown(var)
     before = functools.partial(_choices, jaxpr, outside=outside)
-    name, first = eqn.primitive.name, eqn.invars[0]
+    name, size = eqn.primitive.name, math.prod(var.aval.shape)
     if name in _CALLS:
         called = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         inner = getattr(called, "jaxpr", called)
         out = inner.outvars[eqn.outvars.index(var)]
         return _choices(inner, out, lambda v: before(eqn.invars[inner.invars.index(v)]))
     if name == "argmax":
-        n = math.prod(first.aval.shape[axis] for axis in eqn.params["axes"])
-        return [n] * math.prod(var.aval.shape)
-    if name in _SAME_VALUES and math.prod(first.aval.shape) == math.prod(var.aval.shape):
-        return before(first)
+        of = eqn.invars[0].aval.shape
+        return [math.prod(of[axis] for axis in eqn.params["axes"])] * size
+    if name in _SAME_VALUES and math.prod(eqn.invars[0].aval.shape) == size:
+        return before(eqn.invars[0])
     if name in ("concatenate", "stack") and len(var.aval.shape) == 1:
         return [n for part in eqn.invars for n in before(part)]
     return _unknown(var)

@@ -346,7 +346,11 @@ def _of_what_is_not_there(rollout, value, next_value):
         (_OwnPolicy(), {}, r"log_prob gives \(2, 3\) for two"),
         (pgjax.SoftmaxPolicy(2), {"estimator": advantages.gae(0.9, 0.9)}, "there is none"),
         (pgjax.SoftmaxPolicy(2), {"estimator": lambda r, v, w: r.reward.sum(0)}, r"gives \(2,\)"),
-        (pgjax.SoftmaxPolicy(2), {"estimator": _less_the_value}, "estimator fails .*is no critic"),
+        (
+            pgjax.SoftmaxPolicy(2),
+            {"estimator": _less_the_value},
+            "estimator fails .*without a critic",
+        ),
         (pgjax.SoftmaxPolicy(2), {"estimator": _of_what_is_not_there}, "no attribute 'rewards'"),
         (_NoDistribution(), {}, "_NoDistribution fails .*a policy gives a distribution"),
         (pgjax.SoftmaxPolicy(2, torso=_Torso(jnp.ravel)), {}, "SoftmaxPolicy fails .*two obs"),

@@ -154,6 +154,10 @@ def test_errors_say_what_to_do():
     misfit = pgjax.init_on_device(SOFTMAX, pendulum, jax.random.key(SEED))
     with pytest.raises(pgjax.SpaceError, match="SoftmaxPolicy"):
         collect(pendulum, state=misfit)
+    of_three = pgjax.reinforce(pgjax.SoftmaxPolicy(3, (4,)), optax.sgd(0.1))
+    state = pgjax.init_on_device(of_three, CARTPOLE, jax.random.key(SEED))
+    with pytest.raises(pgjax.SpaceError, match="one of 3, where the action space has 2"):
+        pgjax.collect_episodes_on_device(CARTPOLE, of_three, state, 1)
     with pytest.raises(pgjax.ConfigError, match="num_shards"):
         pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.sgd(0.1), sharding=pgjax.Sharding(0))
 
