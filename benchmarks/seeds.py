@@ -54,7 +54,8 @@ def keep(env_id: str, seed: int, result: dict[str, Any]) -> None:
     KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     lines = ["| seed | " + " | ".join(result) + " |", "|---" * (len(result) + 1) + "|"]
     for name in sorted(results, key=int):
-        cells = (f"{x:,}" if isinstance(x, int) else str(x) for x in results[name].values())
+        values = [results[name][field] for field in result]
+        cells = (f"{x:,}" if isinstance(x, int) else str(x) for x in values)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     means = [of_seed["mean"] for of_seed in results.values()]
     lines += ["", f"mean of {len(means)} seeds: {statistics.mean(means):.1f}, worst {min(means)}"]
