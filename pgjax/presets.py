@@ -69,8 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Without a critic: what a learned one bootstraps from where episodes are cut off makes hovering
     # there look as good as landing. Observations are of the order of 1 already.
     "LunarLander-v3": dict(
-        updates=1500,
-        episodes_per_update=8,
+        updates=1000,
         hidden_sizes=(64, 64),
         activation="tanh",
         learning_rate=5e-3,
