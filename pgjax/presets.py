@@ -14,10 +14,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         hidden_sizes=(64, 64),
         activation="tanh",
         normalize_obs=True,
-        learning_rate=3e-3,
+        learning_rate=0.01,
         anneal=True,
-        estimator="gae",
-        critic=True,
+        leave_one_out=True,
     ),
     # The entropy bonus is against settling for standing still, which costs nothing.
     "MountainCarContinuous-v0": dict(
