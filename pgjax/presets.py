@@ -10,13 +10,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         updates=200, learning_rate=0.02, anneal=True, gamma=0.995, leave_one_out=True
     ),
     "Acrobot-v1": dict(
-        updates=600,
+        updates=1000,
         hidden_sizes=(64, 64),
         activation="tanh",
         normalize_obs=True,
-        learning_rate=0.01,
+        learning_rate=3e-3,
         anneal=True,
-        leave_one_out=True,
+        estimator="gae",
+        critic=True,
     ),
     # The entropy bonus is against settling for standing still, which costs nothing.
     "MountainCarContinuous-v0": dict(
