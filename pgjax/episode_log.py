@@ -97,15 +97,15 @@ class EpisodeLog:
         now = self.time
         rewards, successors = self._reward[now], self._obs[now + 1]
         ended = []
-        for episode, result in zip(running.values(), results, strict=True):
-            slot = episode.slot
+        encode = self._encode
+        for (slot, episode), result in zip(running.items(), results, strict=True):
             try:
-                flags = write_step(result, slot, successors, rewards, self._encode)
+                terminated, truncated = write_step(result, slot, successors, rewards, encode)
             except ResultError as e:
                 raise self._error(episode, now - episode.start + e.later, str(e), now + 1) from None
-            if any(flags):
+            if terminated or truncated:
                 episode.stop, episode.final_obs = now + 1, successors[slot].copy()
-                episode.terminated, episode.truncated = flags
+                episode.terminated, episode.truncated = terminated, truncated
                 self._check(episode, now + 1)
                 self._done.append(episode)
                 ended.append(slot)

@@ -46,8 +46,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         gamma=0.95,
         reward_scale=0.1,
     ),
+    # All episodes of an update at once: its environment is quick, beside a call of the policy.
     "InvertedPendulum-v5": dict(
         updates=150,
+        num_envs=16,
         hidden_sizes=(32, 32),
         activation="tanh",
         learning_rate=0.01,

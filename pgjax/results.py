@@ -7,6 +7,7 @@ import numpy as np
 
 from pgjax.errors import shown
 
+_STEP = "(observation, reward, terminated, truncated, info)"
 Encode = Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError for a wrong one
 
 
@@ -41,8 +42,15 @@ def write_step(
     Raises:
       ResultError: if any of it is not what it should be.
     """
-    obs, reward, terminated, truncated, _ = result
-    write_obs(successors, slot, encode, obs, later=1)
+    try:
+        obs, reward, terminated, truncated, _ = result
+    except (TypeError, ValueError):
+        given = f"{len(result)} values" if isinstance(result, tuple) else shown(result)
+        raise ResultError(f"step returned {given}, not {_STEP}") from None
+    try:  # as write_obs, whose call would cost every step of every environment
+        successors[slot] = encode(obs)
+    except (TypeError, ValueError) as e:
+        raise ResultError(f"the observation {e}", later=1) from None
     try:
         if reward is None:  # NumPy would make NaN of it
             raise TypeError

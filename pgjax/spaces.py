@@ -93,17 +93,20 @@ def _numbers(space: Any, size: int) -> Observations:
         if dtype.itemsize == 4:  # of 32 bits where large integers do not come round again
             dtype = np.dtype(np.float32)
 
+    is_row = len(shape) == 1
+
     def flatten(obs: Any) -> np.ndarray:
         given = obs
-        try:
-            obs = np.asarray(given)
-        except ValueError:  # a list of lists of unequal lengths
-            obs = np.asarray(None)
+        if type(obs) is not np.ndarray:
+            try:
+                obs = np.asarray(given)
+            except ValueError:  # a list of lists of unequal lengths
+                obs = np.asarray(None)
         if obs.dtype.kind not in kinds:
             raise ValueError(f"is {shown(given)}, but the space says {space.dtype}")
         if obs.shape != shape:
             raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
-        return obs if len(shape) == 1 else obs.ravel()
+        return obs if is_row else obs.ravel()
 
     return Observations(size, dtype, flatten)
 

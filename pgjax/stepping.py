@@ -21,8 +21,6 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from pgjax.errors import SpaceError, shown
 
-_STEP = "(observation, reward, terminated, truncated, info)"
-
 
 class StepError(Exception):
     """An environment raised, hung or died."""
@@ -55,14 +53,8 @@ class InTurn:
         return self._each(reset, seeds)
 
     def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
-        def step(slot: int) -> Any:
-            result = self.envs[slot].step(actions[slot])
-            if not isinstance(result, tuple | list) or len(result) != 5:
-                given = f"{len(result)} values" if isinstance(result, tuple) else shown(result)
-                raise _FaultError(f"returned {given}, not {_STEP}")
-            return result
-
-        return self._each(step, slots)
+        envs = self.envs
+        return self._each(lambda slot: envs[slot].step(actions[slot]), slots)
 
     def _each(self, call: Any, slots: Iterable[int]) -> list[Any]:
         results: list[Any] = []
