@@ -30,8 +30,8 @@ def digests(env_id: str, updates: int, num_envs: int, threads: int) -> tuple[str
         environment = os.environ | {"NPROC": str(threads)}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         manifest = json.loads((run / "manifest.json").read_text())
-        if manifest["threads"] != threads:
-            raise RuntimeError(f"asked for {threads} threads, got {manifest['threads']}")
+        if manifest["machine"]["threads"] != threads:
+            raise RuntimeError(f"asked for {threads} threads: {manifest['machine']}")
         metrics = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
     return manifest["params_sha256"], metrics
 

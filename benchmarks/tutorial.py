@@ -99,8 +99,8 @@ class Ours:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200_000)
     args = parser.parse_args()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     ours, speeds = Ours(), []
