@@ -58,11 +58,10 @@ def verify(
         most = min(most, _first_resumed(path))
     last = most if last is None else last
     if not 1 <= first <= last <= most:
-        anew = "; a stream of steps that was resumed comes out again up to there"
-        raise ConfigError(
-            f"--updates {first}:{last}, but 1:{most} can be compared"
-            + anew * (most < len(recorded))
-        )
+        why = "are recorded"
+        if most < len(recorded):
+            why = "can be compared: a stream of steps that was resumed began its episodes anew"
+        raise ConfigError(f"--updates {first}:{last}, but 1:{most} {why}")
 
     def compare(metrics: Metrics, made: Made) -> None:
         for of, digest in zip(metrics[0], made.digests[0], strict=True):
