@@ -145,9 +145,8 @@ class Stream:
         sent, now = self._sends.send(action), {name: x[t] for name, x in log.items()}
         if isinstance(self._envs, ResettingItself):
             seen, *of_step, successors = self._envs.step(sent)
-            for name, x in zip(
-                ("reward", "terminated", "truncated", "weight"), of_step, strict=True
-            ):
+            names = "reward", "terminated", "truncated", "weight"
+            for name, x in zip(names, of_step, strict=True):
                 now[name][:] = x
             obs = self._encoded(seen)
             now["next_obs"][:] = obs if successors is seen else self._encoded(successors)
