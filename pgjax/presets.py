@@ -68,8 +68,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         critic=True,
         scale_rewards=True,
     ),
-    # With a critic, and with fewer episodes to be measured against, some seeds never learned to come
-    # to rest before they are cut off. Observations are of the order of 1 already.
+    # With a critic, or fewer episodes to be measured against, some seeds never learned to come to
+    # rest before they are cut off. Observations are of the order of 1 already.
     "LunarLander-v3": dict(
         updates=1000,
         hidden_sizes=(64, 64),
