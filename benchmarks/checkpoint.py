@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import readme
 
-from pgjax import store
+from pgjax.runs import store
 
 ROUNDS = 50
 

@@ -14,7 +14,7 @@ import numpy as np
 import readme
 
 import pgjax
-from pgjax import runs
+from pgjax.runs import digests
 
 PAGE = os.sysconf("SC_PAGESIZE")
 SETTINGS = dict(updates=30, episodes_per_update=2, checkpoint_seconds=0.0)
@@ -36,7 +36,7 @@ def mount(disk: Path, *options: str) -> None:
 
 def contents(run: Path) -> list[bytes]:
     state = pgjax.load(run).state
-    params = runs.params_sha256((state.params, state.opt_state)).encode()
+    params = digests.params_sha256((state.params, state.opt_state)).encode()
     logs = [(run / name).read_bytes() for name in ("metrics.jsonl", "digests.jsonl")]
     return [params, np.asarray(state.step).tobytes(), *logs]
 

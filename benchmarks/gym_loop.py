@@ -32,9 +32,9 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 import torch_lesson  # noqa: E402
 
 import pgjax  # noqa: E402
-from pgjax.agents import make_env  # noqa: E402
-from pgjax.config import TrainConfig  # noqa: E402
-from pgjax.dispatch import updater  # noqa: E402
+from pgjax.collect.dispatch import updater  # noqa: E402
+from pgjax.config.env import make_env  # noqa: E402
+from pgjax.config.settings import TrainConfig  # noqa: E402
 
 ENV_ID, LONGEST = "CartPole-v1", 500
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import readme
 
-from pgjax import store
+from pgjax.runs import store
 
 HERE = Path(__file__).parent
 MOST_SECONDS, GIVEN_UP = 10.0, 60.0

@@ -16,11 +16,12 @@ from jax.sharding import Mesh, PartitionSpec
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does
 
 import pgjax  # noqa: E402
-from pgjax.agents import make_agent, make_env, make_functional_env  # noqa: E402
-from pgjax.compiling import soonest  # noqa: E402
-from pgjax.engines import AXIS, device_engine  # noqa: E402
-from pgjax.evaluate import compile_ahead, evaluate  # noqa: E402
-from pgjax.runs import Run  # noqa: E402
+from pgjax.config.agent import make_agent
+from pgjax.config.env import make_env, make_functional_env  # noqa: E402
+from pgjax.evaluation.evaluate import compile_ahead, evaluate  # noqa: E402
+from pgjax.numerics.xla import fastest_compile  # noqa: E402
+from pgjax.runs.run import Run  # noqa: E402
+from pgjax.training.engines import AXIS, device_engine  # noqa: E402
 
 UPDATES = 20  # in a dispatch
 
@@ -33,7 +34,7 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     sharding = pgjax.Sharding(config.num_shards)
     engine = device_engine(config, make_functional_env(config), agent.algorithm, sharding, mesh)
     compile_ahead(config, 20)
-    init = jax.jit(agent.init, compiler_options=soonest())
+    init = jax.jit(agent.init, compiler_options=fastest_compile())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475 and int(states.step[0]) < config.updates:
         states, made = engine.advance(states, 2 * UPDATES)

@@ -49,9 +49,7 @@ def _results(config: pgjax.TrainConfig, num_seeds: int = 1) -> list[tuple[float,
             runs = [pgjax.train(config)]
     except pgjax.DivergedError:
         return [(float("nan"), 0)] * num_seeds
-    return [
-        (pgjax.evaluate.evaluate(run)["mean"], run.metrics[-1]["total_env_steps"]) for run in runs
-    ]
+    return [(pgjax.evaluate(run)["mean"], run.metrics[-1]["total_env_steps"]) for run in runs]
 
 
 def main() -> None:

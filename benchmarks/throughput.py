@@ -16,10 +16,10 @@ import numpy as np
 import readme
 from gymnasium.vector import AutoresetMode
 
-from pgjax.agents import make_agent
-from pgjax.config import TrainConfig
-from pgjax.dispatch import updater
-from pgjax.streams import Stream
+from pgjax.collect.dispatch import updater
+from pgjax.collect.steps import Stream
+from pgjax.config.agent import make_agent
+from pgjax.config.settings import TrainConfig
 
 ENV_ID, NUM_ENVS, NUM_STEPS = "HalfCheetah-v5", 8, 256
 

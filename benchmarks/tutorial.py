@@ -19,10 +19,11 @@ import readme
 import torch
 from torch import nn
 
-from pgjax.agents import make_agent, make_env
-from pgjax.config import TrainConfig
-from pgjax.dispatch import updater
-from pgjax.gym_rollout import collect_episodes
+from pgjax.collect.dispatch import updater
+from pgjax.collect.episodes import collect_episodes
+from pgjax.config.agent import make_agent
+from pgjax.config.env import make_env
+from pgjax.config.settings import TrainConfig
 
 ENV_ID = "InvertedPendulum-v5"
 

@@ -1,25 +1,21 @@
-# What `import pgjax` offers; each is loaded when it is first asked for.
+# What `import pgjax` offers; each name is loaded when it is first asked for.
 from . import (
-    actions,
     advantages,
     diagnostics,
-    dispatch,
     distributions,
     envs,
-    evaluate,
-    export,
     gradcheck,
     losses,
-    plot,
     policies,
     returns,
     runs,
-    verify,
-    video,
 )
-from .algorithms import reinforce
-from .chunks import Sharding
-from .config import TrainConfig
+from .algorithms.reinforce import reinforce
+from .collect import dispatch
+from .collect.episodes import collect_episodes
+from .collect.on_device import collect_episodes_on_device, init_on_device, training_step
+from .collect.steps import Stream, collect_steps
+from .config.settings import TrainConfig
 from .errors import (
     ConfigError,
     DivergedError,
@@ -29,7 +25,12 @@ from .errors import (
     RunWarning,
     SpaceError,
 )
-from .gym_rollout import collect_episodes
+from .evaluation import video
+from .evaluation.evaluate import evaluate
+from .evaluation.plot import plot
+from .evaluation.video import render
+from .gym import actions
+from .numerics.sums import Sharding
 from .policies import (
     BernoulliPolicy,
     ConvTorso,
@@ -41,10 +42,10 @@ from .policies import (
     SoftmaxPolicy,
     ValueNetwork,
 )
-from .rollout import collect_episodes_on_device, init_on_device, training_step
-from .runs import load
-from .streams import Stream, collect_steps
-from .training import resume, train, train_seeds
+from .runs.export import export
+from .runs.run import load
+from .training.train import resume, train, train_seeds
+from .training.verify import verify
 from .types import Algorithm, Info, Rollout, TrainState
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "plot",
     "policies",
     "reinforce",
+    "render",
     "resume",
     "returns",
     "runs",

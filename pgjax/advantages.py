@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from pgjax import returns
-from pgjax.chunks import sum_rows
 from pgjax.errors import ConfigError
+from pgjax.numerics.sums import sum_rows
 from pgjax.types import Rollout, segment_ends, zero_padding
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in one short line."""
     line = " ".join(repr(value).split())
     return line if len(line) <= 80 else f"{line[:77]}..."

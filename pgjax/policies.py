@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pgjax import moments
 from pgjax.distributions import (
     Bernoulli,
     Categorical,
@@ -19,6 +18,7 @@ from pgjax.distributions import (
     MultiCategorical,
     SquashedGaussian,
 )
+from pgjax.numerics import running_moments
 
 Activation = Callable[[jax.Array], jax.Array]
 # Near-uniform to begin with: no action is favoured before there is a reason to.
@@ -194,4 +194,6 @@ class NormalizedObs(nn.Module):
     @nn.compact
     def __call__(self, obs: jax.Array) -> Any:
         """Obs [..., d] -> what the module gives."""
-        return self.module(moments.standardize(moments.variables(self, obs.shape[-1]), obs))
+        return self.module(
+            running_moments.standardize(running_moments.variables(self, obs.shape[-1]), obs)
+        )

@@ -1,6 +1,5 @@
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,12 +17,12 @@ import pytest
 import pgjax
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "examples"))
+
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # see the README: for speed only
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Where keys are drawn from; elsewhere the check would take a fifth of the time.
-DRAWING = {"test_distributions", "test_noise", "test_gym_rollout"}
+DRAWING = {"test_distributions", "test_noise", "test_episodes"}
 
 
 def pytest_unconfigure():

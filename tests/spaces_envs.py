@@ -10,8 +10,8 @@ import pytest
 from gymnasium import spaces
 
 import pgjax
-from pgjax.actions import policy_for
-from pgjax.spaces import observations
+from pgjax.gym.actions import policy_for
+from pgjax.gym.spaces import observations
 
 F32, INF = np.float32, np.inf
 SPACES = {

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from pgjax import store
+from pgjax.runs import store
 
 NAMES = ("metrics.jsonl", "timings.jsonl")
 UPDATES = 6

@@ -12,7 +12,8 @@ from conftest import make_rollout
 from jax.flatten_util import ravel_pytree
 
 import pgjax
-from pgjax import advantages, diagnostics, gradcheck
+from pgjax import advantages, diagnostics
+from pgjax.gradcheck import compare
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_columns_and_first_rows_of_padding(rng):
 
 def test_their_variance_is_the_exact_one():
     """Over all trajectories of an MDP, weighed by their probability."""
-    case = gradcheck.CASES[0]
+    case = compare.CASES[0]
     rollout, theirs = case.task.trajectories
     with jax.enable_x64(True):
         algorithm = pgjax.reinforce(case.task.policy, optax.identity(), estimator=case.estimator)
@@ -72,7 +73,7 @@ def test_their_variance_is_the_exact_one():
             lambda x: jnp.full(x.shape, 0.3) * jnp.arange(1.0, x.size + 1).reshape(x.shape),
             jax.eval_shape(algorithm.init, jax.random.key(0), rollout.obs[0, 0]).params,
         )
-        mean, variance = gradcheck.moments(
+        mean, variance = compare.moments(
             algorithm, case.task.policy, params, case.task.trajectories, num_episodes=1
         )
         each = diagnostics.episode_gradients(algorithm, params, rollout, case.estimator(rollout))

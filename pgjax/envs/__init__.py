@@ -1,34 +1,5 @@
 """Functional environments: reset(key) -> (state, obs), step(key, state, action) -> ..."""
 
-from pgjax.envs import tabular
-from pgjax.envs.adapters import as_gymnasium, from_brax, from_func_env, from_gymnax
-from pgjax.envs.base import (
-    Box,
-    Discrete,
-    Env,
-    bound_actions,
-    check,
-    flatten_observations,
-    map_observations,
-    scale_observations,
-    time_limit,
-)
-from pgjax.envs.classic import make
+import lazy_loader
 
-__all__ = [
-    "Box",
-    "Discrete",
-    "Env",
-    "as_gymnasium",
-    "bound_actions",
-    "check",
-    "flatten_observations",
-    "from_brax",
-    "from_func_env",
-    "from_gymnax",
-    "make",
-    "map_observations",
-    "scale_observations",
-    "tabular",
-    "time_limit",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

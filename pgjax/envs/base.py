@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.choices import Choices
 from pgjax.errors import ConfigError, SpaceError
 
 State = Any
@@ -159,37 +158,6 @@ def environment_keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(for reset, for steps: fold in the time) of an episode's environment, from its seed."""
     reset_key, step_key = jax.random.split(jax.random.key(seed))
     return reset_key, step_key
-
-
-def check_action(
-    discrete: bool,
-    shape: tuple[int, ...],
-    needed: Choices,
-    action: Any,
-    choices: Choices,
-) -> None:
-    """Raise SpaceError unless a policy's raw action is as a space needs.
-
-    Args:
-      discrete, shape: of the space's raw actions.
-      needed: how many values each number of them takes.
-      action: an array, or its shape and dtype.
-      choices: how many values each number of the policy's takes, as far as it is known.
-    """
-    kinds = {True: "discrete", False: "continuous"}
-    is_discrete = bool(jnp.issubdtype(action.dtype, jnp.integer))
-    if (is_discrete, action.shape) != (discrete, shape):
-        raise SpaceError(
-            f"the policy's actions are {kinds[is_discrete]} of shape {action.shape}, but the "
-            f"action space needs {kinds[discrete]} ones of shape {shape}: SoftmaxPolicy(n) fits "
-            "Discrete(n), GaussianPolicy(d) a Box of d numbers (see pgjax.actions.policy_for)"
-        )
-    for number, wanted in zip(choices, needed, strict=False):
-        if number is not None and wanted is not None and number != wanted:
-            raise SpaceError(
-                f"the policy chooses one of {number}, where the action space has {wanted}: "
-                "SoftmaxPolicy(n) fits Discrete(n) (see pgjax.actions.policy_for)"
-            )
 
 
 def check(env: Env) -> None:

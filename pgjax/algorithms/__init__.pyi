@@ -1,0 +1,5 @@
+from .reinforce import reinforce
+
+__all__ = [
+    "reinforce",
+]

@@ -1,0 +1,111 @@
+"""What a person sees while a run trains: rich in a terminal, plain lines elsewhere."""
+
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pgjax.config.settings import TrainConfig
+from pgjax.gym import spaces
+
+if TYPE_CHECKING:  # which takes a while to load
+    from pgjax.gradcheck.compare import Row
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Terminal:
+    """A progress bar with updates, episodes, steps a second and recent mean return."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.fields[counts]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._recent: list[float] = []
+        self._last_line = time.monotonic()
+        self._updates = 0
+
+    def start(self, configs: list[TrainConfig], paths: list[Path], env: Any, policy: Any) -> None:
+        """Say what was found, and begin the bar."""
+        config, num_seeds = configs[0], len(configs)
+        single = getattr(env, "single_action_space", env.action_space)
+        seen = getattr(env, "single_observation_space", env.observation_space)
+        say = functools.partial(self._console.print, soft_wrap=True)
+        last = config.seed + num_seeds - 1
+        seeds = f"seed {last}" if num_seeds == 1 else f"seeds {config.seed} to {last}"
+        say(f"[bold]{config.env_id}[/bold], {seeds}")
+        say(f"  observations  {spaces.describe(seen)}", highlight=False)
+        say(f"  actions       {spaces.describe(single)}", highlight=False)
+        layers = "-".join(str(n) for n in config.hidden_sizes)
+        name = type(getattr(policy, "module", policy)).__name__
+        seen = ", observations normalized" * config.normalize_obs
+        say(f"  policy        {name}, hidden layers {layers}{seen}", highlight=False)
+        method = "REINFORCE with a critic" if config.critic else "REINFORCE"
+        each = f"{config.episodes_per_update} episodes"
+        if config.collect == "steps":
+            each = f"{config.num_steps} steps of each"
+        say(
+            f"  method        {method}, {config.estimator}, {config.updates} updates of {each}, "
+            + ("on the device" if config.on_device else f"{config.num_envs} environments"),
+            highlight=False,
+        )
+        self._updates = config.updates
+        self._task = self._bar.add_task(
+            "", total=config.updates, counts=f"0/{config.updates} updates", figures="compiling"
+        )
+        if self._console.is_terminal:
+            self._bar.start()
+
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+        """Show one more update; of several seeds their mean return and sum of episodes."""
+        update = metrics[0]["update"]
+        mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
+        episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
+        self._recent = [*self._recent[-9:], mean]
+        recent = sum(self._recent) / len(self._recent)
+        counts = f"{update}/{self._updates} updates"
+        figures = (
+            f"{episodes:,} episodes  {timings['steps_per_second']:,.0f} steps/s  "
+            f"return {recent:.1f}"
+        )
+        self._bar.update(self._task, completed=update, counts=counts, figures=figures)
+        due = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
+        if not self._console.is_terminal and (due or update == self._updates):
+            self._console.print(f"{counts}  {figures}", highlight=False)
+            self._last_line = time.monotonic()
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+
+def gradient_table(rows: "list[Row]") -> Table:
+    """What `gradcheck.check` found."""
+    table = Table(
+        title="Expected gradients, over all batches there can be, against the exact one",
+        caption="gamma^t: time_discounted; V: with a critic. Bias and variance are relative to the "
+        "gradient of J. Error: the expectation less that which the third column names.",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("MDP", "estimator", "expectation"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bias", "variance", "cosine", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        estimator = row.estimator + (", V" if row.critic else "")
+        error = f"{row.error:.0e}" if row.ok else f"[red]WRONG {row.error:.0e}[/red]"
+        figures = f"{row.bias:.1%}", f"{row.variance:.1f}", f"{row.cosine:.3f}", error
+        table.add_row(row.task, estimator, row.meaning, *figures)
+    return table

@@ -1,0 +1,110 @@
+"""TensorBoard and Weights & Biases, fed from the metrics of a run; they change nothing of it."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from pgjax.config.settings import TrainConfig
+from pgjax.errors import ConfigError
+from pgjax.runs.folder import read_lines
+
+
+class Tracker(Protocol):
+    """Takes the metrics of one run, update by update."""
+
+    def log(self, update: int, values: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard."""
+
+    needs, extra = "tensorboardX", "tensorboard"
+
+    def __init__(self, run_dir: Path, config: TrainConfig):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(_cleared(run_dir / "tensorboard")))
+
+    def log(self, update: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """An offline run in RUN/wandb, for `wandb sync`."""
+
+    needs, extra = "wandb", "wandb"
+
+    def __init__(self, run_dir: Path, config: TrainConfig):
+        import wandb
+
+        _cleared(run_dir / "wandb")
+        self._run = wandb.init(
+            mode="offline",
+            dir=str(run_dir),
+            project="pgjax",
+            name=run_dir.name,
+            config=config.to_json(),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, disable_git=True, save_code=False),
+        )
+
+    def log(self, update: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=update)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _cleared(folder: Path) -> Path:
+    """A tracker's folder without what it held, since all of it is told again."""
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+class Trackers:
+    """Trackers of all seeds of a run, begun with its first update.
+
+    Raises:
+      ConfigError: if a package is missing.
+    """
+
+    def __init__(self, kinds: list[Any]):
+        for kind in kinds:
+            if importlib.util.find_spec(kind.needs) is None:
+                raise ConfigError(f'--{kind.extra} needs pip install "pgjax[{kind.extra}]"')
+        self._kinds, self._trackers = kinds, list[list[Tracker]]()
+        self._runs: list[tuple[Path, TrainConfig]] = []
+
+    def start(self, folders: list[tuple[Path, TrainConfig]]) -> None:
+        """The folder and settings of each seed."""
+        self._runs = folders
+
+    def update(self, metrics: list[dict[str, Any]]) -> None:
+        """One more update of all seeds; the first time also those that were made before."""
+        if not self._kinds:
+            return
+        if not self._trackers:
+            self._trackers = [[kind(*run) for kind in self._kinds] for run in self._runs]
+            earlier = [read_lines(path / "metrics.jsonl") for path, _ in self._runs]
+            for update in range(metrics[0]["update"] - 1):
+                self._log([of_seed[update] for of_seed in earlier])
+        self._log(metrics)
+
+    def _log(self, metrics: list[dict[str, Any]]) -> None:
+        for trackers, of_seed in zip(self._trackers, metrics, strict=True):
+            values = {name: value for name, value in of_seed.items() if name != "update"}
+            for tracker in trackers:
+                tracker.log(of_seed["update"], values)
+
+    def stop(self) -> None:
+        """Finish what was begun."""
+        for tracker in (tracker for trackers in self._trackers for tracker in trackers):
+            tracker.close()

@@ -1,0 +1,145 @@
+"""The compiled functions that the Python loop calls, each made so that a call costs little.
+
+A call costs as much as a small policy's arithmetic, and every argument and result adds to it. So
+parameters travel as one flat vector, the noise of many steps is drawn in one call, noise and
+observation go in one row of numbers (one for each dtype), and metrics come back in as few arrays.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from pgjax.collect.noise import episode_keys, noise_at, reset_seeds, split_noise
+from pgjax.collect.packing import Layout, lay_out, pack, split, unpack
+from pgjax.collect.policy_fit import Choices, choices_of
+from pgjax.numerics.xla import single_thread
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
+
+# Policies act on this many rows at a time, always: a batch of another size is computed, and so
+# rounded, another way. Eight take no longer than two.
+ROWS = 8
+BLOCK = 64  # steps whose noise is drawn in one call: more are wasted on short episodes
+
+
+@functools.lru_cache(maxsize=16)
+def updater(
+    update: Callable[[TrainState, Rollout], tuple[TrainState, Info]],
+) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Any]]]:
+    """An Algorithm's `update`, with plain numbers for Info, by name.
+
+    For a loop in Python: it is compiled on its own, and so cannot be part of a jitted function.
+    The new state has the same bits, as far as it was tested: on CPU.
+    """
+
+    @functools.partial(jax.jit, compiler_options=single_thread())
+    def packed(state: TrainState, rollout: Rollout) -> Any:
+        state, info = update(state, rollout)
+        return state, pack(info)
+
+    def call(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Any]]:
+        state, packed_info = packed(state, rollout)
+        return state, unpack(packed_info)
+
+    return call
+
+
+class NoiseBlocks:
+    """The noise of an update's episodes, drawn a block of steps at a time."""
+
+    def __init__(self, first_block: Any, draw: Callable[[np.uint32], Any]):
+        self._blocks, self._draw = [[np.asarray(x) for x in first_block]], draw
+
+    def __call__(self, column: int, t: int) -> list[np.ndarray]:
+        """The noise of BLOCK steps of an episode from t on, a multiple of BLOCK: [BLOCK, ...]."""
+        if t // BLOCK == len(self._blocks):
+            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))])
+        return [x[column] for x in self._blocks[t // BLOCK]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledAct:
+    """Compiled functions for an algorithm and shapes of parameters and observations."""
+
+    layout: Layout  # of what `act` reads: noise and behind it the observation
+    like: Any  # shape and dtype of one action
+    choices: Choices  # how many values each of its numbers may take
+    act: Callable[[jax.Array, list[np.ndarray]], jax.Array]  # (flat, [n, width]s) -> [n, ...]
+    _begin: Callable[..., Any]
+    _draw: Callable[..., Any]
+
+    def begin(
+        self, state: TrainState, num_episodes: int
+    ) -> tuple[jax.Array, list[int], NoiseBlocks]:
+        """Parameters as one vector, and the reset seeds and the noise of an update's episodes."""
+        flat, seeds, block = self._begin(state.params, state.key, state.step, num_episodes)
+        draw = functools.partial(self._draw, state.key, state.step, num_episodes)
+        return flat, np.asarray(seeds).tolist(), NoiseBlocks(block, draw)
+
+
+def compile_for(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> CompiledAct:
+    """As compiled before where the shapes are the same; `obs` is one observation [d]."""
+    leaves, treedef = jax.tree.flatten(state.params)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _compiled(algorithm.act, treedef, shapes, obs.shape, obs.dtype, state.key.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    act: Callable[..., jax.Array],
+    treedef: Any,
+    shapes: Any,
+    obs_shape: tuple[int, ...],
+    obs_dtype: Any,
+    key_dtype: Any,
+) -> CompiledAct:
+    params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
+    _, unravel = ravel_pytree(params)
+    key = jax.random.key(0, impl=jax.random.key_impl(jnp.empty((), key_dtype)))
+    obs = jnp.zeros(obs_shape, obs_dtype)
+    draw_one, act_on = split_noise(act, params, key, obs)
+    drawn = [(x.shape, x.dtype) for x in jax.eval_shape(draw_one, key)]
+    layout = lay_out([*drawn, (obs_shape, obs_dtype)])
+
+    def keys(key: jax.Array, step: jax.Array, num_episodes: int) -> jax.Array:
+        first = jnp.asarray(step).astype(jnp.uint32) * num_episodes
+        return episode_keys(key, first + jnp.arange(num_episodes, dtype=jnp.uint32))
+
+    def noise(keys: jax.Array, block: jax.Array) -> Any:
+        """[num_episodes, BLOCK, ...]"""
+        times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
+        return noise_at(draw_one, keys, times, time_axis=1)
+
+    def begin(params: Params, key: jax.Array, step: jax.Array, num_episodes: int) -> Any:
+        of_episodes = keys(key, step, num_episodes)
+        block = noise(of_episodes, jnp.uint32(0))
+        return ravel_pytree(params)[0], reset_seeds(of_episodes), block
+
+    def draw(key: jax.Array, step: jax.Array, num_episodes: int, block: jax.Array) -> Any:
+        return noise(keys(key, step, num_episodes), block)
+
+    def act_on_flat(flat: jax.Array, rows: list[jax.Array]) -> jax.Array:
+        params = unravel(flat)
+
+        def act_on_row(row: list[jax.Array]) -> jax.Array:
+            *noise, obs = split(layout, row)
+            return act_on(params, tuple(noise), obs)
+
+        blocks = [row.reshape(row.shape[0] // ROWS, ROWS, row.shape[1]) for row in rows]
+        action = lax.map(jax.vmap(act_on_row), blocks)
+        return action.reshape((-1,) + action.shape[2:])
+
+    jit = functools.partial(jax.jit, compiler_options=single_thread())
+    return CompiledAct(
+        layout,
+        *choices_of(act, params, key, obs),
+        jit(act_on_flat),
+        jit(begin, static_argnums=3),
+        jit(draw, static_argnums=2),
+    )

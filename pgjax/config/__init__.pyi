@@ -1,0 +1,5 @@
+from .settings import TrainConfig
+
+__all__ = [
+    "TrainConfig",
+]

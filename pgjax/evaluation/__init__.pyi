@@ -1,0 +1,5 @@
+from . import video
+
+__all__ = [
+    "video",
+]

@@ -1,0 +1,91 @@
+"""The learning curve of a run, or of several seeds, from metrics.jsonl. Needs matplotlib."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgjax.errors import RunError
+from pgjax.runs import store
+from pgjax.runs.folder import load_config, read_lines, seed_folders
+from pgjax.runs.run import RunLike, run_path
+
+_RETURNS = ("mean_return", "min_return", "max_return")
+
+
+def plot(run: RunLike, out: Path | str | None = None) -> Path:
+    """Draw mean return over environment steps, with the range from worst to best episode.
+
+    Of a folder of several seeds: the mean returns of each, and their mean over the seeds.
+
+    Args:
+      run: a run, its folder, or the folder of several seeds.
+      out: a picture file, whose folder is made if need be; by default learning_curve.png in the
+        run folder.
+
+    Returns:
+      Where the picture is.
+
+    Raises:
+      RunError: if the folder holds no metrics, or the picture cannot be written.
+    """
+    run_dir = run_path(run)
+    # Without pyplot: no global state, and no window system.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    folders = seed_folders(run_dir)
+    if folders:
+        _draw_seeds(axes, folders)
+    else:
+        _draw_run(axes, run_dir)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", frameon=False)
+    out = Path(out) if out is not None else run_dir / "learning_curve.png"
+    picture = io.BytesIO()
+    try:
+        figure.savefig(picture, dpi=130, format=out.suffix.removeprefix(".") or "png")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        store.replace(out, picture.getvalue())
+    except (OSError, ValueError) as e:
+        raise RunError(f"cannot write the picture {out} ({e}): choose another --out") from None
+    return out
+
+
+def _draw_run(axes: Any, run_dir: Path) -> None:
+    config = load_config(run_dir)
+    steps, mean, low, high = _read(run_dir, "total_env_steps", *_RETURNS)
+    axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label="worst to best episode")
+    axes.plot(steps, mean, linewidth=1.5, label="mean of the update's episodes")
+    title = f"{config.env_id}, seed {config.seed}"
+    axes.set(title=title, xlabel="environment steps", ylabel="return")
+
+
+def _draw_seeds(axes: Any, folders: list[Path]) -> None:
+    config = load_config(folders[0])
+    curves = [_read(folder, "total_episodes", "mean_return") for folder in folders]
+    shortest = min(len(episodes) for episodes, _ in curves)
+    for i, (episodes, mean) in enumerate(curves):
+        label = "each seed" if i == 0 else None
+        axes.plot(episodes, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
+    over_seeds = np.mean([mean[:shortest] for _, mean in curves], 0)
+    axes.plot(curves[0][0][:shortest], over_seeds, linewidth=1.8, label="mean over seeds")
+    last = config.seed + len(folders) - 1
+    title = f"{config.env_id}, seeds {config.seed} to {last}"
+    axes.set(title=title, xlabel="episodes", ylabel="mean return of an update")
+
+
+def _read(run_dir: Path, *names: str) -> list[list[float]]:
+    try:
+        rows = read_lines(run_dir / "metrics.jsonl")
+        if not rows:
+            raise ValueError("it is empty")
+        return [[float(row[name]) for row in rows] for name in names]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
+        reason = f"{type(e).__name__}: {e}"
+        raise RunError(
+            f"{run_dir} has no readable metrics.jsonl ({reason}): resume it, or train again"
+        ) from None

@@ -1,0 +1,7 @@
+from . import actions, spaces, stepping
+
+__all__ = [
+    "actions",
+    "spaces",
+    "stepping",
+]

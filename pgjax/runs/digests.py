@@ -1,0 +1,52 @@
+"""A digest of parameters that a compiled program can compute at every update."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pgjax.types import Params
+
+_SALTS = (0x9E3779B9, 0x7F4A7C15)  # of the two words
+
+
+def params_digest(params: Params) -> jax.Array:
+    """A digest of the bits of all parameters, leaf by leaf in tree order: [2] uint32.
+
+    Sums of integers, the same in every order. It tells parameters apart that differ by accident (a
+    changed bit goes unnoticed once in 2**64); against somebody who means to, SHA-256 is the digest.
+    """
+    bits = jnp.concatenate([_bits(leaf) for leaf in jax.tree.leaves(params)])
+    mixed = _mix(bits ^ _mix(jnp.arange(bits.size, dtype=jnp.uint32) + jnp.uint32(1)))
+    return jnp.stack([jnp.sum(_mix(mixed ^ np.uint32(s)), dtype=jnp.uint32) for s in _SALTS])
+
+
+def to_hex(digest: np.ndarray) -> str:
+    """Digests [2] uint32 as 16 hex digits."""
+    return "".join(f"{int(word):08x}" for word in digest)
+
+
+def _bits(leaf: jax.Array) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    width = leaf.dtype.itemsize
+    kind = {1: jnp.uint8, 2: jnp.uint16}.get(width, jnp.uint32)
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    return lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32).ravel()
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """MurmurHash3's finaliser: each bit of the input changes each of the output half the time."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def params_sha256(params: Params) -> str:
+    """Hex digest over the bytes of the parameters, leaf by leaf in tree order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

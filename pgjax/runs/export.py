@@ -1,0 +1,94 @@
+"""A run's TrainState as an Orbax checkpoint, which is what the ecosystem reads, and back."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+
+from pgjax.errors import ConfigError, RunError
+from pgjax.runs.checkpoints import with_key_data, with_typed_key
+from pgjax.runs.run import Run, RunLike, as_run
+from pgjax.types import TrainState
+
+
+def export(
+    run: RunLike,
+    out: Path | str | None = None,
+    *,
+    format: Literal["orbax"] = "orbax",
+    allow_env_import: bool = False,
+) -> Path:
+    """Write a run's TrainState for other programs to read.
+
+    Args:
+      run: a run or its folder.
+      out: the new folder; by default `orbax` in the run folder.
+      format: Orbax's, as its StandardCheckpointer reads it; see `to_orbax`.
+      allow_env_import: as for `pgjax.load`.
+
+    Returns:
+      The folder written.
+
+    Raises:
+      ConfigError: for another format.
+      RunError: if there is something at `out` already, or it cannot be written.
+    """
+    if format != "orbax":
+        raise ConfigError(f'format must be "orbax", got {format!r}')
+    run = as_run(run, allow_env_import=allow_env_import)
+    return to_orbax(run, run.path / format if out is None else Path(out))
+
+
+def to_orbax(run: Run, out: Path) -> Path:
+    """Write a folder that Orbax's StandardCheckpointer reads.
+
+    It holds nested dicts: params as Flax has them, opt_state as flax.serialization.to_state_dict
+    names it, key (its data, uint32) and step.
+
+    Raises:
+      RunError: if there is something already, or it cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    if out.exists() or out.is_symlink():
+        raise RunError(f"{out} exists: choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)  # where it cannot be, Orbax hangs
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(out.absolute(), _tree(run.state))
+    except (OSError, ValueError) as e:
+        raise RunError(f"Orbax cannot write {out} ({e}): choose another --out") from None
+    return out
+
+
+def from_orbax(path: Path, like: TrainState) -> TrainState:
+    """The inverse, for a state of the same shapes as `like`.
+
+    Raises:
+      RunError: if it does not fit.
+    """
+    import orbax.checkpoint as ocp
+
+    tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            # Looked at first: a restore that fails leaves work of Orbax's behind.
+            there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
+            if there != _shapes(tree):
+                raise ValueError("its arrays have other names, shapes or dtypes")
+            found = checkpointer.restore(path.absolute(), tree)
+    except (OSError, ValueError, KeyError, AttributeError) as e:
+        raise RunError(f"{path} does not hold such a state ({e})") from None
+    state = flax.serialization.from_state_dict(with_key_data(like), found)
+    return with_typed_key(jax.tree.map(jnp.asarray, state))
+
+
+def _shapes(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
+
+
+def _tree(state: TrainState) -> Any:
+    return flax.serialization.to_state_dict(with_key_data(state))

@@ -1,0 +1,105 @@
+"""What a result's bits rest on besides config and seed: versions, processor, threads, flags."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import jax
+
+from pgjax.errors import ConfigError
+
+_PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium")
+_FLAGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_default_matmul_precision",
+    "jax_disable_jit",
+)
+_VECTORS = ("avx", "fma", "f16c", "sse", "amx", "sve", "asimd")
+
+
+def machine_facts(env_id: str) -> dict[str, Any]:
+    """Flat, so that two machines are compared name by name."""
+    device = jax.devices()[0]
+    versions = {f"{name} version": importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "python version": platform.python_version(),
+        **versions,
+        **_of_environment(env_id),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu features": _cpu_features(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "threads": threads(),
+        **{name: str(jax.config.values.get(name)) for name in _FLAGS},
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def require_device() -> None:
+    """Raise ConfigError where JAX finds nothing to compute on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), str(e).partition(". ")[0]
+        raise ConfigError(
+            f"JAX finds no device for JAX_PLATFORMS={asked!r} ({reason or 'no reason given'}): "
+            "unset it, or ask for cpu"
+        ) from None
+
+
+def differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """What two machines differ in, each as one line."""
+    names = [name for name in here if here[name] != there.get(name)]
+    return [f"{name}: {here[name]} here, {there.get(name)} there" for name in names]
+
+
+def threads() -> int:
+    """What XLA's CPU backend takes: NPROC if it is set, else the cores this process may use."""
+    asked = os.environ.get("NPROC", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, if it is in a git repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _of_environment(env_id: str) -> dict[str, str]:
+    """The version of the package that an environment comes from, if it is not Gymnasium itself."""
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    entry = spec.entry_point if spec else None
+    package = entry.partition(".")[0].partition(":")[0] if isinstance(entry, str) else ""
+    if package in ("", "gymnasium"):
+        return {}
+    try:
+        return {"environment's package": f"{package} {importlib.metadata.version(package)}"}
+    except importlib.metadata.PackageNotFoundError:
+        return {"environment's package": package}
+
+
+def _cpu_features() -> str:
+    """Those that compilers choose vector instructions by, where the system lists them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    found = named.partition(":")[2].split()
+    return " ".join(sorted(name for name in found if name.startswith(_VECTORS)))

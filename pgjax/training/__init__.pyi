@@ -1,0 +1,6 @@
+from . import engines, loop
+
+__all__ = [
+    "engines",
+    "loop",
+]

@@ -1,0 +1,182 @@
+"""The on-device engine is the Python loop, in one program, on any number of devices."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT, assert_trees_equal, make_rollout
+
+import pgjax
+from pgjax import envs
+from pgjax.numerics.sums import max_over_vmap
+from pgjax.types import zero_padding
+
+SEED = 3
+CARTPOLE = envs.make("CartPole-v1", max_episode_steps=70)
+SOFTMAX = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.03))
+
+
+def trimmed(rollout, length):
+    rollout = zero_padding(jax.tree.map(jnp.asarray, rollout))
+    assert not rollout.weight[length:].any()
+    return jax.tree.map(lambda x: x[:length], rollout)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "policy", "num_episodes"),
+    [
+        ("CartPole-v1", pgjax.SoftmaxPolicy(2), 40),
+        pytest.param(
+            "Pendulum-v1", pgjax.GaussianPolicy(1, (64, 64), nn.tanh), 5, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_two_engines_one_result(env_id, policy, num_episodes):
+    """Bit for bit: the episodes, and what is learned of them."""
+    env = envs.make(env_id, max_episode_steps=100)
+    other = envs.as_gymnasium(env)
+    algorithm = pgjax.reinforce(policy, optax.flatten(optax.adam(0.02)))
+
+    @jax.jit
+    def step(state):
+        rollout = pgjax.collect_episodes_on_device(env, algorithm, state, num_episodes)
+        return rollout, *algorithm.update(state, rollout)
+
+    state = on_device = pgjax.init_on_device(algorithm, env, jax.random.key(SEED))
+    for _ in range(3):
+        expected = pgjax.collect_episodes(other, algorithm, state, num_episodes)
+        got, on_device, info_on_device = step(on_device)
+        length = int(expected.weight.sum(0).max())
+        assert_trees_equal(trimmed(got, length), trimmed(expected, length))
+        state, info = algorithm.update(state, expected)
+        assert_trees_equal(on_device, state)
+        assert_trees_equal(info_on_device, info)
+
+
+def test_stops_when_all_are_over():
+    """Nothing is simulated behind the block in which the last episode ends."""
+    env = envs.make("CartPole-v1")
+    state = pgjax.init_on_device(SOFTMAX, env, jax.random.key(SEED))
+    rollout = pgjax.collect_episodes_on_device(env, SOFTMAX, state, 8)
+    longest = int(rollout.weight.sum(0).max())
+    assert 8 < longest < 63  # the first of eight blocks of 63
+    np.testing.assert_array_equal(rollout.obs[63:], 0.0)
+    assert rollout.obs[longest - 1].any()
+    assert rollout.weight.shape == (504, 8)
+
+
+def test_one_bound_for_all_of_a_batch():
+    x = jnp.array([[1, 5, 2], [4, 3, 0]])
+    assert max_over_vmap(x[0, 1]) == 5
+    np.testing.assert_array_equal(jax.vmap(max_over_vmap)(x[1]), [4, 4, 4])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(max_over_vmap))(x), np.full((2, 3), 5))
+    flags = jax.jit(jax.vmap(lambda v: v + max_over_vmap(v > 4)))(x[0])
+    np.testing.assert_array_equal(flags, [2, 6, 3])
+
+
+@pytest.mark.slow
+def test_map_over_seeds_keeps_the_bits_and_vmap_nearly():
+    sharding = pgjax.Sharding(2)
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.03), sharding=sharding)
+    step = pgjax.training_step(algorithm, CARTPOLE, 4, sharding=sharding)
+
+    def run(seed):
+        state = pgjax.init_on_device(algorithm, CARTPOLE, jax.random.key(seed))
+        return jax.lax.scan(lambda s, _: step(s), state, None, length=3)[0].params
+
+    seeds = jnp.arange(3)
+    single = [jax.jit(run)(seed) for seed in seeds]
+    single = jax.tree.map(lambda *x: jnp.stack(x), *single)
+    assert_trees_equal(jax.jit(lambda s: jax.lax.map(run, s))(seeds), single)
+    near = jax.jit(jax.vmap(run))(seeds)
+    for x, y in zip(jax.tree.leaves(near), jax.tree.leaves(single), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import optax, pgjax
+from jax.sharding import PartitionSpec as P
+env = pgjax.envs.make("Pendulum-v1", max_episode_steps=70)
+sharding = pgjax.Sharding(8, "devices")  # of 12 episodes: two each, some of nothing
+algorithm = pgjax.reinforce(
+    pgjax.GaussianPolicy(1), optax.adam(0.02), critic=pgjax.ValueNetwork((16,)),
+    estimator=pgjax.advantages.normalized(pgjax.advantages.gae(0.95, 0.9)),
+    sharding=sharding,
+)
+step = pgjax.training_step(algorithm, env, 12, sharding=sharding)
+for n in (1, 8):
+    mesh = jax.make_mesh((n,), ("devices",), devices=jax.devices()[:n])
+    run = lambda state: jax.lax.scan(lambda s, _: step(s), state, None, length=3)
+    state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
+    state = jax.device_put(state, jax.sharding.NamedSharding(mesh, P()))
+    run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    state, info = jax.jit(run)(state)
+    print(pgjax.runs.digests.params_sha256(state.params), info["mean_return"], info["episodes"])
+"""
+
+
+def test_the_same_bits_on_1_and_8_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    assert "[12 12 12]" in lines[0]
+
+
+def test_errors_say_what_to_do():
+    state = pgjax.init_on_device(SOFTMAX, CARTPOLE, jax.random.key(SEED))
+
+    def collect(env, algorithm=SOFTMAX, n=4, state=state):
+        return pgjax.collect_episodes_on_device(env, algorithm, state, n)
+
+    with pytest.raises(pgjax.ConfigError, match="num_episodes"):
+        collect(CARTPOLE, n=0)
+    with pytest.raises(pgjax.ConfigError, match="time_limit"):
+        collect(CARTPOLE._replace(max_episode_steps=None))
+    with pytest.raises(pgjax.ConfigError, match="observation must keep"):
+        collect(CARTPOLE._replace(reset=lambda key: (CARTPOLE.reset(key)[0], jnp.zeros(5))))
+    pendulum = envs.make("Pendulum-v1")
+    misfit = pgjax.init_on_device(SOFTMAX, pendulum, jax.random.key(SEED))
+    with pytest.raises(pgjax.SpaceError, match="SoftmaxPolicy"):
+        collect(pendulum, state=misfit)
+    of_three = pgjax.reinforce(pgjax.SoftmaxPolicy(3, (4,)), optax.sgd(0.1))
+    state = pgjax.init_on_device(of_three, CARTPOLE, jax.random.key(SEED))
+    with pytest.raises(pgjax.SpaceError, match="one of 3, where the action space has 2"):
+        pgjax.collect_episodes_on_device(CARTPOLE, of_three, state, 1)
+    with pytest.raises(pgjax.ConfigError, match="num_shards"):
+        pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.sgd(0.1), sharding=pgjax.Sharding(0))
+
+
+def test_shards_give_the_same_gradient(rng):
+    """Grouped otherwise, the sums round otherwise and no more."""
+    rollout = make_rollout(rng, [13, 16, 4, 9, 16, 1, 7, 12])
+    params = []
+    for num_shards in (1, 5):  # 5 shards: two columns of padding
+        algorithm = pgjax.reinforce(
+            pgjax.SoftmaxPolicy(2),
+            optax.sgd(0.1),
+            sharding=pgjax.Sharding(num_shards),
+            chunk_size=16,
+        )
+        state = pgjax.init_on_device(algorithm, CARTPOLE, jax.random.key(SEED))
+        params.append(algorithm.update(state, rollout)[0].params)
+    grads, _ = jax.jit(jax.grad(algorithm.loss, has_aux=True))(state.params, rollout)
+    params.append(jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads))
+    for other in params[1:]:
+        for x, y in zip(jax.tree.leaves(other), jax.tree.leaves(params[0]), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)

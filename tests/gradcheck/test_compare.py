@@ -1,0 +1,279 @@
+"""Every estimator is in expectation what it is documented to be, and planted bugs are found."""
+
+import functools
+import json
+from math import comb
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import pgjax
+from pgjax import advantages, losses
+from pgjax.cli.app import main
+from pgjax.envs import tabular
+from pgjax.gradcheck import compare
+from pgjax.gradcheck.cases import GAMMA
+from pgjax.types import segment_ends, zero_padding
+
+CASES = {f"{c.task.name}: {c.name}{', V' * c.critic}": c for c in compare.CASES}
+
+
+@functools.cache
+def rows():
+    return dict(zip(CASES, compare.check(), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_estimator_is_what_it_is_documented_to_be(name):
+    row = rows()[name]
+    assert row.error < 1e-12
+    assert row.ok
+    assert row.variance > 0
+
+
+def test_which_are_unbiased():
+    unbiased = {name for name, row in rows().items() if row.bias < 1e-10}
+    assert unbiased == {
+        "layers: gamma^t reward_to_go",
+        "layers: gamma^t leave_one_out",
+        "layers: gamma^t reward_to_go, V",
+        "layers: gamma^t gae(1), V",
+        "clipped: reward_to_go",
+    }
+    bias = [rows()[f"layers: gamma^t gae({x}), V"].bias for x in ("1", "0.95", "0.5", "0")]
+    assert bias == sorted(bias)
+    assert all(row.bias > 0.01 for name, row in rows().items() if name not in unbiased)
+    assert all(row.cosine <= 1 + 1e-12 for row in rows().values())
+
+
+def test_the_command_prints_a_table_and_lines(capsys, monkeypatch):
+    monkeypatch.setattr(compare, "check", lambda: list(rows().values()))
+    main(["gradcheck"])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
+    assert sum(line.startswith("layers") for line in lines) == 9
+    main(["gradcheck", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == len(CASES)
+    assert all(row["ok"] for row in found)
+    wrong = next(iter(rows().values()))._replace(error=float("nan"))
+    monkeypatch.setattr(compare, "check", lambda: [wrong])
+    with pytest.raises(SystemExit) as e:
+        main(["gradcheck"])
+    assert e.value.code == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+# --- bugs, each as somebody might write it ---
+
+
+def of_returns(change):
+    """reward_to_go with something changed: (rollout, returns) -> returns."""
+
+    def estimate(rollout, value=None, next_value=None):
+        return change(zero_padding(rollout), advantages.reward_to_go(GAMMA)(rollout))
+
+    return estimate
+
+
+def whole_return(rollout, returns):
+    return jnp.where(rollout.weight > 0, jnp.broadcast_to(returns[:1], returns.shape), 0.0)
+
+
+def of_shifted_rewards(rollout, value=None, next_value=None):
+    reward = jnp.roll(zero_padding(rollout).reward, -1, axis=0).at[-1].set(0.0)
+    return advantages.reward_to_go(GAMMA)(rollout._replace(reward=reward))
+
+
+def with_ddof_0(rollout, returns):
+    real = rollout.weight > 0
+    x = jnp.where(real, returns - returns.mean(where=real), 0.0)
+    return x / (returns.std(where=real) + 1e-9)
+
+
+def merged_done(bootstraps_after_the_end):
+    def estimate(rollout, value, next_value):
+        rollout = zero_padding(rollout)
+        done = rollout.terminated | rollout.truncated
+        terminated = jnp.zeros_like(done) if bootstraps_after_the_end else done
+        return pgjax.returns.gae(
+            rollout.reward, value, next_value, terminated, done | segment_ends(rollout), GAMMA, 0.95
+        )
+
+    return advantages.time_discounted(estimate, GAMMA)
+
+
+def mean_of_steps(*args, **kwargs):
+    return pgjax.reinforce(*args, mean_over="steps", **kwargs)
+
+
+def leaking(policy, optimizer, *, estimator, critic, chunk_size):
+    """The advantage is differentiated too."""
+    algorithm = pgjax.reinforce(policy, optimizer, estimator=estimator, critic=critic)
+
+    def loss(params, rollout):
+        rollout = zero_padding(rollout)
+        value, next_value = (
+            critic.apply({"params": params["critic"]}, x) for x in (rollout.obs, rollout.next_obs)
+        )
+        advantage = estimator(rollout, value, next_value)
+        log_prob = algorithm.log_prob(params, rollout.obs, rollout.action)
+        fitted = losses.value_loss(value, advantage + value)
+        each = jnp.where(rollout.weight > 0, -advantage * log_prob + 0.5 * fitted, 0.0)
+        return each.sum() / rollout.weight.shape[1], {}
+
+    return algorithm._replace(loss=loss)
+
+
+class _Clipping:
+    """A policy whose log_prob is of the action as the environment got it."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def apply(self, params, obs):
+        right = self.policy.apply(params, obs)
+
+        class Distribution:
+            entropy = staticmethod(right.entropy)
+
+            @staticmethod
+            def log_prob(action):
+                return right.log_prob(jnp.clip(action, -0.5, 1.0))
+
+        return Distribution
+
+
+def of_clipped_actions(policy, *args, **kwargs):
+    wrong = pgjax.reinforce(_Clipping(policy), *args, **kwargs)
+    return pgjax.reinforce(policy, *args, **kwargs)._replace(loss=wrong.loss)
+
+
+BUGS = {
+    "G_0 at every step": ("layers: reward_to_go", of_returns(whole_return), None),
+    "shifted rewards": ("layers: reward_to_go", of_shifted_rewards, None),
+    "mean instead of sum": ("layers: gamma^t reward_to_go", None, mean_of_steps),
+    "leaked gradients": ("layers: gamma^t gae(0.5), V", None, leaking),
+    "wrong ddof": ("layers: normalized", of_returns(with_ddof_0), None),
+    "clipped log-prob": ("clipped: reward_to_go", None, of_clipped_actions),
+    "merged done": ("random: gamma^t gae(0.95), V", merged_done(False), None),
+    "merged done, the other way": ("random: gamma^t gae(0.95), V", merged_done(True), None),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_found(bug):
+    name, estimator, make = BUGS[bug]
+    case = CASES[name]
+    if estimator is not None:
+        case = case._replace(estimator=estimator)
+    [row] = compare.check([case], make or pgjax.reinforce)
+    assert np.isfinite(row.error)
+    assert row.error > 1e-3
+    assert not row.ok
+
+
+# --- documented biases that can be worked out by hand ---
+
+
+def bandit(p, num_episodes, estimator):
+    """The expected gradient, and its variance, of one choice with rewards 0 and 1.
+
+    The policy has one logit between the two, so that grad log pi is 1 - p or -p.
+    """
+    mdp = tabular.make_mdp(
+        [[[0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]],
+        [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]],
+        terminal=[False, True],
+    )
+
+    class OneLogit(nn.Module):
+        @nn.compact
+        def __call__(self, obs):
+            logit = self.param("logit", nn.initializers.zeros, ())
+            logits = jnp.stack([0.0 * logit, logit])
+            return pgjax.distributions.Categorical(jnp.broadcast_to(logits, (*obs.shape[:-1], 2)))
+
+    with jax.enable_x64(True):
+        policy = OneLogit()
+        algorithm = pgjax.reinforce(policy, optax.identity(), estimator=estimator)
+        params = {"params": {"logit": jnp.log(p / (1 - p))}}
+        mean, variance = compare.moments(
+            algorithm, policy, params, tabular.trajectories(mdp, 1), num_episodes
+        )
+    return -float(mean["params"]["logit"]), float(variance)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_normalized_on_a_bandit_by_hand(n):
+    """k of n episodes win; winners have (1 - k/n) / s and weight 1 - p, losers -k/n / s and -p.
+
+    So a batch gives k (n - k) / n^2 / s, with s^2 = k (n - k) / (n (n - 1)).
+    """
+    p = 0.3
+    expected = sum(
+        comb(n, k)
+        * p**k
+        * (1 - p) ** (n - k)
+        * k
+        * (n - k)
+        / n**2
+        / (np.sqrt(k * (n - k) / (n * (n - 1))) + 1e-9)
+        for k in range(1, n)
+    )
+    mean, _ = bandit(p, n, advantages.normalized(advantages.reward_to_go(1.0)))
+    np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-10)
+
+
+def test_leave_one_out_on_a_bandit_by_hand():
+    """grad J is p (1 - p): mean and variance from the few batches there are."""
+    p, n = 0.3, 2
+    plain, variance = bandit(p, 1, advantages.reward_to_go(1.0))
+    np.testing.assert_allclose(plain, p * (1 - p), atol=1e-12)
+    # R (1 - p) with probability p, else 0
+    np.testing.assert_allclose(variance, p * (1 - p) ** 2 - (p * (1 - p)) ** 2, atol=1e-12)
+    mean, variance = bandit(p, n, advantages.leave_one_out(advantages.reward_to_go(1.0)))
+    np.testing.assert_allclose(mean, p * (1 - p), atol=1e-12)
+    # Of two, where they differ: (1 (1 - p) + (-1) (-p)) / 2 = 1/2, with probability 2 p (1 - p).
+    np.testing.assert_allclose(variance, p * (1 - p) / 2 - (p * (1 - p)) ** 2, atol=1e-12)
+
+
+def test_a_true_critic_has_no_bias_at_any_lambda():
+    """GAE is biased by what the critic gets wrong, and by nothing else."""
+    mdp = tabular.layered_mdp(0)
+    case = CASES["layers: gamma^t gae(0), V"]
+    with jax.enable_x64(True):
+        pi = jnp.full((len(mdp.initial), 2), 0.5)
+        true = tabular.state_values(mdp, pi, GAMMA)
+
+        class Table(nn.Module):
+            @nn.compact
+            def __call__(self, obs):
+                return obs @ self.param("values", nn.initializers.zeros, true.shape)
+
+        class Uniform(nn.Module):
+            @nn.compact
+            def __call__(self, obs):
+                logits = nn.Dense(2, use_bias=False)(obs)
+                return pgjax.distributions.Categorical(logits)
+
+        policy = Uniform()
+        algorithm = pgjax.reinforce(
+            policy, optax.identity(), estimator=case.estimator, critic=Table()
+        )
+        params = {
+            "params": {"Dense_0": {"kernel": jnp.zeros((len(true), 2))}},
+            "critic": {"values": true},
+        }
+        mean, _ = compare.moments(algorithm, policy, params, case.task.trajectories)
+        exact = jax.grad(
+            lambda p: tabular.objective(mdp, tabular.action_probabilities(mdp, policy, p), GAMMA)
+        )(params)
+    np.testing.assert_allclose(
+        -mean["params"]["Dense_0"]["kernel"], exact["params"]["Dense_0"]["kernel"], atol=1e-12
+    )
+    np.testing.assert_allclose(mean["critic"]["values"], 0.0, atol=1e-12)

@@ -1,0 +1,317 @@
+"""Run folders that are damaged, hostile, full, or wanted by many at once."""
+
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_trees_equal
+
+import pgjax
+from pgjax.collect.noise import episode_keys, reset_seeds
+from pgjax.runs import checkpoints, store
+
+SMALL = dict(updates=5, episodes_per_update=2, num_envs=2, hidden_sizes=(8,))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "run"
+    config = pgjax.TrainConfig("CartPole-v1", checkpoint_seconds=0.0, run_dir=path, **SMALL)
+    return pgjax.train(config)
+
+
+def damages(names, sizes, rng, flips, cuts, deletions):
+    """(file, what to do to its bytes) in turns over the files."""
+
+    def flip(data):
+        bit = int(rng.integers(8 * len(data)))
+        return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+
+    kinds = [flip] * flips + [lambda data: data[: rng.integers(len(data))]] * cuts
+    kinds += [lambda data: None] * deletions
+    yield from zip(itertools.cycle(names), kinds)
+
+
+def restored(path):
+    """The run that comes back and whether anybody was warned, or None where that is refused."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            run = pgjax.load(path)
+        except pgjax.PgjaxError:
+            return None
+    return run, bool(told)
+
+
+@pytest.mark.parametrize(
+    ("flips", "cuts", "deletions"),
+    [(20, 8, 4), pytest.param(1000, 200, 50, marks=pytest.mark.slow)],
+)
+def test_no_damage_to_a_run_folder_is_restored_silently(whole, tmp_path, flips, cuts, deletions):
+    names = sorted(str(p.relative_to(whole.path)) for p in whole.path.rglob("*") if p.is_file())
+    good, rng = {name: (whole.path / name).read_bytes() for name in names}, np.random.default_rng(0)
+    states = {
+        at.update: checkpoints.restore(at, lambda: whole.agent.init(0))
+        for at in checkpoints.valid_checkpoints(whole.path, whole.config)
+    }
+    assert sorted(states) == [2, 3, 4, 5] or sorted(states) == [3, 4, 5]
+    here = tmp_path / "run"
+    shutil.copytree(whole.path, here)
+    outcomes = dict.fromkeys(("refused", "warned", "whole"), 0)
+    for name, harm in damages(names, good, rng, flips, cuts, deletions):
+        data = harm(good[name])
+        if data is None:
+            (here / name).unlink()
+        else:
+            (here / name).write_bytes(data)
+        back = restored(here)
+        if back is None:
+            outcomes["refused"] += 1
+        else:
+            run, warned = back
+            assert_trees_equal(run.state, states[int(run.state.step)])
+            assert run.config.to_json() == whole.config.to_json()
+            newest_gone = data is None and name.endswith("00000005.ckpt")
+            assert warned or newest_gone or int(run.state.step) == 5
+            if not warned:
+                assert run.metrics == whole.metrics
+            outcomes["warned" if warned else "whole"] += 1
+        (here / name).write_bytes(good[name])
+    print(outcomes)
+    assert outcomes["refused"] > 0
+    assert outcomes["warned"] > 0
+
+
+class Full:
+    """`os` on a disk that is full from the n-th write on."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def pwrite(self, *args):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.pwrite(*args)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_what_was_saved_is_whole(whole, tmp_path, monkeypatch):
+    for writes in itertools.count():
+        path = tmp_path / str(writes)
+        monkeypatch.setattr(store, "os", Full(writes))
+        config = pgjax.TrainConfig("CartPole-v1", checkpoint_seconds=0.0, run_dir=path, **SMALL)
+        said = ""
+        try:
+            pgjax.train(config)
+            break
+        except pgjax.RunError as e:
+            said = str(e)
+        assert "No space left" in said
+        assert "make room" in said
+        monkeypatch.setattr(store, "os", os)
+        if (path / "config.json").exists():
+            pgjax.resume(path)
+            assert_trees_equal(pgjax.load(path).state, whole.state)
+            for name in ("metrics.jsonl", "digests.jsonl"):
+                assert (path / name).read_bytes() == (whole.path / name).read_bytes()
+    assert writes > 10
+
+
+def test_no_two_runs_share_the_seed_of_an_episode():
+    """10,000 (seed, episode) pairs of neighbouring seeds, as 32 bits: a chance of 1 in 100."""
+    seeds = [
+        np.asarray(reset_seeds(episode_keys(jax.random.key(seed), np.arange(100, dtype=np.uint32))))
+        for seed in range(100)
+    ]
+    assert len(np.unique(np.concatenate(seeds))) == 100 * 100
+
+
+@pytest.mark.slow
+def test_of_ten_processes_on_one_folder_one_runs(tmp_path):
+    argv = [
+        sys.executable, "-m", "pgjax", "train", "CartPole-v1", "--updates", "40", "--eval-episodes",
+        "2", "--run-dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = [
+        subprocess.Popen(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
+        )
+        for _ in range(10)
+    ]
+    said = [process.communicate()[1].strip().splitlines() for process in started]
+    codes = sorted(process.returncode for process in started)
+    assert codes == [0] + [2] * 9
+    for process, lines in zip(started, said, strict=True):
+        if process.returncode == 2:
+            assert len(lines) == 1
+            assert "in use by another process" in lines[0] or "not an empty folder" in lines[0]
+    assert len(pgjax.load(tmp_path / "run").metrics) == 40
+
+
+HOSTILE = """
+import contextlib, io, os, sys, warnings
+from pathlib import Path
+from pgjax.cli import app
+good, folders = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
+allowed = [str(Path(name).resolve()) for name in sys.argv[2:]] + ["/dev/", "/proc/"]
+watched, events = [False], []
+HARMFUL = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def hook(event, args):
+    if not watched[0]:
+        return
+    if event == "import" and args[0].split(".")[0] == "evil" or event in HARMFUL:
+        events.append((event, str(args)))
+    paths = []
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)) and args[2] & WRITES:
+        paths = [args[0]]
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        paths = args[:2]
+    elif event in ("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"):
+        there = event == "os.mkdir" and os.path.isdir(args[0])  # and so nothing is made
+        paths = [] if there or isinstance(args[0], int) else args[:1]
+    for path in paths:
+        path = os.path.join(os.path.realpath(os.path.dirname(os.fsdecode(path))), "x")
+        if not any(path.startswith(start) for start in allowed):
+            events.append((event, str(args)))
+
+
+def use(folder):
+    for argv in (
+        ["evaluate", folder, "--episodes", "1"], ["plot", folder], ["verify", folder],
+        ["render", folder, "--out", folder / "film.gif"], ["resume", folder],
+        ["evaluate", folder, "--episodes", "1"],
+    ):
+        error = io.StringIO()
+        try:
+            more = ["--no-compile-cache"] * (argv[0] not in ("plot", "render"))
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
+                app.main([str(word) for word in argv] + more)
+        except SystemExit as e:
+            print(folder.name, argv[0], e.code, error.getvalue().strip())
+        else:
+            print(folder.name, argv[0], 0, error.getvalue().strip())
+
+
+sys.addaudithook(hook)
+use(good)  # whatever is imported or set up once
+for folder in folders:
+    watched[0] = True
+    use(folder)
+    watched[0] = False
+print("events", events)
+assert not events
+"""
+
+
+def change(path, **values):
+    """Settings of an attacker, who can seal them too."""
+    store.write_sealed(path / "config.json", {**store.read_sealed(path / "config.json"), **values})
+
+
+def link(name):
+    def harm(path, outside):
+        target = outside / f"{name.replace('/', '-')}"
+        if (path / name).is_dir():
+            (path / name).rename(target)
+        else:
+            shutil.copy(path / name, target) if (path / name).exists() else target.write_text("x")
+            (path / name).unlink(missing_ok=True)
+        (path / name).symlink_to(target)
+
+    return harm
+
+
+def body(data):
+    def harm(path, outside):
+        newest = max((path / "checkpoints").iterdir())
+        at = store.read(newest)
+        for other in (path / "checkpoints").iterdir():
+            other.unlink()
+        store.commit(path / "checkpoints", at.update, at.score, at.settings, at.logs, data)
+
+    return harm
+
+
+def logs(path, outside):
+    at = store.read(max((path / "checkpoints").iterdir()))
+    (outside / "log").write_bytes(b"x")
+    marks = {**at.logs, "../outside/log": (1, store.hashlib.sha256(b"x").hexdigest())}
+    store.commit(path / "checkpoints", 6, at.score, at.settings, marks, at.body())
+
+
+def fifo(path, outside):
+    (path / "timings.jsonl").unlink()
+    os.mkfifo(path / "timings.jsonl")
+
+
+def deep(path, outside):
+    (path / "config.json").write_text("[" * 100000)
+
+
+HARMS = {
+    "module": lambda path, outside: change(path, env_id="evil:CartPole-v1"),
+    "path": lambda path, outside: change(path, env_id="../../evil-v0"),
+    "wide": lambda path, outside: change(path, hidden_sizes=[10**6, 10**6]),
+    "many": lambda path, outside: change(path, num_envs=10**9),
+    "unknown": lambda path, outside: change(path, __class__="evil"),
+    "typed": lambda path, outside: change(path, updates="import evil"),
+    "seeds": lambda path, outside: store.write_sealed(
+        path / "seeds.json", {"first": "../../", "count": 10**12}
+    ),
+    "pickle": body(b"cposix\nsystem\n(S'touch evil'\ntR."),
+    "object": body(bytes.fromhex("81a6706172616d73c7100393c4016fa14f01") + b"\0" * 64),
+    "huge": body(b"\xdf\xff\xff\xff\xff"),
+    "nested": body(b"\x91" * 3000),
+    "empty": body(b""),
+    "logs": logs,
+    "fifo": fifo,
+    "deep": deep,
+    **{
+        f"link-{name.replace('/', '-')}": link(name)
+        for name in (
+            "checkpoints", "metrics.jsonl", "timings.jsonl", "config.json", "manifest.json",
+            "evaluation.json", "learning_curve.png", "film.gif", ".lock", ".config.json.tmp",
+            "checkpoints/00000005.ckpt",
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_hostile_folders_run_nothing_and_write_nothing_outside(whole, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folders = []
+    for name, harm in HARMS.items():
+        folder = tmp_path / name
+        shutil.copytree(whole.path, folder)
+        harm(folder, outside)
+        folders.append(folder)
+    before = {p: p.read_bytes() for p in outside.rglob("*") if p.is_file()}
+    good = shutil.copytree(whole.path, tmp_path / "good")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, str(good), *map(str, folders)],
+        capture_output=True, text=True, env=env, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p: p.read_bytes() for p in outside.rglob("*") if p.is_file()} == before
+    assert len(HARMS) >= 20
+    for line in done.stdout.splitlines():
+        assert "Traceback" not in line

@@ -1,0 +1,276 @@
+"""Environments that fail, and processes that are told to stop."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import failing_envs  # noqa: F401  (registers)
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from probe_envs import Scripted
+
+import pgjax
+from pgjax.cli.signals import Signals, Stopped
+from pgjax.config.agent import make_agent
+from pgjax.config.env import make_env, open_env, why_not_reproducible
+from pgjax.gym import stepping
+from pgjax.runs import folder, store
+
+HERE = str(Path(__file__).parents[1])
+
+
+def collect(how, where, vectorization, num_envs=2):
+    """Four episodes of five steps; the third of whichever environment comes to it fails."""
+    config = pgjax.TrainConfig(
+        "failing_envs:Fails-v0", num_envs=num_envs, vectorization=vectorization, hidden_sizes=(4,)
+    )
+    with open_env(config, how=how, where=where, resets=2) as env:
+        agent = make_agent(config, env)
+        pgjax.collect_episodes(env, agent.algorithm, agent.init(0), 6, step_timeout=0.5)
+
+
+WORDS = {
+    "raises": "the environment raised ZeroDivisionError: of their own",
+    "hangs": "the environment has not come back for .*0.5 s",
+    "dies": "the environment died: its process has ended",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "where", "vectorization"),
+    [
+        ("raises", "step", "sync"),
+        pytest.param("raises", "reset", "sync", marks=pytest.mark.slow),
+        ("hangs", "step", "sync"),
+        ("raises", "step", "async"),
+        ("hangs", "step", "async"),
+        ("dies", "step", "async"),
+        pytest.param("dies", "reset", "async", marks=pytest.mark.slow),
+    ],
+)
+def test_which_one_failed_is_told_and_what_leads_there(how, where, vectorization):
+    # The first two episodes end together, and so the next two fail together.
+    which = "environment [01], episode [23]" if how == "dies" else "environment 0, episode 2"
+    when = "step 1" if where == "step" else "reset"
+    message = rf"{which} \(reset seed \d+\), {when}: {WORDS[how]}"
+    with pytest.raises(pgjax.RolloutError, match=message) as caught:
+        collect(how, where, vectorization)
+    replay = caught.value.replay
+    assert f"reset seed {replay['reset_seed']}" in str(caught.value)
+    assert len(replay["actions"]) == (2 if where == "step" else 0)
+    if how == "raises" and vectorization == "sync":
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        # By hand: an environment that has been reset once before fails there, and not sooner.
+        env = gym.make("Fails-v0", where=where, resets=1).unwrapped
+        if where == "step":
+            env.reset(seed=replay["reset_seed"])
+            env.step(np.int64(replay["actions"][0]))
+            with pytest.raises(ZeroDivisionError):
+                env.step(np.int64(replay["actions"][1]))
+
+
+OBS = np.zeros(3, np.float32)
+BYTES = spaces.Box(0, 255, (3,), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("where", "result", "seen", "words"),
+    [
+        ("reset", OBS, None, r"reset: the environment returned array.*, not \(observation, info\)"),
+        ("reset", None, None, "reset: the environment returned None, not"),
+        ("reset", SystemExit(0), None, "reset: the environment raised SystemExit: 0"),
+        ("reset", ([[1], [2, 3]], {}), None, r"step 0: the observation is \[\[1\], \[2, 3\]\]"),
+        ("reset", (OBS, {}), BYTES, "step 0: the observation .*float32.* but the space says uint8"),
+        ("reset", (1.5, {}), spaces.Discrete(3), "step 0: the observation is 1.5, but .* 0 to 2"),
+        ("reset", (None, {}), spaces.Discrete(3), "step 0: the observation is None, but"),
+        ("step", (OBS, 1.0, True, {}), None, "step 0: step returned 4 values, not"),
+        ("step", None, None, "step 0: step returned None, not"),
+        ("step", (OBS, None, True, False, {}), None, "step 0: the reward is None"),
+        ("step", (OBS, 1.0, OBS == 0, False, {}), None, "step 0: .* not two flags"),
+    ],
+)
+def test_what_reset_and_step_may_not_return(where, result, seen, words):
+    config = pgjax.TrainConfig("failing_envs:Returns-v0", num_envs=1)
+    with open_env(config, where=where, result=result, obs_space=seen) as env:
+        agent = make_agent(config, env)
+        with pytest.raises(pgjax.RolloutError, match=words):
+            pgjax.collect_episodes(env, agent.algorithm, agent.init(0), 1)
+
+
+def no_spaces():
+    return type("Bare", (gym.Env,), {})()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: {}["level"], "cannot make the environment .*: it raised KeyError: 'level'"),
+        (lambda: sys.exit(0), "cannot make the environment .*: it raised SystemExit"),
+        (no_spaces, "observation space None is none of gymnasium.spaces"),
+        (lambda: Scripted((3,)), r"observation space \(3,\) is none of gymnasium.spaces"),
+        (lambda: Scripted(spaces.Discrete(10**9)), "has 1,000,000,000 numbers, not 1 to"),
+        (lambda: Scripted(spaces.Box(0, 1, (0,))), "observation space .* has 0 numbers"),
+        (lambda: Scripted(None, spaces.Box(0, 1, (2, 0))), "action space .* has 0 numbers"),
+        (lambda: Scripted(None, spaces.Discrete(2**40)), "action space .* numbers, not 1 to"),
+        (lambda: Scripted(spaces.Sequence(BYTES)), "Sequence is not supported"),
+    ],
+)
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_an_environment_that_cannot_be_made(make, words, num_envs, monkeypatch):
+    monkeypatch.delitem(gym.registry, "Unmade-v0", raising=False)
+    gym.register("Unmade-v0", entry_point=make)
+    with pytest.raises(pgjax.ConfigError, match=words):
+        make_env(pgjax.TrainConfig("Unmade-v0", num_envs=num_envs))
+
+
+def test_one_that_hangs_at_once_is_told_of(tmp_path):
+    """And not stepped before, in vain, to see whether it is deterministic."""
+    gym.register(
+        "HangsAtOnce-v0", entry_point="failing_envs:Fails", kwargs={"how": "hangs", "resets": 1}
+    )
+    config = pgjax.TrainConfig("HangsAtOnce-v0", step_timeout=0.2, run_dir=tmp_path / "run")
+    with pytest.raises(pgjax.RolloutError, match=r"0.2 s \(--step-timeout\)"):
+        pgjax.train(config)
+    assert why_not_reproducible(config) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slow_is_not_hanging():
+    class Slow(gym.Wrapper):
+        def step(self, action):
+            time.sleep(0.05)
+            return self.env.step(action)
+
+    envs = stepping.SerialEnvs([Slow(gym.make("CartPole-v1"))])
+    before = signal.getsignal(signal.SIGALRM)
+    with envs.step_timeout(0.2):
+        envs.reset({0: 1})
+        for _ in range(10):
+            envs.step([0], [0])
+        time.sleep(0.5)  # outside of any environment
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize(
+    ("env_id", "why"),
+    [
+        ("CartPole-v1", None),
+        ("Pendulum-v1", None),
+        ("FrozenLake-v1", None),
+        ("failing_envs:Drifts-v0", "other episodes for the same reset seed"),
+        ("failing_envs:SaysSo-v0", "says that it is not deterministic"),
+    ],
+)
+def test_what_cannot_be_had_again_is_found(env_id, why):
+    reason = why_not_reproducible(pgjax.TrainConfig(env_id))
+    assert reason is None if why is None else why in reason
+
+
+def test_it_is_told_once_and_stands_in_the_manifest(tmp_path):
+    config = pgjax.TrainConfig(
+        "failing_envs:Drifts-v0", updates=2, episodes_per_update=2, run_dir=tmp_path / "run"
+    )
+    with pytest.warns(pgjax.RunWarning, match="resumable, not bit-exact") as told:
+        pgjax.train(config)
+    assert len(told) == 1
+    manifest = store.read_sealed(tmp_path / "run" / "manifest.json")
+    assert manifest["bit_exact"] is False
+    assert "other episodes" in manifest["not_bit_exact_because"]
+
+
+def start(*argv):
+    """The command line in a process group of its own, as a terminal would have it."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pgjax", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env=env,
+        # What a shell starts in the background ignores it, and so would we.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def wait_for_updates(path, count):
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if (path / "metrics.jsonl").exists() and len(folder.read_lines(path / LOG)) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came so far")
+
+
+LOG = "metrics.jsonl"
+
+
+def group_is_gone(process):
+    for _ in range(30):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_signal_waits_for_a_good_place_where_there_is_one(patient):
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        signals.check()  # nobody has asked
+        signals.patient = patient
+        waits = contextlib.nullcontext() if patient else pytest.raises(Stopped)
+        with waits:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if patient:
+            with pytest.raises(KeyboardInterrupt):
+                signals.check()
+        signals.check()  # it is told once
+        assert signals.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "options"),
+    [
+        (signal.SIGINT, 130, ["--vectorization", "async", "--num-envs", "2"]),
+        (signal.SIGTERM, 143, ["--on-device"]),
+    ],
+)
+def test_a_signal_ends_a_run_that_can_be_gone_on_with(number, code, options, tmp_path):
+    path = tmp_path / "run"
+    common = ["train", "CartPole-v1", "--episodes-per-update", "2", "--updates", "100000"]
+    process = start(*common, *options, "--run-dir", str(path))
+    wait_for_updates(path, 3)
+    begun = time.monotonic()
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 5.5
+    assert process.returncode == code
+    assert len(err.strip().splitlines()) == 1, err
+    assert "interrupted (after" in err
+    assert group_is_gone(process)
+    run = pgjax.load(path)
+    assert int(run.state.step) == len(run.metrics) == len(folder.read_lines(path / "digests.jsonl"))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    path = tmp_path / "run"
+    process = start(
+        "train", "CartPole-v1", "--episodes-per-update", "2", "--updates", "100000",
+        "--vectorization", "async", "--num-envs", "2", "--run-dir", str(path),
+    )  # fmt: skip
+    wait_for_updates(path, 2)
+    process.kill()
+    process.communicate(timeout=20)
+    assert group_is_gone(process)
+    assert multiprocessing.active_children() == []
+    assert json.loads((path / "config.json").read_text())["updates"] == 100000
