@@ -1,49 +1,50 @@
-"""The commands beside train."""
+"""The commands other than train."""
 
 import json as json_lines
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
-from pgjax.cli.devices import set_up_devices
+from pgjax.cli.devices import RuntimeOptions, keep_compiled, set_up_devices
 from pgjax.cli.progress import Terminal, gradient_table
-from pgjax.cli.train import RuntimeOptions, keep_compiled, train_and_report
+from pgjax.cli.train import train_and_report
 from pgjax.evaluation.evaluate import evaluate, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.runs.folder import seed_folders
 from pgjax.runs.run import Run, load
+from pgjax.training.loop import Observer
 from pgjax.training.train import resume
 
 
 def _resume(
     run: Positional[Path],
     *,
-    running: Annotated[RuntimeOptions, OmitArgPrefixes] = RuntimeOptions(),  # noqa: B008  (frozen)
+    options: Annotated[RuntimeOptions, OmitArgPrefixes] = RuntimeOptions(),  # noqa: B008  (frozen)
     updates: int | None = None,
     allow_env_import: bool = False,
 ) -> None:
-    """Go on with a run that was stopped in any way, as if it never had been.
+    """Resume an interrupted run.
 
     Args:
         run: The run folder, of one seed or of several.
-        running: Where it runs.
-        updates: How many in all; by default those it was asked for.
-        allow_env_import: Let an environment named module:Name import that module.
+        options: Devices, processes and trackers.
+        updates: Total number of updates, to extend a finished run.
+        allow_env_import: Allow an environment id module:Name to import that module.
     """
 
-    def go_on(terminal: Terminal) -> list[Run]:
+    def work(observers: Sequence[Observer]) -> list[Run]:
         return resume(
             run,
-            terminal,
+            observers,
             updates=updates,
-            num_devices=running.num_devices,
+            num_devices=options.num_devices,
             allow_env_import=allow_env_import,
         )
 
-    train_and_report(running, len(seed_folders(run)) or 1, go_on)
+    train_and_report(options, len(seed_folders(run)) or 1, work)
 
 
 def _evaluate(
@@ -56,16 +57,16 @@ def _evaluate(
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
-    """Run fresh episodes with a trained agent and print their returns.
+    """Run fresh episodes with a trained agent and print statistics of their returns.
 
     Args:
         run: The run folder.
-        episodes: How many episodes.
-        seed: Root of their randomness, apart from that of training.
+        episodes: Number of episodes.
+        seed: Root of their randomness, which is separate from that of training.
         stochastic: Sample actions; by default the agent acts by the mode.
         json: Print one JSON line.
-        allow_env_import: Let an environment named module:Name import that module.
-        compile_cache: Keep what was compiled in your cache folder.
+        allow_env_import: Allow an environment id module:Name to import that module.
+        compile_cache: Keep compiled programs in your cache folder.
     """
     keep_compiled(compile_cache)
     loaded = load(run, allow_env_import=allow_env_import)
@@ -82,29 +83,29 @@ def _render(
     stochastic: bool = False,
     allow_env_import: bool = False,
 ) -> None:
-    """Write a film of a trained agent.
+    """Write a video of a trained agent.
 
     Args:
         run: The run folder.
-        out: The film, .mp4 or .gif; by default film.mp4 in the run folder.
-        episodes: How many episodes, one after the other.
-        seed: Root of their randomness: the episodes that evaluate runs with the same seed, unless
-            the run was made on the device: Gymnasium's environment is filmed.
+        out: The video, .mp4 or .gif; by default video.mp4 in the run folder.
+        episodes: Number of episodes, one after the other.
+        seed: Root of their randomness. The same seed shows the episodes of `pgjax evaluate`, except
+            for a run on the device: the video shows Gymnasium's environment.
         stochastic: Sample actions; by default the agent acts by the mode.
-        allow_env_import: Let an environment named module:Name import that module.
+        allow_env_import: Allow an environment id module:Name to import that module.
     """
-    from pgjax.evaluation import video
+    from pgjax.evaluation.video import render
 
     loaded = load(run, allow_env_import=allow_env_import)
-    print(video.render(loaded, out or run / "film.mp4", episodes, seed, stochastic=stochastic))
+    print(render(loaded, out, episodes, seed, stochastic=stochastic))
 
 
 def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
     """Draw the learning curve of a run.
 
     Args:
-        run: The run folder.
-        out: The picture; by default learning_curve.png in the run folder.
+        run: The run folder, of one seed or of several.
+        out: The image; by default learning_curve.png in the run folder.
     """
     print(plot(run, out))
 
@@ -118,35 +119,31 @@ def _verify(
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
-    """Train again from the settings of a run, and tell whether the same comes out.
+    """Re-run a run from its settings and compare every update; writes nothing.
 
-    Exit code 0 if every update is identical, 1 if one is not. Writes nothing.
+    Exit code 0 if every update is identical, 1 if one is not.
 
     Args:
         run: The run folder.
-        updates: A:B, to compare those only, from the checkpoint before A where there is one.
+        updates: A:B, to compare only those, starting from the last checkpoint before A.
         num_devices: Devices that share the episodes of an update.
         json: Print one JSON line.
-        allow_env_import: Let an environment named module:Name import that module.
-        compile_cache: Keep what was compiled in your cache folder.
+        allow_env_import: Allow an environment id module:Name to import that module.
+        compile_cache: Keep compiled programs in your cache folder.
     """
     from pgjax.training.verify import update_range, verdict, verify
 
     first, last = update_range(updates)
     keep_compiled(compile_cache)
     set_up_devices(RuntimeOptions(num_devices=num_devices), 1)
-    terminal = Terminal(Console(quiet=json))
-    try:
-        found = verify(
-            run,
-            terminal,
-            first=first,
-            last=last,
-            num_devices=num_devices,
-            allow_env_import=allow_env_import,
-        )
-    finally:
-        terminal.stop()
+    found = verify(
+        run,
+        [Terminal(Console(quiet=json))],
+        first=first,
+        last=last,
+        num_devices=num_devices,
+        allow_env_import=allow_env_import,
+    )
     print(json_lines.dumps(found) if json else verdict(found))
     if not found["identical"]:
         raise SystemExit(1)
@@ -159,13 +156,13 @@ def _export(
     format: Literal["orbax"] = "orbax",
     allow_env_import: bool = False,
 ) -> None:
-    """Write a run's TrainState for others to read.
+    """Write a run's TrainState for other programs to read.
 
     Args:
         run: The run folder.
         out: The new folder; by default orbax in the run folder.
         format: Orbax's, as its StandardCheckpointer reads it.
-        allow_env_import: Let an environment named module:Name import that module.
+        allow_env_import: Allow an environment id module:Name to import that module.
     """
     from pgjax.runs.export import export
 
@@ -173,9 +170,9 @@ def _export(
 
 
 def _gradcheck(*, json: bool = False) -> None:
-    """Hold the gradient of every estimator against the exact one, on small MDPs.
+    """Compare the expected gradient of every estimator with the exact one, on small MDPs.
 
-    Exit code 0 if each is in expectation what it is documented to be, to 1e-10, 1 if one is not.
+    Exit code 0 if each expectation is what is documented, to 1e-10, 1 if one is not.
 
     Args:
         json: Print one JSON line.

@@ -1,25 +1,24 @@
-"""What a person sees while a run trains: rich in a terminal, plain lines elsewhere."""
+"""Progress of a run in a terminal (rich), or as plain lines elsewhere."""
 
 import functools
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pgjax.config.settings import TrainConfig
 from pgjax.gym import spaces
+from pgjax.training.loop import RunInfo
 
-if TYPE_CHECKING:  # which takes a while to load
+if TYPE_CHECKING:  # slow to load
     from pgjax.gradcheck.compare import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Terminal:
-    """A progress bar with updates, episodes, steps a second and recent mean return."""
+    """An Observer that shows updates, episodes, steps per second and the recent mean return."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -34,25 +33,23 @@ class Terminal:
         self._last_line = time.monotonic()
         self._updates = 0
 
-    def start(self, configs: list[TrainConfig], paths: list[Path], env: Any, policy: Any) -> None:
-        """Say what was found, and begin the bar."""
-        config, num_seeds = configs[0], len(configs)
-        single = getattr(env, "single_action_space", env.action_space)
-        seen = getattr(env, "single_observation_space", env.observation_space)
+    def start(self, run: RunInfo) -> None:
+        """Print a header and start the progress bar."""
+        config, num_seeds = run.configs[0], len(run.configs)
         say = functools.partial(self._console.print, soft_wrap=True)
         last = config.seed + num_seeds - 1
         seeds = f"seed {last}" if num_seeds == 1 else f"seeds {config.seed} to {last}"
         say(f"[bold]{config.env_id}[/bold], {seeds}")
-        say(f"  observations  {spaces.describe(seen)}", highlight=False)
-        say(f"  actions       {spaces.describe(single)}", highlight=False)
+        say(f"  observations  {spaces.describe(run.observation_space)}", highlight=False)
+        say(f"  actions       {spaces.describe(run.action_space)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
-        name = type(getattr(policy, "module", policy)).__name__
-        seen = ", observations normalized" * config.normalize_obs
-        say(f"  policy        {name}, hidden layers {layers}{seen}", highlight=False)
+        name = type(getattr(run.policy, "module", run.policy)).__name__
+        normalized = ", normalised observations" * config.normalize_obs
+        say(f"  policy        {name}, hidden layers {layers}{normalized}", highlight=False)
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
         each = f"{config.episodes_per_update} episodes"
         if config.collect == "steps":
-            each = f"{config.num_steps} steps of each"
+            each = f"{config.num_steps} steps per environment"
         say(
             f"  method        {method}, {config.estimator}, {config.updates} updates of {each}, "
             + ("on the device" if config.on_device else f"{config.num_envs} environments"),
@@ -66,7 +63,7 @@ class Terminal:
             self._bar.start()
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Show one more update; of several seeds their mean return and sum of episodes."""
+        """Show an update; for several seeds the mean of their returns, the sum of episodes."""
         update = metrics[0]["update"]
         mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
         episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
@@ -84,17 +81,17 @@ class Terminal:
             self._last_line = time.monotonic()
 
     def stop(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the progress bar where it is."""
         if self._bar.live.is_started:
             self._bar.stop()
 
 
 def gradient_table(rows: "list[Row]") -> Table:
-    """What `gradcheck.check` found."""
+    """Format what `pgjax.gradcheck.check` returned."""
     table = Table(
-        title="Expected gradients, over all batches there can be, against the exact one",
+        title="Expected gradients, over all possible batches, compared with the exact gradient",
         caption="gamma^t: time_discounted; V: with a critic. Bias and variance are relative to the "
-        "gradient of J. Error: the expectation less that which the third column names.",
+        "gradient of J. Error: the expectation minus the one that the third column names.",
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at the command line: asked for, then insisted on, then the end."""
+"""Ctrl-C and SIGTERM at the command line: first a request, then an interrupt, then the end."""
 
 import gc
 import multiprocessing
@@ -7,37 +7,39 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-_ASKED = 2.0  # seconds for the update in progress
-_INSISTED = 2.5  # and from then to the end of the process
+from pgjax.training.loop import RunInfo
+
+_REQUESTED = 2.0  # seconds for the update in progress to finish
+_INTERRUPTED = 2.5  # seconds from then until the process ends
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The user, or who runs this machine, wants an end."""
+    """The user, or the system, asked the program to stop."""
 
 
 class Signals:
-    """Within it, the first signal lets the work come to a place where it can stop (`check`).
+    """A context that handles signals, and an Observer that stops a run between two updates.
 
-    Where it does not in two seconds, it is interrupted wherever it is; where that is of no use (in
-    the midst of compiling, say), or at a second signal, the process ends, and those it started
-    with it. What was saved is whole at any moment.
+    The first signal lets the update in progress finish (see `check`). If that takes more than two
+    seconds, it is interrupted wherever it is; if that has no effect (while compiling, for example),
+    or at a second signal, this process and those that it started end. What was saved stays intact.
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal that came, if one did
-        self.patient = False  # whether somebody calls `check`
-        self._insists = self._raised = False
-        self._came, self._over = threading.Event(), threading.Event()
+        self.number = 0  # of the signal that arrived, if any
+        self._checked = False  # whether something calls `check` regularly
+        self._interrupting = self._raised = False
+        self._arrived, self._over = threading.Event(), threading.Event()
 
     def __enter__(self) -> "Signals":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            # Who runs in the background of a shell has been told to ignore Ctrl-C.
-            heard = [n for n in _NUMBERS if signal.getsignal(n) is not signal.SIG_IGN]
-            self._before = {n: signal.signal(n, self._handle) for n in heard}
+            # A shell makes its background jobs ignore Ctrl-C: leave that as it is.
+            handled = [n for n in _NUMBERS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {n: signal.signal(n, self._handle) for n in handled}
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -45,48 +47,60 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._over.set()
-        self._came.set()  # the thread may go
+        self._arrived.set()  # ends the thread
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number, as shells have it."""
+        """128 plus the number of the signal, as in shells."""
         return 128 + (self.number or signal.SIGINT)
 
+    def start(self, run: RunInfo) -> None:
+        """From now on a signal waits for the end of an update."""
+        self._checked = True
+
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+        """Stop here if a signal has arrived."""
+        self.check()
+
+    def stop(self) -> None:
+        """From now on a signal takes effect immediately."""
+        self._checked = False
+
     def check(self) -> None:
-        """Stop here, if that was asked for."""
+        """Raise Stopped if a signal has arrived."""
         if self.number and not self._raised:
             self._raised = True
             raise Stopped
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._insists:
-            self._insists = False
+        if self._interrupting:
+            self._interrupting = False
             self.check()
         elif self.number:
             self.end()
         else:
             self.number = number
-            self._came.set()
-            if not self.patient:
+            self._arrived.set()
+            if not self._checked:
                 self.check()
 
     def _watch(self) -> None:
-        self._came.wait()
-        if self._over.wait(_ASKED):
+        self._arrived.wait()
+        if self._over.wait(_REQUESTED):
             return
         main = threading.main_thread().ident
         if not self._raised and main is not None:
-            self._insists = True
+            self._interrupting = True
             signal.pthread_kill(main, self.number)
-        if not self._over.wait(_INSISTED):
+        if not self._over.wait(_INTERRUPTED):
             self.end()
 
     def end(self) -> NoReturn:
-        """End this process and those it started, without the rites of Python.
+        """End this process and those that it started, without Python's clean-up.
 
-        They wait for what still compiles, and where JAX was interrupted they can crash.
+        Clean-up waits for what is still compiling, and can crash after JAX was interrupted.
         """
-        gc.collect()  # gives back what processes shared
+        gc.collect()  # releases memory shared between processes
         for process in multiprocessing.active_children():
             process.kill()
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, fed from the metrics of a run; they change nothing of it."""
+"""Copy the metrics of a run to TensorBoard or Weights & Biases; the run itself does not change."""
 
 import importlib.util
 import shutil
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError
 from pgjax.runs.folder import read_lines
+from pgjax.training.loop import RunInfo
 
 
 class Tracker(Protocol):
@@ -62,18 +63,21 @@ class WeightsAndBiases:
 
 
 def _cleared(folder: Path) -> Path:
-    """A tracker's folder without what it held, since all of it is told again."""
+    """A tracker's folder, emptied: a resumed run logs every update again."""
     if folder.is_symlink():
-        raise ConfigError(f"{folder} is a link, which may lead anywhere: remove it")
+        raise ConfigError(f"{folder} is a link, which may point anywhere: remove it")
     shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
 class Trackers:
-    """Trackers of all seeds of a run, begun with its first update.
+    """An Observer that feeds trackers for every seed of a run, from its first update on.
+
+    Args:
+      kinds: classes of trackers.
 
     Raises:
-      ConfigError: if a package is missing.
+      ConfigError: if the package of a tracker is missing.
     """
 
     def __init__(self, kinds: list[Any]):
@@ -83,12 +87,12 @@ class Trackers:
         self._kinds, self._trackers = kinds, list[list[Tracker]]()
         self._runs: list[tuple[Path, TrainConfig]] = []
 
-    def start(self, folders: list[tuple[Path, TrainConfig]]) -> None:
-        """The folder and settings of each seed."""
-        self._runs = folders
+    def start(self, run: RunInfo) -> None:
+        """Remember the folder and settings of every seed."""
+        self._runs = list(zip(run.paths, run.configs, strict=True))
 
-    def update(self, metrics: list[dict[str, Any]]) -> None:
-        """One more update of all seeds; the first time also those that were made before."""
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+        """Log an update of all seeds; the first call also logs all earlier updates."""
         if not self._kinds:
             return
         if not self._trackers:
@@ -105,6 +109,6 @@ class Trackers:
                 tracker.log(of_seed["update"], values)
 
     def stop(self) -> None:
-        """Finish what was begun."""
+        """Close the trackers."""
         for tracker in (tracker for trackers in self._trackers for tracker in trackers):
             tracker.close()

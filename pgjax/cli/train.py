@@ -1,12 +1,13 @@
-"""Training from the command line: devices, progress, signals, trackers, and the report."""
+"""Training from the command line: progress, signals, trackers, and the report at the end."""
 
+import dataclasses
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from rich.console import Console
+from tyro.conf import Positional
 
 from pgjax.cli.devices import RuntimeOptions, keep_compiled, set_up_devices
 from pgjax.cli.progress import Terminal
@@ -19,59 +20,81 @@ from pgjax.evaluation.plot import plot
 from pgjax.evaluation.statistics import interquartile_mean
 from pgjax.runs.folder import write_json
 from pgjax.runs.run import Run
+from pgjax.training.loop import Observer, RunInfo
+from pgjax.training.train import train, train_seeds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArguments(RuntimeOptions, TrainConfig):
+    """The options of `pgjax train`."""
+
+    env_id: Positional[str]
+    """Gymnasium id of the environment, such as CartPole-v1; it comes first."""
+    seeds: int = 1
+    """Train this many seeds, from --seed on, in one program on the device; each has a run folder
+    seed-N."""
+
+    def __post_init__(self) -> None:
+        pass  # TrainConfig checks the values once they are parsed, so that an error is one line
+
+
+_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
+
+
+def train_command(arguments: TrainArguments) -> None:
+    """Train as the arguments say."""
+    config = TrainConfig(**{name: getattr(arguments, name) for name in _SETTINGS})
+
+    def work(observers: Sequence[Observer]) -> list[Run]:
+        if arguments.seeds == 1:
+            return [train(config, observers, num_devices=arguments.num_devices)]
+        return train_seeds(config, arguments.seeds, observers, num_devices=arguments.num_devices)
+
+    train_and_report(arguments, arguments.seeds, work)
 
 
 def train_and_report(
-    running: RuntimeOptions, num_seeds: int, work: Callable[[Terminal], list[Run]]
+    options: RuntimeOptions, num_seeds: int, work: Callable[[Sequence[Observer]], list[Run]]
 ) -> None:
-    """Train by `work`, evaluate, draw, and say what came of it."""
-    keep_compiled(running.compile_cache)
-    set_up_devices(running, num_seeds)
-    first = jax.process_index() == 0  # the only one to show and to write anything
+    """Train by `work`, evaluate, draw the learning curve, and print the results."""
+    keep_compiled(options.compile_cache)
+    set_up_devices(options, num_seeds)
+    first = jax.process_index() == 0  # the only process that prints and writes
     console = Console(quiet=not first)
     with Signals() as signals:
-        kinds = [TensorBoard] * running.tensorboard + [WeightsAndBiases] * running.wandb
-        terminal = _Terminal(console, signals, Trackers(kinds if first else []))
+        observers: list[Observer] = [Terminal(console)]
+        if first:
+            kinds = [TensorBoard] * options.tensorboard + [WeightsAndBiases] * options.wandb
+            observers += [Trackers(kinds), _EvaluationCompiler()]
         try:
-            try:
-                trained = work(terminal)
-            finally:
-                terminal.stop()
-                signals.patient = False
+            trained = work([*observers, signals])
             if first:
                 _report(trained, console)
-        except BaseException as e:  # what an end that was asked for can bring about is no error
-            if not signals.number:
+        except BaseException as e:
+            if not signals.number:  # else it may be a consequence of the interrupt
                 raise
             print("pgjax:", f"interrupted {e}".rstrip(), file=sys.stderr)
         if signals.number:
             signals.end()
 
 
-class _Terminal(Terminal):
-    def __init__(self, console: Console, signals: Signals, trackers: Trackers):
-        super().__init__(console)
-        self._signals, self._trackers = signals, trackers
+class _EvaluationCompiler:
+    """Compiles the evaluation of a run on the device while the run trains."""
 
-    def start(self, configs: list[TrainConfig], paths: list[Path], env: Any, policy: Any) -> None:
-        super().start(configs, paths, env, policy)
-        self._trackers.start(list(zip(paths, configs, strict=True)))
-        if configs[0].on_device and jax.process_index() == 0:
-            compile_ahead(configs[0], configs[0].eval_episodes)
-        self._signals.patient = True
+    def start(self, run: RunInfo) -> None:
+        config = run.configs[0]
+        if config.on_device:
+            compile_ahead(config, config.eval_episodes)
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        super().update(metrics, timings)
-        self._trackers.update(metrics)
-        self._signals.check()
+        pass
 
     def stop(self) -> None:
-        super().stop()
-        self._trackers.stop()
+        pass
 
 
 def _report(trained: list[Run], console: Console) -> None:
-    """Evaluate, draw and tell where it is."""
+    """Evaluate every run, draw learning curves, and print the results and the run folder."""
     episodes = trained[0].config.eval_episodes
 
     def say(*words: str) -> None:
@@ -79,14 +102,12 @@ def _report(trained: list[Run], console: Console) -> None:
 
     means = []
     for run in trained:
-        plot(run.path)
+        plot(run)
         result = evaluate(run, episodes)
         write_json(run.path / "evaluation.json", result)
         means.append(result["mean"])
-        say(
-            f"{'evaluation' if len(trained) == 1 else run.path.name:<13}",
-            evaluation_sentence(result),
-        )
+        label = "evaluation" if len(trained) == 1 else run.path.name
+        say(f"{label:<13}", evaluation_sentence(result))
     folder = trained[0].path
     if len(trained) > 1:
         folder = folder.parent

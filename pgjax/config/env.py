@@ -1,4 +1,4 @@
-"""Make and close the environments of a config."""
+"""Make, open and close the environments of a config, and probe whether they are reproducible."""
 
 import contextlib
 import functools
@@ -9,27 +9,96 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pgjax import envs
 from pgjax.config.settings import TrainConfig
+from pgjax.envs.adapters import gymnasium_space
 from pgjax.errors import ConfigError, PgjaxError
-from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.spaces import observations
+from pgjax.gym.spaces import leaves, observations
 from pgjax.gym.stepping import SerialEnvs, failure_text
+
+_PROBE_STEPS, _PROBE_SEED = 30, 1
+
+
+class OpenEnv(NamedTuple):
+    """An environment that is ready to be stepped, and the spaces of one of its episodes."""
+
+    env: Any  # gymnasium.Env, VectorEnv, or a functional environment (pgjax.envs.Env)
+    observation_space: gym.Space
+    action_space: gym.Space
+
+
+@contextlib.contextmanager
+def open_env(
+    config: TrainConfig, num_envs: int | None = None, **kwargs: Any
+) -> Iterator[OpenEnv]:
+    """Open the environment of a config: the functional one where the run is on the device.
+
+    Its processes end with the block, also when an exception leaves it.
+
+    Args:
+      config: the settings.
+      num_envs: replaces config.num_envs.
+      **kwargs: passed to gymnasium.make.
+
+    Raises:
+      ConfigError, SpaceError: as for `make_env` and `make_functional_env`.
+    """
+    if config.on_device:
+        functional = make_functional_env(config)
+        spaces = functional.observation_space, functional.action_space
+        yield OpenEnv(functional, *map(gymnasium_space, spaces))
+        return
+    env = make_env(config, num_envs, **kwargs)
+    try:
+        yield with_spaces(env)
+    except BaseException:
+        if processes := getattr(env, "processes", ()):
+            for process in processes:
+                process.kill()  # it may hang, or hold results that nobody will read
+                process.join()
+            env.closed = True
+        raise
+    finally:
+        close_env(env)
+
+
+def with_spaces(env: gym.Env | VectorEnv) -> OpenEnv:
+    """A Gymnasium environment with its spaces; a vector's are those of one of its environments."""
+    if isinstance(env, VectorEnv):
+        return OpenEnv(env, env.single_observation_space, env.single_action_space)
+    return OpenEnv(env, env.observation_space, env.action_space)
+
+
+def close_env(env: Any) -> None:
+    """Close an environment that is no longer needed; errors and warnings are ignored."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception, KeyboardInterrupt):
+        warnings.simplefilter("ignore")
+        env.close()
+
+
+def make_functional_env(config: TrainConfig) -> envs.Env:
+    """Make the functional environment of a config.
+
+    Raises:
+      ConfigError: if the environment has no functional form.
+    """
+    return envs.make(config.env_id, config.max_episode_steps)
 
 
 def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
-    """The environment of a config: a VectorEnv for config.num_envs > 1, else a single Env.
+    """Make the Gymnasium environment of a config: a VectorEnv for several, else a single Env.
 
     Args:
-      num_envs: in place of config.num_envs.
-      **kwargs: for gymnasium.make.
+      config: the settings.
+      num_envs: replaces config.num_envs.
+      **kwargs: passed to gymnasium.make.
 
     Raises:
       ConfigError: if Gymnasium cannot make it.
@@ -40,13 +109,12 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     num_envs = num_envs or config.num_envs
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
-    kwargs["frame_stack"] = config.frame_stack
-    make_one = functools.partial(_make_one, config.env_id, kwargs)
+    make_one = functools.partial(_make_one, config.env_id, config.frame_stack, kwargs)
     try:
         if num_envs == 1:
             return make_one()
         if config.vectorization == "async":
-            # Never a plain fork: JAX has threads, whose locks a forked child would inherit held.
+            # Never a plain fork: a forked child would inherit the locks that JAX's threads hold.
             methods = multiprocessing.get_all_start_methods()
             return AsyncVectorEnv(
                 [functools.partial(_make_in_process, make_one)] * num_envs,
@@ -56,93 +124,27 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         return SyncVectorEnv([make_one] * num_envs)
     except PgjaxError:
         raise
-    except (Exception, SystemExit) as e:  # of its module and of its class, which are the user's
-        of_gymnasium = isinstance(e, gym.error.Error)
-        reason = " ".join(str(e).split()) if of_gymnasium else f"it {failure_text(e)}"
+    except (Exception, SystemExit) as e:  # user code: anything may come out of it
+        from_gymnasium = isinstance(e, gym.error.Error)
+        reason = " ".join(str(e).split()) if from_gymnasium else f"it {failure_text(e)}"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 
-def _make_envpool(config: TrainConfig) -> Any:
-    try:
-        import envpool
-    except ImportError:
-        raise ConfigError('envpool is missing: pip install "pgjax[envpool]"') from None
-    # Its environments have the seeds from this one on: a hash keeps neighbouring runs apart.
-    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0]) % 2**30
-    options: dict[str, Any] = {"seed": seed}
-    if config.max_episode_steps is not None:
-        options["max_episode_steps"] = config.max_episode_steps
-    try:
-        env = envpool.make(config.env_id, env_type="gymnasium", num_envs=config.num_envs, **options)
-    except Exception as e:
-        reason = " ".join(str(e).split())
-        raise ConfigError(f"envpool cannot make {config.env_id!r}: {reason}") from e
-    try:
-        ours = _shapes(env.single_observation_space, env.single_action_space)
-        with contextlib.closing(make_env(config, 1)) as theirs:  # which evaluates what is learned
-            if ours != _shapes(theirs.observation_space, theirs.action_space):
-                raise ConfigError(
-                    f"envpool's {config.env_id} has other spaces than Gymnasium's, which "
-                    "evaluates: --vectorization sync or async"
-                )
-    except BaseException:
-        env.close()
-        raise
-    return env
-
-
-def _shapes(seen: gym.Space, acted: gym.Space) -> tuple[Any, ...]:
-    """What a policy is made for."""
-    observations, sends = spaces.observations(seen), actions(acted)
-    boxes = [leaf for leaf in spaces.leaves("action", acted) if isinstance(leaf, gym.spaces.Box)]
-    bounds = [(*box.low.ravel().tolist(), *box.high.ravel().tolist()) for box in boxes]
-    return observations.size, observations.dtype, sends.shape, sends.choices, bounds
-
-
-def _make_one(env_id: str, options: dict[str, Any]) -> gym.Env:
-    kwargs = dict(options)
-    # Gymnasium's checker would tell twice what collect_episodes checks, and slow every step.
-    frames = kwargs.pop("frame_stack", 1)
+def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
+    # Gymnasium's checker would repeat the checks of collect_episodes, and slow down every step.
     env = gym.make(env_id, disable_env_checker=True, **kwargs)
-    if frames > 1:
-        env = gym.wrappers.FrameStackObservation(env, frames)
-    # Before Gymnasium copies them for a vector, or starts processes.
+    if frame_stack > 1:
+        env = gym.wrappers.FrameStackObservation(env, frame_stack)
+    # Check the spaces before Gymnasium copies them for a vector, or starts processes.
     seen: Any = getattr(env, "observation_space", None)
     acted: Any = getattr(env, "action_space", None)
-    spaces.observations(seen), actions(acted)
+    observations(seen), actions(acted)
     return env
-
-
-@contextlib.contextmanager
-def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Iterator[Any]:
-    """As make_env, but a single one where the run is on the device: only its spaces are wanted.
-
-    Its processes end with the work on it, whatever becomes of them.
-    """
-    env = make_env(config, 1 if config.on_device else num_envs, **kwargs)
-    try:
-        yield env
-    except BaseException:
-        if processes := getattr(env, "processes", ()):
-            for process in processes:
-                process.kill()  # it may hang, or hold back what nobody will read
-                process.join()
-            env.closed = True
-        raise
-    finally:
-        close_env(env)
-
-
-def close_env(env: Any) -> None:
-    """Close an environment that is done with, whatever it says to that."""
-    with warnings.catch_warnings(), contextlib.suppress(Exception, KeyboardInterrupt):
-        warnings.simplefilter("ignore")
-        env.close()
 
 
 def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:
-    """Make an environment that leaves signals to the process that steps it, and ends with it."""
-    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one to look at it
+    """Make an environment whose process ignores Ctrl-C and ends with its parent process."""
+    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in this process
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return make_one()
@@ -154,43 +156,69 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def make_functional_env(config: TrainConfig) -> envs.Env:
-    """The functional environment of a config.
+def _make_envpool(config: TrainConfig) -> Any:
+    try:
+        import envpool
+    except ImportError:
+        raise ConfigError('envpool is missing: pip install "pgjax[envpool]"') from None
+    # envpool seeds its environments consecutively from this one: hashing keeps the environments of
+    # adjacent run seeds apart.
+    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0]) % 2**30
+    options: dict[str, Any] = {"seed": seed}
+    if config.max_episode_steps is not None:
+        options["max_episode_steps"] = config.max_episode_steps
+    try:
+        env = envpool.make(config.env_id, env_type="gymnasium", num_envs=config.num_envs, **options)
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        raise ConfigError(f"envpool cannot make {config.env_id!r}: {reason}") from e
+    try:
+        with contextlib.closing(make_env(config, 1)) as single:
+            if _signature(with_spaces(env)) != _signature(with_spaces(single)):
+                raise ConfigError(
+                    f"envpool's {config.env_id} has other spaces than Gymnasium's, which the "
+                    "evaluation uses: choose --vectorization sync or async"
+                )
+    except BaseException:
+        env.close()
+        raise
+    return env
 
-    Raises:
-      ConfigError: if there is none.
-    """
-    return envs.make(config.env_id, config.max_episode_steps)
 
-
-_STEPS = 30
-
-
-_SEED = 1
+def _signature(env: OpenEnv) -> tuple[Any, ...]:
+    """What a policy for an environment depends on."""
+    seen, sent = observations(env.observation_space), actions(env.action_space)
+    boxes = [
+        leaf for leaf in leaves("action", env.action_space) if isinstance(leaf, gym.spaces.Box)
+    ]
+    bounds = [(*box.low.ravel().tolist(), *box.high.ravel().tolist()) for box in boxes]
+    return seen.size, seen.dtype, sent.shape, sent.choices, bounds
 
 
 def why_not_reproducible(config: TrainConfig) -> str | None:
-    """Why a config's environment may give other episodes for the same seed and actions, if so.
+    """Say why a config's environment may not repeat an episode exactly, or None if it seems to.
 
-    It says so itself (`spec.nondeterministic`), or does so when an episode is run again, in the
-    same environment and in another one. Short: what it does not find may still be there.
+    Results reproduce only if an episode follows from its reset seed and its actions. Either the
+    environment itself denies this (`spec.nondeterministic`), or a short episode differs when it is
+    run again, in the same environment and in a second one. What so short a probe does not find may
+    still be there.
     """
     if config.on_device:
         return None  # a pure function of its key
     if config.collect == "steps":
-        return "streams of steps begin anew when the run is resumed"
+        return "a resumed stream of steps restarts its episodes"
     try:
         env, other = make_env(config, num_envs=1), make_env(config, num_envs=1)
-    except Exception:  # whatever it is, training will meet and tell it
+    except Exception:  # training will meet the same error and report it
         return None
     try:
         if env.spec is not None and env.spec.nondeterministic:
-            return f"{config.env_id} says that it is not deterministic"
-        actions, both = _actions(env), SerialEnvs([env, other])
+            return f"{config.env_id} declares itself nondeterministic"
+        actions, both = _probe_actions(env), SerialEnvs([env, other])
         with both.step_timeout(config.step_timeout):
-            first, *again = (_episode(both, slot, actions) for slot in (0, 1, 0))
+            first, *again = (_probe_episode(both, slot, actions) for slot in (0, 1, 0))
         if not all(_same(first, each) for each in again):
-            return f"{config.env_id} gives other episodes for the same reset seed and actions"
+            return f"{config.env_id} gives different episodes for the same reset seed and actions"
     except Exception:
         return None
     finally:
@@ -199,14 +227,14 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
     return None
 
 
-def _actions(env: Any) -> list[Any]:
-    env.action_space.seed(_SEED)
-    return [env.action_space.sample() for _ in range(_STEPS)]
+def _probe_actions(env: Any) -> list[Any]:
+    env.action_space.seed(_PROBE_SEED)
+    return [env.action_space.sample() for _ in range(_PROBE_STEPS)]
 
 
-def _episode(envs: SerialEnvs, slot: int, actions: list[Any]) -> list[Any]:
+def _probe_episode(envs: SerialEnvs, slot: int, actions: list[Any]) -> list[Any]:
     encode = observations(envs.observation_space).encode
-    seen = [np.array(encode(obs)) for obs in envs.reset({slot: _SEED})]
+    seen = [np.array(encode(obs)) for obs in envs.reset({slot: _PROBE_SEED})]
     for action in actions:
         [(obs, *rest, _)] = envs.step({slot: action}, [slot])
         seen += [np.array(encode(obs)), *rest]

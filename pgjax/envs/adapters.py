@@ -29,8 +29,8 @@ class FunctionalEnv(gym.Env):
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own attribute)
 
     def __init__(self, env: Env):
-        self.observation_space = _to_gymnasium(env.observation_space)
-        self.action_space = _to_gymnasium(env.action_space)
+        self.observation_space = gymnasium_space(env.observation_space)
+        self.action_space = gymnasium_space(env.action_space)
         self._limit = env.max_episode_steps
         self._reset, self._step = _compiled(env)
 
@@ -185,7 +185,7 @@ def _like(before: State, after: State) -> State:
     return jax.tree.map(lambda x, y: jnp.asarray(y, jnp.asarray(x).dtype), before, after)
 
 
-def _to_gymnasium(space: Space) -> gym.Space:
+def gymnasium_space(space: Space) -> gym.Space:
     if isinstance(space, Discrete):
         return gym.spaces.Discrete(space.n, start=space.start)
     low, high = (

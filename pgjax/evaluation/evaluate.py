@@ -1,4 +1,4 @@
-"""How good an agent is: fresh episodes, apart from all randomness of training."""
+"""Evaluate an agent on fresh episodes, whose randomness is separate from that of training."""
 
 import dataclasses
 import functools
@@ -14,23 +14,154 @@ import numpy as np
 from pgjax.collect.episodes import collect_episodes
 from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
-from pgjax.config.env import make_functional_env, open_env
+from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, RunError
 from pgjax.numerics.xla import compile_in_background, fastest_compile
-from pgjax.runs.run import Run
+from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
 
-_EVALUATION = 2**32 - 2  # keeps the keys of an evaluation apart from those of a run of equal seed
-_MAX_ENVS = 16  # side by side: for speed only
+_EVALUATION = 2**32 - 2  # separates the keys of an evaluation from those of a run of the same seed
+_MAX_ENVS = 16  # side by side; only the speed depends on it
+
+
+def evaluate(
+    run: RunLike,
+    episodes: int = 100,
+    seed: int = 1000,
+    *,
+    stochastic: bool = False,
+    allow_env_import: bool = False,
+) -> dict[str, Any]:
+    """Compute statistics of returns and lengths over fresh episodes.
+
+    Args:
+      run: a run or its folder.
+      episodes: number of episodes, at least 1.
+      seed: root of the episodes' randomness, 0 to 2**32 - 1.
+      stochastic: sample actions; by default the agent acts by the mode.
+      allow_env_import: as for `pgjax.load`.
+
+    Returns:
+      `mean`, `std` (of the population), `min` and `max` of the undiscounted return, `mean_length`
+      in steps, and `episodes`.
+
+    Raises:
+      ConfigError: for an argument out of range.
+      RunError: if memory runs out; a run on the device runs all episodes together.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> sorted(pgjax.evaluate(run, episodes=2))
+      ['episodes', 'max', 'mean', 'mean_length', 'min', 'std']
+    """
+    check_episodes(episodes)
+    run = as_run(run, allow_env_import=allow_env_import)
+    if run.config.on_device:
+        reward, weight = _evaluate_on_device(run, episodes, seed, stochastic)
+    else:
+        reward, weight = _evaluate_in_python(run, episodes, seed, stochastic)
+    returns = np.sum(reward, 0, dtype=np.float64)
+    return {
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "mean_length": float(np.sum(weight, 0).mean()),
+        "episodes": episodes,
+    }
+
+
+def evaluation_sentence(result: dict[str, Any]) -> str:
+    """Format what `evaluate` returned as one line."""
+    return (
+        "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
+        "mean length {mean_length:.1f}  over {episodes} episodes"
+    ).format(**result)
+
+
+def check_episodes(episodes: int) -> None:
+    """Raise ConfigError unless this is a possible number of episodes."""
+    integer = isinstance(episodes, int) and not isinstance(episodes, bool)
+    if not integer or not 1 <= episodes < 2**31:
+        raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
+
+
+def _evaluate_in_python(
+    run: Run, episodes: int, seed: int, stochastic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and weights [T, episodes], zero where padded."""
+    algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
+    state = evaluation_state(run, seed)
+    config = run.config
+    with open_env(config, min(_MAX_ENVS, episodes)) as env:
+        rollout = collect_episodes(
+            env.env,
+            algorithm,
+            state,
+            episodes,
+            squash=config.squash,
+            step_timeout=config.step_timeout,
+        )
+    return np.asarray(rollout.reward), np.asarray(rollout.weight)
+
+
+def _evaluate_on_device(
+    run: Run, episodes: int, seed: int, stochastic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and weights [T, episodes], zero where padded."""
+    collect = compile_ahead(run.config, episodes, stochastic=stochastic)
+    try:
+        return jax.device_get(collect.result()(run.state.params, _checked(seed)))
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        raise RunError(f"out of memory: evaluate fewer than {episodes} episodes") from None
+
+
+_Compiled = Callable[[Params, np.uint32], tuple[jax.Array, jax.Array]]
+
+
+def compile_ahead(
+    config: TrainConfig, episodes: int, *, stochastic: bool = False
+) -> Future[_Compiled]:
+    """Start to compile what `evaluate` runs for a run on the device with these settings."""
+    config = dataclasses.replace(config, seed=0, run_dir=None)  # the program depends on neither
+    return _compile_once(config, episodes, stochastic)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Future[_Compiled]:
+    """(params, seed) -> rewards and weights [T, episodes], zero where padded."""
+
+    def compile_() -> Any:
+        with open_env(config) as env:
+            agent = make_agent(config, env)
+        algorithm = agent.algorithm if stochastic else greedy(agent)
+
+        def collect(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+            state = TrainState(params, (), _evaluation_key(seed), jnp.zeros((), jnp.int32))
+            rollout = collect_episodes_on_device(
+                env.env, algorithm, state, episodes, squash=config.squash
+            )
+            return jnp.where(rollout.weight > 0, rollout.reward, 0.0), rollout.weight
+
+        zero = np.uint32(0)
+        params = jax.eval_shape(agent.init, zero).params
+        return jax.jit(collect, compiler_options=fastest_compile()).lower(params, zero).compile()
+
+    return compile_in_background(compile_)
 
 
 def greedy(agent: Agent) -> Algorithm:
-    """Its algorithm, acting by the mode of its policy: it needs no randomness."""
+    """An agent's algorithm with `act` replaced by the mode of the policy, which draws nothing."""
     return agent.algorithm._replace(act=_act_greedily(agent.policy))
 
 
-@functools.cache  # one function for one policy, so that it is compiled once
+@functools.cache  # one function per policy, so that it is compiled once
 def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
     def act(params: Any, key: jax.Array, obs: jax.Array) -> jax.Array:
         distribution: Any = policy.apply(params, obs)
@@ -40,7 +171,7 @@ def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
 
 
 def evaluation_state(run: Run, seed: int) -> TrainState:
-    """The run's parameters, with the randomness of an evaluation and episodes numbered from 0.
+    """The run's parameters with the randomness of an evaluation; episodes are numbered from 0.
 
     Raises:
       ConfigError: for a seed that is not an integer from 0 to 2**32 - 1.
@@ -58,105 +189,3 @@ def _checked(seed: int) -> np.uint32:
 @jax.jit
 def _evaluation_key(seed: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), _EVALUATION)
-
-
-_Compiled = Callable[[Params, np.uint32], tuple[jax.Array, jax.Array]]
-
-
-def compile_ahead(
-    config: TrainConfig, episodes: int, *, stochastic: bool = False
-) -> Future[_Compiled]:
-    """Begin to compile what `evaluate` runs for an on-device run of these settings."""
-    config = dataclasses.replace(config, seed=0, run_dir=None)  # which change nothing of it
-    return _compile_once(config, episodes, stochastic)
-
-
-@functools.lru_cache(maxsize=16)
-def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Future[_Compiled]:
-    """(params, seed) -> rewards and weights [T, episodes], zero where padded."""
-
-    def compile_() -> Any:
-        with open_env(config) as env:
-            agent = make_agent(config, env)
-        functional = make_functional_env(config)
-        algorithm = agent.algorithm if stochastic else greedy(agent)
-
-        def collect(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-            state = TrainState(params, (), _evaluation_key(seed), jnp.zeros((), jnp.int32))
-            rollout = collect_episodes_on_device(
-                functional, algorithm, state, episodes, squash=config.squash
-            )
-            return jnp.where(rollout.weight > 0, rollout.reward, 0.0), rollout.weight
-
-        zero = np.uint32(0)
-        params = jax.eval_shape(agent.init, zero).params
-        return jax.jit(collect, compiler_options=fastest_compile()).lower(params, zero).compile()
-
-    return compile_in_background(compile_)
-
-
-def check_episodes(episodes: int) -> None:
-    """Raise ConfigError unless so many can be run."""
-    integer = isinstance(episodes, int) and not isinstance(episodes, bool)
-    if not integer or not 1 <= episodes < 2**31:
-        raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
-
-
-def evaluate(
-    run: Run, episodes: int = 100, seed: int = 1000, *, stochastic: bool = False
-) -> dict[str, Any]:
-    """Returns and lengths over fresh episodes.
-
-    Args:
-      run: a run, from train or load.
-      episodes: how many, at least 1.
-      seed: root of the episodes' randomness, 0 to 2**32 - 1.
-      stochastic: sample actions; by default the mode acts.
-
-    Returns:
-      mean, std (of the population), min, max of the undiscounted return, mean_length in steps, and
-      episodes.
-
-    Raises:
-      ConfigError: for an argument out of range.
-      RunError: if memory runs out: all episodes of an on-device run are run at once.
-    """
-    check_episodes(episodes)
-    if run.config.on_device:
-        collect = compile_ahead(run.config, episodes, stochastic=stochastic)
-        try:
-            reward, weight = jax.device_get(collect.result()(run.state.params, _checked(seed)))
-        except jax.errors.JaxRuntimeError as e:
-            if "RESOURCE_EXHAUSTED" not in str(e):
-                raise
-            raise RunError(f"out of memory: evaluate fewer than {episodes} episodes") from None
-    else:
-        algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
-        state = evaluation_state(run, seed)
-        with open_env(run.config, min(_MAX_ENVS, episodes)) as env:
-            rollout = collect_episodes(
-                env,
-                algorithm,
-                state,
-                episodes,
-                squash=run.config.squash,
-                step_timeout=run.config.step_timeout,
-            )
-        reward, weight = rollout.reward, rollout.weight
-    returns = np.sum(reward, 0, dtype=np.float64)
-    return {
-        "mean": float(returns.mean()),
-        "std": float(returns.std()),
-        "min": float(returns.min()),
-        "max": float(returns.max()),
-        "mean_length": float(np.sum(weight, 0).mean()),
-        "episodes": episodes,
-    }
-
-
-def evaluation_sentence(result: dict[str, Any]) -> str:
-    """The figures of an evaluation, for a person."""
-    return (
-        "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
-        "mean length {mean_length:.1f}  over {episodes} episodes"
-    ).format(**result)

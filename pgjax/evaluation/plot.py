@@ -15,25 +15,32 @@ _RETURNS = ("mean_return", "min_return", "max_return")
 
 
 def plot(run: RunLike, out: Path | str | None = None) -> Path:
-    """Draw mean return over environment steps, with the range from worst to best episode.
+    """Draw the mean return over environment steps, and the range from worst to best episode.
 
-    Of a folder of several seeds: the mean returns of each, and their mean over the seeds.
+    For a folder of several seeds: the mean return of each seed, and their mean over the seeds.
 
     Args:
       run: a run, its folder, or the folder of several seeds.
-      out: a picture file, whose folder is made if need be; by default learning_curve.png in the
+      out: the image file, whose folder is made if necessary; by default learning_curve.png in the
         run folder.
 
     Returns:
-      Where the picture is.
+      The path of the image.
 
     Raises:
-      RunError: if the folder holds no metrics, or the picture cannot be written.
+      RunError: if the folder holds no metrics, or the image cannot be written.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
+      >>> pgjax.plot(pgjax.train(config)).name
+      'learning_curve.png'
     """
-    run_dir = run_path(run)
-    # Without pyplot: no global state, and no window system.
+    # Not pyplot, which has global state and may open a window system.
     from matplotlib.figure import Figure
 
+    run_dir = run_path(run)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     folders = seed_folders(run_dir)
@@ -45,13 +52,13 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
     out = Path(out) if out is not None else run_dir / "learning_curve.png"
-    picture = io.BytesIO()
+    image = io.BytesIO()
     try:
-        figure.savefig(picture, dpi=130, format=out.suffix.removeprefix(".") or "png")
+        figure.savefig(image, dpi=130, format=out.suffix.removeprefix(".") or "png")
         out.parent.mkdir(parents=True, exist_ok=True)
-        store.replace(out, picture.getvalue())
+        store.replace(out, image.getvalue())
     except (OSError, ValueError) as e:
-        raise RunError(f"cannot write the picture {out} ({e}): choose another --out") from None
+        raise RunError(f"cannot write the image {out} ({e}): choose another --out") from None
     return out
 
 
@@ -79,6 +86,7 @@ def _draw_seeds(axes: Any, folders: list[Path]) -> None:
 
 
 def _read(run_dir: Path, *names: str) -> list[list[float]]:
+    """Columns of metrics.jsonl."""
     try:
         rows = read_lines(run_dir / "metrics.jsonl")
         if not rows:

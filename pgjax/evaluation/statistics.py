@@ -1,4 +1,4 @@
-"""What several seeds say together."""
+"""Statistics over several seeds."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,30 @@ FEWEST = 5  # seeds
 
 
 def interquartile_mean(scores: Sequence[float]) -> dict[str, float]:
-    """Mean of the middle half of the scores, and how far it may be off.
+    """Compute the mean of the middle half of the scores, with a confidence interval.
 
     Args:
-      scores: one number for each seed, at least five.
+      scores: one number per seed, at least five.
 
     Returns:
-      interquartile_mean, with low and high, the ends of its 95 % percentile bootstrap interval over
-      seeds (20,000 resamples, always the same ones).
+      `interquartile_mean`, and `low` and `high`, the ends of its 95 % percentile bootstrap interval
+      over seeds (20,000 resamples, always the same ones).
 
     Raises:
-      ConfigError: for fewer than five scores: resampling so few says little of other seeds.
+      ConfigError: for fewer than five scores, since resampling so few says little about other
+        seeds.
 
     Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
     Precipice", section 4.
+
+    Example:
+      >>> interquartile_mean([500.0] * 5)
+      {'interquartile_mean': 500.0, 'low': 500.0, 'high': 500.0}
     """
     if len(scores) < FEWEST:
         raise ConfigError(
-            f"no interval from {len(scores)} seeds: resampling fewer than {FEWEST} says little of "
-            f"what other seeds would give, train at least {FEWEST} (--seeds)"
+            f"no interval from {len(scores)} seeds: resampling fewer than {FEWEST} says little "
+            f"about other seeds, so train at least {FEWEST} (--seeds)"
         )
 
     def middle(x: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Films of a trained agent."""
+"""Videos of a trained agent."""
 
 import io
 import shutil
@@ -15,99 +15,125 @@ from pgjax.config.env import close_env, make_env
 from pgjax.errors import ConfigError, RunError, short_repr
 from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
 from pgjax.runs import store
-from pgjax.runs.run import Run
-
-
-def frames(
-    run: Run, episodes: int = 1, seed: int = 1000, *, stochastic: bool = False
-) -> list[np.ndarray]:
-    """What the agent's episodes look like.
-
-    Args:
-      run: a run, from train or load.
-      episodes: how many, one after the other.
-      seed: as for `evaluate`: the same seed shows the same episodes.
-      stochastic: sample actions; by default the mode acts.
-
-    Returns:
-      Frames [height, width, 3] uint8: one per reset and per step.
-
-    Raises:
-      ConfigError: if the environment cannot be rendered.
-    """
-    return _drawn(run, episodes, seed, stochastic)[0]
+from pgjax.runs.run import Run, RunLike, as_run
 
 
 def render(
-    run: Run, out: Path, episodes: int = 1, seed: int = 1000, *, stochastic: bool = False
+    run: RunLike,
+    out: Path | str | None = None,
+    episodes: int = 1,
+    seed: int = 1000,
+    *,
+    stochastic: bool = False,
+    allow_env_import: bool = False,
 ) -> Path:
-    """Write a film of the agent, .mp4 or .gif, in the environment's own frames a second.
+    """Write a video of the agent, .mp4 or .gif, at the environment's own frame rate.
 
     Args:
       run, episodes, seed, stochastic: as for `frames`.
-      out: the film; its folder is made if need be.
+      out: the video, whose folder is made if necessary; by default video.mp4 in the run folder.
+      allow_env_import: as for `pgjax.load`.
 
     Returns:
-      out.
+      The path of the video.
 
     Raises:
-      ConfigError: for another ending, or if the environment cannot be rendered.
+      ConfigError: for another file extension, or if the environment cannot be rendered.
+      RunError: if the video cannot be written.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> pgjax.render(pgjax.train(config), path / "agent.gif").name
+      'agent.gif'
     """
+    run = as_run(run, allow_env_import=allow_env_import)
+    out = run.path / "video.mp4" if out is None else Path(out)
     if out.suffix not in (".gif", ".mp4"):
-        raise ConfigError(f"a film ends in .mp4 or .gif, got {out.name!r}")
+        raise ConfigError(f"the name of a video ends in .mp4 or .gif, got {out.name!r}")
     if out.is_symlink() or out.is_dir():
-        raise ConfigError(f"{out} is a link, which may lead anywhere, or a folder: another --out")
-    pictures, fps = _drawn(run, episodes, seed, stochastic)
+        raise ConfigError(
+            f"{out} is a folder, or a link, which may point anywhere: choose another --out"
+        )
+    images, fps = _drawn(run, episodes, seed, stochastic)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        (_write_gif if out.suffix == ".gif" else _write_mp4)(pictures, fps, out)
+        (_write_gif if out.suffix == ".gif" else _write_mp4)(images, fps, out)
     except OSError as e:
-        raise RunError(f"cannot write the film {out} ({e}): choose another --out") from None
+        raise RunError(f"cannot write the video {out} ({e}): choose another --out") from None
     return out
 
 
+def frames(
+    run: RunLike, episodes: int = 1, seed: int = 1000, *, stochastic: bool = False
+) -> list[np.ndarray]:
+    """Render the agent's episodes as images.
+
+    Args:
+      run: a run or its folder.
+      episodes: number of episodes, one after the other.
+      seed: as for `pgjax.evaluate`: the same seed shows the same episodes.
+      stochastic: sample actions; by default the agent acts by the mode.
+
+    Returns:
+      Frames [height, width, 3] uint8, one per reset and one per step.
+
+    Raises:
+      ConfigError: if the environment cannot be rendered.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> frames(pgjax.train(config))[0].shape
+      (400, 600, 3)
+    """
+    return _drawn(as_run(run), episodes, seed, stochastic)[0]
+
+
 def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:
-    """Frames, and how many a second."""
+    """Frames, and frames per second."""
     check_episodes(episodes)
     state = evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     squash, timeout = run.config.squash, run.config.step_timeout
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Gymnasium's, of what is told here
+        warnings.simplefilter("ignore", UserWarning)  # about render modes, which are checked below
         drawn = make_env(run.config, num_envs=1, render_mode="rgb_array")
     try:
         if drawn.render_mode != "rgb_array":
-            raise ConfigError(f"{run.config.env_id} cannot be rendered to pictures")
+            raise ConfigError(f"{run.config.env_id} cannot be rendered to images")
         env = wrappers.RenderCollection(drawn, pop_frames=True, reset_clean=False)
         collect_episodes(env, algorithm, state, episodes, squash=squash, step_timeout=timeout)
-        pictures: Any = env.render()
+        images: Any = env.render()
     finally:
         close_env(drawn)
-    for picture in pictures:
-        array = np.asarray(picture)
+    for image in images:
+        array = np.asarray(image)
         if array.dtype != np.uint8 or array.shape[2:] != (3,):
             raise ConfigError(
-                f"{run.config.env_id} draws {short_repr(picture)}, not an array [height, width, 3] of "
-                "uint8: correct its render"
+                f"{run.config.env_id} renders {short_repr(image)}, not an array "
+                "[height, width, 3] of uint8: correct its render method"
             )
-    return list(pictures), float(drawn.metadata.get("render_fps", 30))
+    return list(images), float(drawn.metadata.get("render_fps", 30))
 
 
-def _write_mp4(pictures: list[np.ndarray], fps: float, out: Path) -> None:
+def _write_mp4(images: list[np.ndarray], fps: float, out: Path) -> None:
     try:
         from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
     except ImportError:
-        raise ConfigError('a film in .mp4 needs pip install "pgjax[video]"') from None
+        raise ConfigError('a video in .mp4 needs pip install "pgjax[video]"') from None
     with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder) / "film.mp4"
-        ImageSequenceClip(pictures, fps=fps).write_videofile(str(film), logger=None)
-        shutil.move(film, out)
+        video = Path(folder) / "video.mp4"
+        ImageSequenceClip(images, fps=fps).write_videofile(str(video), logger=None)
+        shutil.move(video, out)
 
 
-def _write_gif(pictures: list[np.ndarray], fps: float, out: Path) -> None:
+def _write_gif(images: list[np.ndarray], fps: float, out: Path) -> None:
     from PIL import Image
 
-    first, *rest = [Image.fromarray(picture) for picture in pictures]
-    film = io.BytesIO()
-    first.save(film, "gif", save_all=True, append_images=rest, duration=1000 / fps, loop=0)
-    store.replace(out, film.getvalue())
+    first, *rest = [Image.fromarray(image) for image in images]
+    video = io.BytesIO()
+    first.save(video, "gif", save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+    store.replace(out, video.getvalue())

@@ -1,23 +1,23 @@
-"""Writing the folder of a run: settings, manifest, a line per update, checkpoints."""
+"""Write the folder of a run: settings, manifest, a line per update, checkpoints."""
 
 import contextlib
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.serialization
 import jax
 
-from pgjax.config.env import why_not_reproducible
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import RunError, RunWarning
-from pgjax.runs import provenance, store
+from pgjax.runs import store
 from pgjax.runs.checkpoints import settings_digest, with_key_data
 from pgjax.runs.digests import params_sha256
 from pgjax.runs.folder import write_seeds
+from pgjax.runs.provenance import differences, machine_facts
 from pgjax.types import TrainState
 
 LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
@@ -25,47 +25,51 @@ TOTALS = ("total_episodes", "total_env_steps")
 
 
 def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
-    """The inverse of read_lines."""
+    """Inverse of `pgjax.runs.folder.read_lines`."""
     return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
 
 
 def zero_totals(update: int = 0) -> dict[str, Any]:
-    """What the metrics of the first update add to."""
+    """The metrics that the totals of the first update start from."""
     return {**dict.fromkeys(TOTALS, 0), "update": update}
 
 
 class Recorder:
     """Writes the folder of one run, update by update.
 
-    It may be interrupted anywhere: what it knows of its files changes in one assignment.
+    It may be interrupted anywhere: what it knows about its files changes in one assignment.
+
+    Args:
+      path: the run folder.
+      config: the settings of the run.
+      resumed_from: the checkpoint to continue from, whose metrics are read back.
     """
 
-    def __init__(self, path: Path, config: TrainConfig, begun: store.Checkpoint | None = None):
-        """At the beginning, or where a checkpoint was, whose metrics are read back."""
+    def __init__(self, path: Path, config: TrainConfig, resumed_from: store.Checkpoint | None):
         self.path, self._config = path, config
         last = zero_totals()
-        if begun:
-            size = begun.logs[LOGS[0]][0]
+        if resumed_from:
+            size = resumed_from.logs[LOGS[0]][0]
             last = json.loads((path / LOGS[0]).read_bytes()[:size].splitlines()[-1])
-        self._now = last, store.logs_at(path, LOGS, begun.logs if begun else {})
+        self._now = last, store.logs_at(path, LOGS, resumed_from.logs if resumed_from else {})
         self._before = self._now
-        self._saved = begun.update if begun else 0
+        self._saved = resumed_from.update if resumed_from else 0
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """Seed of the run."""
         return self._config.seed
 
     @property
     def last(self) -> dict[str, Any]:
-        """The metrics of the last update, or zeros before the first."""
+        """Metrics of the last update, or zeros before the first."""
         return self._now[0]
 
     def begin(self, manifest: dict[str, Any]) -> None:
-        """Write settings and manifest, cut off what was written after the checkpoint."""
+        """Write settings and manifest; remove what was written after the checkpoint."""
         self.path.mkdir(parents=True, exist_ok=True)
         if self.last["update"]:
-            manifest = self._continued(manifest)
+            manifest = self._resumed(manifest)
         self._manifest = {"config": self._config.to_json(), **manifest}
         store.clear(self.path / "checkpoints", self.last["update"])
         (self.path / "failure.json").unlink(missing_ok=True)
@@ -89,7 +93,7 @@ class Recorder:
         self._before, self._now = self._now, (metrics[-1], ends)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint of the state after the last recorded update, or the one before."""
+        """Write a checkpoint of the state after the last recorded update, or the one before it."""
         if int(state.step) != self.last["update"]:
             self._now = self._before
         last, ends = self._now
@@ -105,23 +109,8 @@ class Recorder:
             )
             self._saved = last["update"]
 
-    def _continued(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """The manifest the run began with; of this machine only in what it differs."""
-        try:
-            begun = store.read_sealed(self.path / "manifest.json")
-            differs = provenance.differences(fresh["machine"], begun["machine"])
-            del begun["config"]
-        except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
-            warnings.warn(f"{e}: it is written anew", RunWarning, stacklevel=2)
-            return fresh
-        if differs:
-            told = f"not where it began, so the bits may differ: {'; '.join(differs)}"
-            warnings.warn(told, RunWarning, stacklevel=2)
-        resumed = [*begun.get("resumed", []), {"update": self.last["update"], "differs": differs}]
-        return {**begun, "resumed": resumed}
-
     def finish(self, state: TrainState) -> None:
-        """Tell in the manifest what came out."""
+        """Add the results to the manifest."""
         self._manifest |= {
             "params_sha256": params_sha256(state.params),
             "updates": int(state.step),
@@ -130,24 +119,57 @@ class Recorder:
         }
         store.write_sealed(self.path / "manifest.json", self._manifest)
 
+    def _resumed(self, fresh: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of the start, with what differs on the machine that resumes the run."""
+        try:
+            manifest = store.read_sealed(self.path / "manifest.json")
+            differs = differences(fresh["machine"], manifest["machine"])
+            del manifest["config"]
+        except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
+            warnings.warn(f"{e}: writing a new manifest", RunWarning, stacklevel=2)
+            return fresh
+        if differs:
+            warnings.warn(
+                f"resuming on another machine, so bits may differ: {'; '.join(differs)}",
+                RunWarning,
+                stacklevel=2,
+            )
+        resumed = [
+            *manifest.get("resumed", []),
+            {"update": self.last["update"], "differs": differs},
+        ]
+        return {**manifest, "resumed": resumed}
+
 
 class SeedRecorders:
-    """The recorders of all seeds; of several processes only the first has any."""
+    """The recorders of all seeds of a run; of several processes only the first has any.
+
+    Args:
+      folder: the run folder, which holds those of the seeds if there are several.
+      recorders: one for each seed.
+      manifest: what `new_manifest` gives.
+      why_not_reproducible: returns why the environment cannot repeat an episode exactly, or None.
+    """
 
     def __init__(
-        self, folder: Path, recorders: list[Recorder], config: TrainConfig, manifest: dict[str, Any]
+        self,
+        folder: Path,
+        recorders: list[Recorder],
+        manifest: dict[str, Any],
+        why_not_reproducible: Callable[[], str | None],
     ):
-        self._folder, self._recorders, self._config = folder, recorders, config
-        self._manifest, self._begun = manifest, False
+        self._folder, self._recorders = folder, recorders
+        self._manifest, self._why_not = manifest, why_not_reproducible
+        self._begun = False
 
     def begin(self) -> None:
-        """What stands before the first line."""
+        """Write everything that comes before the first line of the logs."""
         if self._recorders and self._recorders[0].path != self._folder:
             first = self._recorders[0].seed
             write_seeds(self._folder, range(first, first + len(self._recorders)))
         if self._recorders:
-            # Not sooner: an environment that hangs or dies at once is told of by the training.
-            self._manifest |= _bit_exact(_told_once(self._config))
+            # Not earlier: training itself should report an environment that hangs or dies.
+            self._manifest |= _bit_exact(self._why_not())
         for recorder in self._recorders:
             recorder.begin(self._manifest)
         self._begun = True
@@ -158,53 +180,46 @@ class SeedRecorders:
         digests: list[list[str]],
         timings: list[dict[str, float]],
     ) -> None:
-        with self._told():
+        """Append updates, [seed][update], to the logs of every seed."""
+        with self._writing():
             if not self._begun:
                 self.begin()
-            seeds = zip(self._recorders, metrics, digests, strict=False)
-            for recorder, of_seed, digests_of_seed in seeds:
+            rows = zip(self._recorders, metrics, digests, strict=False)
+            for recorder, of_seed, digests_of_seed in rows:
                 recorder.record(of_seed, digests_of_seed, timings)
 
     def save(self, states: list[TrainState]) -> None:
-        with self._told():
+        """Write a checkpoint of every seed."""
+        with self._writing():
             for recorder, state in zip(self._recorders, states, strict=False):
                 recorder.save(state)
 
     def finish(self, states: list[TrainState]) -> None:
-        with self._told():
+        """Add the results to every manifest."""
+        with self._writing():
             for recorder, state in zip(self._recorders, states, strict=False):
                 recorder.finish(state)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as e:
             raise RunError(
-                f"cannot write to {self._folder} ({e}): the last checkpoint is whole; make room "
-                f"and pgjax resume {self._folder}"
+                f"cannot write to {self._folder} ({e}): the last checkpoint is intact; free some "
+                f"space and run pgjax resume {self._folder}"
             ) from e
 
 
-def _told_once(config: TrainConfig) -> str | None:
-    """Why a run is not bit-exact, if it is not."""
-    reason = why_not_reproducible(config)
-    if reason is not None:
-        warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
-    return reason
-
-
-def manifest_of(config: TrainConfig, commit: str | None) -> dict[str, Any]:
-    """What results rest on besides their settings; `commit` is that of the user's own folder."""
-    return {
-        "machine": provenance.machine_facts(config.env_id),
-        "git_commit": commit,
-        "started": _now(),
-    }
+def new_manifest(config: TrainConfig, commit: str | None) -> dict[str, Any]:
+    """What results depend on besides the settings; `commit` is that of the current folder."""
+    return {"machine": machine_facts(config.env_id), "git_commit": commit, "started": _now()}
 
 
 def _bit_exact(reason: str | None) -> dict[str, Any]:
-    """The part of a manifest that says why a run cannot be had again to the bit, if so."""
+    """The part of a manifest that says whether the run can be repeated to the bit."""
+    if reason is not None:
+        warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
     return {"bit_exact": reason is None, "not_bit_exact_because": reason}
 
 

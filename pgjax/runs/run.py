@@ -1,4 +1,4 @@
-"""A run read back from its folder."""
+"""A finished run, or one read back from its folder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +16,29 @@ from pgjax.types import TrainState
 
 
 class Run(NamedTuple):
-    """A run, finished or read back."""
+    """A run: what `pgjax.train` returns and `pgjax.load` reads back.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> type(run.policy).__name__, int(run.state.step), run.metrics[0]["episodes"]
+      ('SoftmaxPolicy', 1, 2)
+    """
 
     path: Path
+    """The run folder."""
     config: TrainConfig
+    """The settings."""
     agent: Agent
+    """Policy and algorithm."""
     state: TrainState
+    """The TrainState after the last update."""
 
     @property
     def policy(self) -> nn.Module:
-        """The Flax module: policy.apply(state.params, obs) gives a distribution."""
+        """The Flax module: policy.apply(run.state.params, obs) returns a distribution."""
         return self.agent.policy
 
     @property
@@ -34,36 +47,44 @@ class Run(NamedTuple):
         return read_lines(self.path / "metrics.jsonl")
 
 
+RunLike = Run | Path | str
+
+
 def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     """Read a run back from its folder.
 
     Args:
-      path: the folder.
-      allow_env_import: let an env id of the form module:Name import that module, which runs its
-        code: only for a folder whose writer you trust.
+      path: the run folder.
+      allow_env_import: allow an environment id of the form module:Name to import that module, which
+        runs its code. Only for folders from a source that you trust.
 
     Returns:
-      The run: `config`, `state` (TrainState), `policy` and `metrics` are what a notebook wants.
+      The run: `config`, `state` (a TrainState), `policy` and `metrics`.
 
     Raises:
-      RunError, ConfigError: if it is not one, or not whole.
+      RunError, ConfigError: if it is not a run folder, or is damaged.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> trained = pgjax.train(config)
+      >>> int(pgjax.load(path).state.step)
+      1
     """
     path = Path(path)
     config = read_config(path, allow_env_import=allow_env_import)
     provenance.require_device()
-    wrong: list[str] = []
-    checkpoint = next(valid_checkpoints(path, config, wrong.append), None)
+    problems: list[str] = []
+    checkpoint = next(valid_checkpoints(path, config, problems.append), None)
     if checkpoint is None:
-        why = f" ({wrong[0]})" if wrong else ""
-        raise RunError(f"{path} holds no checkpoint that is whole{why}: resume it, or train again")
-    for each in wrong:
-        warn_of_damage(each)
+        why = f" ({problems[0]})" if problems else ""
+        raise RunError(f"{path} holds no intact checkpoint{why}: resume it, or train again")
+    for problem in problems:
+        warn_of_damage(problem)
     with open_env(config, 1) as env:
         agent = make_agent(config, env)
     return Run(path, config, agent, restore(checkpoint, lambda: agent.init(config.seed)))
-
-
-RunLike = Run | Path | str
 
 
 def run_path(run: RunLike) -> Path:
@@ -72,5 +93,5 @@ def run_path(run: RunLike) -> Path:
 
 
 def as_run(run: RunLike, *, allow_env_import: bool = False) -> Run:
-    """A run as it is, or read back from its folder; see `load`."""
+    """Return a run as it is, or `load` it from its folder."""
     return run if isinstance(run, Run) else load(run, allow_env_import=allow_env_import)

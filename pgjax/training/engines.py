@@ -1,4 +1,4 @@
-"""What makes the updates of a run: the Python loop over Gymnasium, or a program on the device."""
+"""Engines make the updates of a run: the Python loop over Gymnasium, or a program on the device."""
 
 import functools
 import time
@@ -19,8 +19,7 @@ from pgjax.collect.episodes import collect_episodes
 from pgjax.collect.on_device import init_on_device, training_step
 from pgjax.collect.packing import pack, unpack
 from pgjax.collect.steps import Stream
-from pgjax.config.agent import Agent, make_agent
-from pgjax.config.env import make_functional_env
+from pgjax.config.agent import Agent
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError
 from pgjax.numerics.sums import Sharding
@@ -29,30 +28,73 @@ from pgjax.runs.digests import params_digest, to_hex
 from pgjax.types import Algorithm, Rollout, TrainState
 
 AXIS = "devices"
-_MOST = 256  # updates in one dispatch
+_MOST = 256  # updates per dispatch
 
 
 class UpdateRecords(NamedTuple):
-    """What is known of updates that were made."""
+    """What is known about the updates of a dispatch."""
 
-    infos: list[list[dict[str, Any]]]  # of each seed, of each update
-    digests: list[list[str]]  # of the parameters after it
-    timings: list[dict[str, float]]  # of each update, of all seeds together
+    metrics: list[list[dict[str, Any]]]  # [seed][update]
+    digests: list[list[str]]  # [seed][update], of the parameters after the update
+    timings: list[dict[str, float]]  # [update], of all seeds together
 
 
 class Engine(NamedTuple):
-    """Makes updates of one or several seeds, one or several in a call."""
+    """Makes updates of one or several seeds, one or several per call."""
 
-    begin: Callable[[list[TrainState]], Any]  # what `advance` takes, of a state for each seed
-    advance: Callable[
-        [Any, int], tuple[Any, UpdateRecords]
-    ]  # (all states, how many) -> (all states, ...)
-    end: Callable[[Any], list[TrainState]]  # the inverse of `begin`
-    most: int  # updates in one call
+    begin: Callable[[list[TrainState]], Any]  # a state for each seed -> what `advance` takes
+    advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, how many updates)
+    end: Callable[[Any], list[TrainState]]  # inverse of `begin`
+    most: int  # updates per call
+
+
+def make_engine(
+    config: TrainConfig, env: Any, agent: Agent, num_seeds: int, num_devices: int | None
+) -> Engine:
+    """Make the engine of a config.
+
+    Args:
+      config: the settings.
+      env: a Gymnasium environment, or with config.on_device a functional one.
+      agent: the agent of the config.
+      num_seeds: how many seeds are trained in one program.
+      num_devices: as for `pgjax.train`.
+
+    Raises:
+      ConfigError: if these devices do not exist or cannot be used.
+    """
+    mesh = _mesh(num_devices, num_seeds)
+    if not config.on_device:
+        if mesh.size > 1:
+            raise ConfigError("only a run on the device can use several devices: add --on-device")
+        return python_engine(config, env, agent.algorithm)
+    share_episodes = num_seeds == 1 and mesh.size > 1
+    sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
+    return device_engine(config, env, agent.shard(sharding), sharding, mesh, num_seeds)
+
+
+def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
+    """The devices of a run: as asked for, else one per seed, or all of several processes."""
+    devices, processes = jax.devices(), jax.process_count()
+    wanted = len(devices) if processes > 1 else min(len(devices), num_seeds)
+    if num_devices is not None:
+        wanted = num_devices
+    if wanted < 1:
+        raise ConfigError(f"--num-devices must be at least 1, got {wanted}")
+    if wanted > len(devices):
+        raise ConfigError(
+            f"--num-devices {wanted}, but there are {len(devices)} (on CPU "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted} makes as many)"
+        )
+    if processes > 1 and wanted < len(devices):
+        raise ConfigError(
+            f"{processes} processes share all {len(devices)} devices: leave out --num-devices"
+        )
+    return Mesh(np.array(devices[:wanted]), (AXIS,))
 
 
 def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
-    """The Python loop: one seed, an update at a time."""
+    """The Python loop: one seed, one update per call."""
     update, digest = updater(algorithm.update), jax.jit(params_digest)
     options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
     stream = Stream(env, **options) if config.collect == "steps" else None
@@ -75,9 +117,8 @@ def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algo
             "seconds_updating": updated - collected,
             "steps_per_second": info["env_steps"] / (updated - begun),
         }
-        return [state], UpdateRecords(
-            [[info]], [[to_hex(np.asarray(digest(state.params)))]], [timing]
-        )
+        digests = [[to_hex(np.asarray(digest(state.params)))]]
+        return [state], UpdateRecords([[info]], digests, [timing])
 
     return Engine(list, advance, list, 1)
 
@@ -90,11 +131,55 @@ def device_engine(
     mesh: Mesh,
     num_seeds: int = 1,
 ) -> Engine:
-    """Environment and learner in one compiled program, which makes many updates in a dispatch.
+    """Environment and learner in one compiled program, which makes many updates per dispatch.
 
-    The devices of the mesh share the episodes of an update where `sharding`, which is the
-    algorithm's, names its axis; else the seeds, each of which keeps the bits it has alone.
+    If `sharding`, which must be the algorithm's, names the axis of the mesh, its devices share the
+    episodes of an update. Otherwise they share the seeds, and each seed keeps the bits that it has
+    alone.
     """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    share = PartitionSpec() if sharding.axis_name else PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        _many_updates(config, env, algorithm, sharding),
+        mesh=mesh,
+        in_specs=(share, PartitionSpec()),
+        out_specs=share,
+        check_vma=False,
+    )
+    jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
+    # jitted, since device_put does not send keys to the devices of other processes
+    send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
+    take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
+    # Every device trains equally many seeds: some may be trained twice, and are dropped afterwards.
+    surplus = 0 if sharding.axis_name else -num_seeds % mesh.size
+
+    def begin(states: list[TrainState]) -> TrainState:
+        return send(states + states[-1:] * surplus)
+
+    def compile_() -> Callable[[TrainState, np.int32], Any]:
+        state = jax.eval_shape(functools.partial(init_on_device, algorithm, env), jax.random.key(0))
+        states = jax.eval_shape(send, [state] * (num_seeds + surplus))
+        options = fast_compile()
+        return jit(mapped, compiler_options=options).lower(states, np.int32(0)).compile()
+
+    compiled = compile_in_background(compile_)
+
+    def advance(states: TrainState, count: int) -> tuple[TrainState, UpdateRecords]:
+        begun = time.perf_counter()
+        states, log = compiled.result()(states, np.int32(count))
+        log, digests = jax.tree.map(lambda x: np.asarray(x)[:num_seeds, :count], log)
+        return states, _records(log, digests, (time.perf_counter() - begun) / count)
+
+    def end(states: TrainState) -> list[TrainState]:
+        return take(jax.tree.map(lambda x: x.addressable_data(0), states))
+
+    return Engine(begin, advance, end, _MOST)
+
+
+def _many_updates(
+    config: TrainConfig, env: envs.Env, algorithm: Algorithm, sharding: Sharding
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Any]]:
+    """(states of the seeds, how many updates) -> (states, log of up to _MOST updates per seed)."""
     step = training_step(
         algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding
     )
@@ -116,91 +201,16 @@ def device_engine(
     def run_seeds(states: TrainState, count: jax.Array) -> tuple[TrainState, Any]:
         return lax.map(functools.partial(run, count=count), states)
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    share = PartitionSpec() if sharding.axis_name else PartitionSpec(AXIS)
-    mapped = jax.shard_map(
-        run_seeds, mesh=mesh, in_specs=(share, PartitionSpec()), out_specs=share, check_vma=False
-    )
-    jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
-    # device_put takes no keys to the devices of other processes
-    send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
-    take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
-
-    # As many for every device: some may be trained twice, and are left out of what comes back.
-    surplus = 0 if sharding.axis_name else -num_seeds % mesh.size
-
-    def begin(states: list[TrainState]) -> TrainState:
-        return send(states + states[-1:] * surplus)
-
-    def compile_() -> Callable[[TrainState, np.int32], Any]:
-        state = jax.eval_shape(functools.partial(init_on_device, algorithm, env), jax.random.key(0))
-        states = jax.eval_shape(send, [state] * (num_seeds + surplus))
-        options = fast_compile()
-        return jit(mapped, compiler_options=options).lower(states, np.int32(0)).compile()
-
-    compiled = compile_in_background(compile_)
-
-    def advance(states: TrainState, count: int) -> tuple[TrainState, UpdateRecords]:
-        begun = time.perf_counter()
-        states, log = compiled.result()(states, np.int32(count))
-        log, digests = jax.tree.map(lambda x: np.asarray(x)[:num_seeds, :count], log)
-        rows = unpack(log)
-        infos = [
-            [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]
-            for of_seed in zip(*rows.values(), strict=True)
-        ]
-        seconds = (time.perf_counter() - begun) / count
-        steps = [sum(info["env_steps"] for info in of_all) for of_all in zip(*infos, strict=True)]
-        timings = [{"seconds": seconds, "steps_per_second": n / seconds} for n in steps]
-        return states, UpdateRecords(
-            infos, [[*map(to_hex, of_seed)] for of_seed in digests], timings
-        )
-
-    def end(states: TrainState) -> list[TrainState]:
-        return take(jax.tree.map(lambda x: x.addressable_data(0), states))
-
-    return Engine(begin, advance, end, _MOST)
+    return run_seeds
 
 
-def make_engine(
-    config: TrainConfig,
-    env: gym.Env | VectorEnv,
-    agent: Agent,
-    num_seeds: int,
-    num_devices: int | None,
-) -> Engine:
-    """What makes the updates of a config.
-
-    Raises:
-      ConfigError: for devices that are not there, or of no use.
-    """
-    mesh = _mesh(num_devices, num_seeds)
-    if not config.on_device:
-        if mesh.size > 1:
-            raise ConfigError("devices share what is compiled as a whole: add --on-device")
-        return python_engine(config, env, agent.algorithm)
-    share_episodes = num_seeds == 1 and mesh.size > 1
-    sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
-    algorithm = make_agent(config, env, sharding.axis_name).algorithm
-    functional = make_functional_env(config)
-    return device_engine(config, functional, algorithm, sharding, mesh, num_seeds)
-
-
-def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
-    """The devices that share a run: so many, or one for a seed, or those of several processes."""
-    devices, processes = jax.devices(), jax.process_count()
-    asked = len(devices) if processes > 1 else min(len(devices), num_seeds)
-    if num_devices is not None:
-        asked = num_devices
-    if asked < 1:
-        raise ConfigError(f"--num-devices must be at least 1, got {asked}")
-    if asked > len(devices):
-        raise ConfigError(
-            f"--num-devices {asked}, but there are {len(devices)} (on CPU "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={asked} makes them)"
-        )
-    if processes > 1 and asked < len(devices):
-        raise ConfigError(
-            f"{processes} processes share all {len(devices)} devices: leave out --num-devices"
-        )
-    return Mesh(np.array(devices[:asked]), (AXIS,))
+def _records(log: Any, digests: np.ndarray, seconds: float) -> UpdateRecords:
+    """Records of updates that took `seconds` each, from arrays [seed, update, ...]."""
+    rows = unpack(log)
+    metrics = [
+        [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]
+        for of_seed in zip(*rows.values(), strict=True)
+    ]
+    steps = [sum(info["env_steps"] for info in of_all) for of_all in zip(*metrics, strict=True)]
+    timings = [{"seconds": seconds, "steps_per_second": n / seconds} for n in steps]
+    return UpdateRecords(metrics, [[*map(to_hex, of_seed)] for of_seed in digests], timings)

@@ -1,106 +1,129 @@
-"""The loop of all runs: updates, a dispatch at a time, told to whoever records them."""
+"""The training loop: run updates, several per dispatch, and yield a record of each."""
 
+import contextlib
 import itertools
-import math
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
+import gymnasium as gym
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pgjax.config.settings import TrainConfig
 from pgjax.errors import DivergedError
 from pgjax.numerics.xla import translate_xla_error
 from pgjax.training.engines import Engine, UpdateRecords
 from pgjax.types import TrainState
 
-_SECONDS_A_DISPATCH = 0.25
-
-Metrics = list[list[dict[str, Any]]]  # of each seed, of each update
+_SECONDS_PER_DISPATCH = 0.25
 
 
-class Listener(NamedTuple):
-    """Who is told of updates, and who keeps states."""
+class RunInfo(NamedTuple):
+    """What an Observer learns before the first update; lists have an entry for each seed."""
 
-    record: Callable[[Metrics, UpdateRecords], None]  # to write them down
-    save: Callable[[list[TrainState]], None]
-    show: Callable[[list[dict[str, Any]], dict[str, float]], None]  # an update of all seeds
+    configs: list[TrainConfig]
+    paths: list[Path]
+    observation_space: gym.Space
+    action_space: gym.Space
+    policy: nn.Module
 
 
-def loop(
+class Observer(Protocol):
+    """Follows a run, to show or record it elsewhere; it cannot change a result.
+
+    An exception of `update`, KeyboardInterrupt included, ends the run; what was learned is saved.
+    """
+
+    def start(self, run: RunInfo) -> None:
+        """Called once, before the first update."""
+        ...
+
+    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+        """Called after each update, with the metrics of each seed and the timings of all."""
+        ...
+
+    def stop(self) -> None:
+        """Called once when the run has ended, for whatever reason."""
+        ...
+
+
+@contextlib.contextmanager
+def observing(observers: Sequence[Observer], run: RunInfo) -> Iterator[None]:
+    """Start the observers, and stop each of them when the block ends."""
+    with contextlib.ExitStack() as stack:
+        for observer in observers:
+            stack.callback(observer.stop)
+            observer.start(run)
+        yield
+
+
+def run_updates(
     engine: Engine,
     seeds: list[int],
     states: list[TrainState],
     last: list[dict[str, Any]],
     updates: int,
-    listener: Listener,
-    checkpoint_seconds: float = math.inf,
-) -> tuple[list[TrainState], BaseException | None]:
-    """Bring all seeds to so many updates.
+) -> Iterator[tuple[UpdateRecords, Any]]:
+    """Bring all seeds to a number of updates, a dispatch at a time.
 
     Args:
       engine: makes the updates.
-      seeds: for what is said of them.
-      states: of each seed.
+      seeds: for error messages.
+      states: one for each seed.
       last: the metrics of each seed's last update, or zeros before the first.
-      updates: how many in all.
-      listener: told of the updates of each dispatch, and given the states now and then.
-      checkpoint_seconds: how often that is; the first time after the first dispatch.
+      updates: the total to reach.
 
-    Returns:
-      The states, and what cut it short after the first update that was recorded, if anything did.
+    Yields:
+      The records of the updates of a dispatch, with running totals in their metrics, and the
+      engine's states after them (`engine.end` returns the TrainStates).
 
     Raises:
-      BaseException: what happened before the first update in all was recorded.
+      DivergedError: if the very next update is not finite; updates before it have been yielded.
+      RunError: if memory runs out, or another process of the run is lost.
     """
-    current, size, saved = engine.begin(states), 1, float("-inf")
-    stopped_by: BaseException | None = None
     try:
+        current, size = engine.begin(states), 1
         while (done := last[0]["update"]) < updates:
             size = min(size, engine.most, updates - done)
             begun = time.perf_counter()
-            new, made = engine.advance(current, size)
-            # After the very last update none follows that would show what its parameters are.
+            new, records = engine.advance(current, size)
+            # No update follows the very last one to reveal parameters that are not finite.
             ending = engine.end(new) if done + size == updates else []
-            good = _finite_updates(done, seeds, made.infos, ending)
+            good = _finite_updates(done, seeds, records.metrics, ending)
             if good < size:
-                size = good  # nothing is kept of what came after
+                size = good  # run again, only up to the last finite update
                 continue
             metrics = [
-                list(itertools.accumulate(of_seed, _add_up, initial=before))[1:]
-                for of_seed, before in zip(made.infos, last, strict=True)
+                list(itertools.accumulate(of_seed, _add_totals, initial=before))[1:]
+                for of_seed, before in zip(records.metrics, last, strict=True)
             ]
-            listener.record(metrics, made)
             current, last = new, [of_seed[-1] for of_seed in metrics]
-            for *of_all, timing in zip(*metrics, made.timings, strict=True):
-                listener.show(of_all, timing)
-            if time.monotonic() - saved >= checkpoint_seconds:
-                listener.save(engine.end(current))
-                saved = time.monotonic()
-            # Seldom enough to be quick, often enough to look at and to stop.
+            yield records._replace(metrics=metrics), current
+            # Dispatches long enough to be quick, and short enough to follow and to stop.
             seconds = (time.perf_counter() - begun) / size
-            size = _agreed(min(2 * size, max(1, round(_SECONDS_A_DISPATCH / seconds))))
-    except BaseException as e:
-        stopped_by = translate_xla_error(e)
-        if last[0]["update"] == 0:
-            if stopped_by is e:
-                raise
-            raise stopped_by from e
-    return engine.end(current), stopped_by
+            size = _agreed(min(2 * size, max(1, round(_SECONDS_PER_DISPATCH / seconds))))
+    except Exception as e:
+        translated = translate_xla_error(e)
+        if translated is e:
+            raise
+        raise translated from e
 
 
 def _finite_updates(
     done: int,
     seeds: list[int],
-    infos: list[list[dict[str, Any]]],
+    metrics: list[list[dict[str, Any]]],
     states: list[TrainState],
 ) -> int:
-    """How many updates come before the first that is not finite for some seed; at least one.
+    """How many updates precede the first one that is not finite for some seed; at least one.
 
-    `done` were made before these; `states`, if there are any, are those after the last one.
+    `done` is the number of updates before these; `states`, if any, are those after the last one.
     """
-    finite = [list(map(_finite, of_seed)) for of_seed in infos]
+    finite = [list(map(_finite, of_seed)) for of_seed in metrics]
     for of_seed, state in zip(finite, states, strict=False):
         of_seed[-1] = of_seed[-1] and _finite(state.params)
     bad = [seed for seed, of_seed in zip(seeds, finite, strict=True) if not of_seed[0]]
@@ -117,12 +140,12 @@ def _finite(numbers: Any) -> bool:
 
 
 def _agreed(size: int) -> int:
-    """What the first of several processes measured: all must make equally many updates."""
+    """The size that the first of several processes measured: all must make as many updates."""
     return size if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(size))
 
 
-def _add_up(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of an update, from those of the one before."""
+def _add_totals(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an update with running totals, given those of the update before it."""
     return {
         "update": last["update"] + 1,
         "total_episodes": last["total_episodes"] + info["episodes"],

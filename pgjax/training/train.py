@@ -1,216 +1,253 @@
-"""A run from its config, begun or gone on with, and what it leaves behind."""
+"""Start or resume a run and write its folder."""
 
 import contextlib
 import dataclasses
 import functools
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import flax.linen as nn
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium.vector import VectorEnv
 from jax.experimental import multihost_utils
 
 from pgjax.config.agent import Agent, make_agent
-from pgjax.config.env import open_env
+from pgjax.config.env import open_env, why_not_reproducible
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError, RolloutError
 from pgjax.numerics.xla import fastest_compile, translate_xla_error
-from pgjax.runs import provenance
-from pgjax.runs.checkpoints import restore, valid_checkpoints, with_key_data, with_typed_key
-from pgjax.runs.folder import (
-    MOST_SEEDS,
-    locked_folder,
-    new_run_dir,
-    read_config,
-    seed_folder,
-    seed_folders,
-    seeds_in,
-    write_json,
-)
-from pgjax.runs.recorder import Recorder, SeedRecorders, manifest_of, zero_totals
-from pgjax.runs.run import Run
+from pgjax.runs import checkpoints, folder
+from pgjax.runs.provenance import git_commit
+from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
+from pgjax.runs.run import Run, RunLike, run_path
 from pgjax.runs.store import Checkpoint
-from pgjax.training.engines import make_engine
-from pgjax.training.loop import Listener, loop
+from pgjax.training.engines import Engine, make_engine
+from pgjax.training.loop import Observer, RunInfo, observing, run_updates
 from pgjax.types import TrainState
 
 
-class Progress(Protocol):
-    """Whoever watches a run; settings, folders and metrics come as lists, of each seed."""
-
-    def start(
-        self,
-        configs: list[TrainConfig],
-        paths: list[Path],
-        env: gym.Env | VectorEnv,
-        policy: nn.Module,
-    ) -> None: ...
-    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None: ...
-
-
 def train(
-    config: TrainConfig, progress: Progress | None = None, *, num_devices: int | None = None
+    config: TrainConfig, observers: Sequence[Observer] = (), *, num_devices: int | None = None
 ) -> Run:
-    """Train, and leave a run folder behind (see pgjax.runs).
+    """Train an agent and write its run folder (see pgjax.runs.folder).
 
-    Nothing is left before the first update has succeeded. After that an interrupt (Ctrl-C) or an
-    error ends the training early: what was learned is saved, and it is raised again. After
-    jax.distributed.initialize each process calls this with the same config, and the first writes.
+    Nothing is written before the first update has succeeded. After that, an interrupt (Ctrl-C) or
+    an error ends the training early: what was learned is saved, and the exception is raised again.
+    After jax.distributed.initialize every process calls this with the same config, and only the
+    first one writes.
 
     Args:
       config: the settings.
-      progress: told what was found and how each update went.
-      num_devices: how many share the episodes of an update; by default one, or all those of several
-        processes. It never changes the result.
+      observers: follow the run; see `pgjax.training.loop.Observer`.
+      num_devices: devices that share the episodes of an update; by default one, or all devices of
+        several processes. It never changes the result.
 
     Returns:
       The run, with its final TrainState.
 
     Raises:
       ConfigError, SpaceError: before the first step.
-      RolloutError: if the environment gives something unusable.
+      RolloutError: if the environment raises, hangs, or returns something unusable.
       DivergedError: if a loss, a gradient or the parameters are not finite.
-      RunError: if the run folder is taken, memory runs out, or another process of the run is lost.
+      RunError: if the run folder is in use, memory runs out, or another process is lost.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> [row["total_episodes"] for row in run.metrics]
+      [2, 4]
     """
     path = _new_run_dir(config)
-    return _train([config], path, [path], progress, num_devices)[0]
+    return _train([config], path, [path], observers, num_devices)[0]
 
 
 def train_seeds(
     config: TrainConfig,
     num_seeds: int,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
     *,
     num_devices: int | None = None,
 ) -> list[Run]:
     """Train the seeds config.seed, config.seed + 1, ... on the device, in one program.
 
-    As `train`, but with a folder seed-N for each, inside the run folder; each holds what `train`
-    makes of that seed, to the bit. Devices share the seeds: by default as many as there are.
+    The run folder holds a run folder seed-N for each; it contains what `train` writes for that
+    seed, to the bit. Devices share the seeds: by default as many as there are.
+
+    Args:
+      config: the settings, with on_device=True.
+      num_seeds: how many seeds, 1 to 100,000.
+      observers, num_devices: as for `train`.
 
     Raises:
-      ConfigError: also for num_seeds out of range, or a config that is not for the device.
+      ConfigError: for num_seeds out of range, or a config that does not run on the device.
+      Otherwise as `train`.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, num_shards=2,
+      ...                            on_device=True, run_dir=pathlib.Path(tempfile.mkdtemp()))
+      >>> [run.path.name for run in pgjax.train_seeds(config, 2)]
+      ['seed-0', 'seed-1']
     """
     integer = isinstance(num_seeds, int) and not isinstance(num_seeds, bool)
-    if not integer or not 1 <= num_seeds <= MOST_SEEDS:
-        raise ConfigError(f"--seeds must be an integer from 1 to {MOST_SEEDS}, got {num_seeds!r}")
+    if not integer or not 1 <= num_seeds <= folder.MOST_SEEDS:
+        raise ConfigError(
+            f"--seeds must be an integer from 1 to {folder.MOST_SEEDS}, got {num_seeds!r}"
+        )
     if not config.on_device:
-        raise ConfigError("several seeds train in one program, with the environment: --on-device")
+        raise ConfigError("several seeds train in one program on the device: add --on-device")
     root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    paths = [seed_folder(root, seed) for seed in seeds]
-    return _train(configs, root, paths, progress, num_devices)
-
-
-def _new_run_dir(config: TrainConfig) -> Path:
-    """Looked at by the one of several processes that writes there."""
-    if config.run_dir is not None and jax.process_index() > 0:
-        return Path(config.run_dir)
-    return new_run_dir(config)
+    paths = [folder.seed_folder(root, seed) for seed in seeds]
+    return _train(configs, root, paths, observers, num_devices)
 
 
 def resume(
-    path: Path | str,
-    progress: Progress | None = None,
+    run: RunLike,
+    observers: Sequence[Observer] = (),
     *,
     updates: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
 ) -> list[Run]:
-    """Go on with a run that was stopped in any way, to the same bytes as if it never had been.
+    """Resume an interrupted run; the result is the same, to the byte, as without the interruption.
 
     Args:
-      path: a run folder, or one of several seeds.
-      progress: as for `train`.
-      updates: how many in all, in place of the run's own: a finished run can so be extended.
-      num_devices: as for `train`; it need not be what it was.
+      run: a run folder, the folder of several seeds, or a Run.
+      observers: as for `train`.
+      updates: the total number of updates, to extend a finished run; by default the run's own.
+      num_devices: as for `train`; it may differ from before.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      The run, or one for each seed.
+      A list with the run, or with one run for each seed.
 
     Raises:
-      ConfigError: for updates that cannot be.
+      ConfigError: for a number of updates that this run cannot have.
       RunError: if the folder holds no run, or is in use.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> [longer] = pgjax.resume(path, updates=2)
+      >>> int(longer.state.step)
+      2
     """
-    path = Path(path)
-    paths = seed_folders(path) or [path]
-    # A run that was killed early may not have come to the folders of all its seeds.
+    path = run_path(run)
+    paths = folder.seed_folders(path) or [path]
+    # A run that was killed early may not have made the folders of all its seeds.
     there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
-    known = [read_config(p, allow_env_import=allow_env_import) for p in there]
+    known = [folder.read_config(p, allow_env_import=allow_env_import) for p in there]
     most = max(config.updates for config in known)
     if updates is not None and known[0].length_matters and updates != most:
         raise ConfigError(
-            f"--updates {updates}: this run brings its step size or entropy bonus to zero over "
-            f"{most} updates, and one of another length is another run"
+            f"--updates {updates}: this run anneals its learning rate or entropy bonus over {most} "
+            "updates, so another number of updates is another run"
         )
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
-    seeds = seeds_in(path) or [config.seed]
+    seeds = folder.seeds_in(path) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    return _train(configs, path, paths, progress, num_devices, resuming=True)
+    return _train(configs, path, paths, observers, num_devices, resuming=True)
+
+
+def _new_run_dir(config: TrainConfig) -> Path:
+    """The new run folder; of several processes only the first, which writes it, checks it."""
+    if config.run_dir is not None and jax.process_index() > 0:
+        return Path(config.run_dir)
+    return folder.new_run_dir(config)
 
 
 def _train(
     configs: list[TrainConfig],
-    folder: Path,
+    run_dir: Path,
     paths: list[Path],
-    progress: Progress | None,
+    observers: Sequence[Observer],
     num_devices: int | None,
     *,
     resuming: bool = False,
 ) -> list[Run]:
-    """Runs that differ in their seeds only."""
+    """Train runs that differ only in their seeds."""
     config, writes = configs[0], jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if writes:
-            stack.enter_context(locked_folder(folder, new=not resuming))
+            stack.enter_context(folder.locked_folder(run_dir, new=not resuming))
         env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
-        engine = make_engine(config, env, agent, len(configs), num_devices)
-        if progress is not None:
-            progress.start(configs, paths, env, agent.policy)
-        begun: list[Checkpoint | None] = [None] * len(paths)
+        engine = make_engine(config, env.env, agent, len(configs), num_devices)
+        info = RunInfo(configs, paths, env.observation_space, env.action_space, agent.policy)
+        stack.enter_context(observing(observers, info))
+        resumed_from: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:
-            begun = _common(paths, configs)
-        states = states_at(configs, agent, begun)
+            resumed_from = _last_common_checkpoints(paths, configs)
+        states = states_at(configs, agent, resumed_from)
         done = int(states[0].step)
         if done > config.updates:
-            raise ConfigError(f"--updates {config.updates}, but {done} are made: ask for more")
-        recorders = list(map(Recorder, paths, configs, begun)) if writes else []
-        last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
-        commit = None if resuming else provenance.git_commit()
-        book = SeedRecorders(folder, recorders, config, manifest_of(config, commit))
+            raise ConfigError(
+                f"--updates {config.updates}, but {done} are already made: ask for more"
+            )
+        recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
+        manifest = new_manifest(config, None if resuming else git_commit())
+        reproducible = functools.partial(why_not_reproducible, config)
+        book = SeedRecorders(run_dir, recorders, manifest, reproducible)
         if done:
             book.begin()
-        show = progress.update if progress else show_nothing
-        listener = Listener(
-            lambda metrics, made: book.record(metrics, made.digests, made.timings), book.save, show
-        )
-        seeds = [c.seed for c in configs]
-        states, stopped_by = loop(
-            engine, seeds, states, last, config.updates, listener, config.checkpoint_seconds
-        )
-        book.save(states)
-        book.finish(states)
-        if stopped_by is not None:
-            raise _saved(stopped_by, int(states[0].step), folder)
+        last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
+        states = _record_updates(engine, configs, states, last, book, observers, run_dir)
     return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
 
 
-def _saved(error: BaseException, updates: int, folder: Path) -> BaseException:
-    """An error that ended a run, with what is left of the run, where it is one of ours."""
+def _record_updates(
+    engine: Engine,
+    configs: list[TrainConfig],
+    states: list[TrainState],
+    last: list[dict[str, Any]],
+    book: SeedRecorders,
+    observers: Sequence[Observer],
+    run_dir: Path,
+) -> list[TrainState]:
+    """Run the updates that are left and record them; save what was learned, whatever happens."""
+    config, seeds = configs[0], [config.seed for config in configs]
+    current, saved, recorded = None, float("-inf"), bool(last[0]["update"])
+    stopped_by: BaseException | None = None
+    try:
+        for records, current_states in run_updates(engine, seeds, states, last, config.updates):
+            book.record(*records)
+            current, recorded = current_states, True
+            for *of_seeds, timings in zip(*records.metrics, records.timings, strict=True):
+                for observer in observers:
+                    observer.update(of_seeds, timings)
+            if time.monotonic() - saved >= config.checkpoint_seconds:
+                book.save(engine.end(current))
+                saved = time.monotonic()
+    except BaseException as e:
+        if not recorded:
+            raise
+        stopped_by = translate_xla_error(e)
+    if current is not None:
+        states = engine.end(current)
+    book.save(states)
+    book.finish(states)
+    if stopped_by is not None:
+        raise _with_saved(stopped_by, int(states[0].step), run_dir)
+    return states
+
+
+def _with_saved(error: BaseException, updates: int, run_dir: Path) -> BaseException:
+    """The error that ended a run, with a note on what is saved if the error is one of pgjax's."""
     if not isinstance(error, KeyboardInterrupt | PgjaxError):
         return error
-    saved = f"after {updates} updates; saved in {folder}"
+    saved = f"after {updates} updates; saved in {run_dir}"
     replay = error.replay if isinstance(error, RolloutError) else None
     if replay is not None:
-        write_json(folder / "failure.json", replay)
-        saved += ", where failure.json has the actions that lead there"
+        folder.write_json(run_dir / "failure.json", replay)
+        saved += ", where failure.json holds the actions that lead to it"
     again = type(error)(f"{error} ({saved})".lstrip())
     again.__cause__ = error
     if isinstance(again, RolloutError):
@@ -218,10 +255,12 @@ def _saved(error: BaseException, updates: int, folder: Path) -> BaseException:
     return again
 
 
-def _common(paths: list[Path], configs: list[TrainConfig]) -> list[Checkpoint | None]:
-    """The last checkpoints, one for each seed, after the same number of updates."""
+def _last_common_checkpoints(
+    paths: list[Path], configs: list[TrainConfig]
+) -> list[Checkpoint | None]:
+    """For each seed the last checkpoint whose number of updates all seeds have, if any."""
     found = [
-        {at.update: at for at in valid_checkpoints(path, config)}
+        {at.update: at for at in checkpoints.valid_checkpoints(path, config)}
         for path, config in zip(paths, configs, strict=True)
     ]
     update = max(set[int].intersection(*map(set, found)), default=0)
@@ -229,24 +268,22 @@ def _common(paths: list[Path], configs: list[TrainConfig]) -> list[Checkpoint | 
 
 
 def states_at(
-    configs: list[TrainConfig], agent: Agent, begun: list[Checkpoint | None]
+    configs: list[TrainConfig], agent: Agent, resumed_from: Sequence[Checkpoint | None]
 ) -> list[TrainState]:
-    """Of each seed: where it stood, or at its beginning; the same in all processes."""
-    if begun[0] is not None:
+    """The state of each seed, restored or initialised; the same in all processes."""
+    if resumed_from[0] is not None:
         init = functools.partial(agent.init, configs[0].seed)
-        states = [restore(at, init) for at in begun if at is not None]
+        states = [checkpoints.restore(at, init) for at in resumed_from if at is not None]
     else:
-        # Run once, and drawing alone, whose bits were the same under all options tried.
+        # The fastest compilation, since it runs once and only draws random numbers, whose bits did
+        # not depend on any compiler option tried.
         fresh = jax.jit(agent.init, compiler_options=fastest_compile())
         try:
             states = [fresh(np.uint32(config.seed)) for config in configs]
         except jax.errors.JaxRuntimeError as e:
             raise translate_xla_error(e) from e
     if jax.process_count() > 1:
-        plain = multihost_utils.broadcast_one_to_all([with_key_data(state) for state in states])
-        states = [with_typed_key(jax.tree.map(jnp.asarray, state)) for state in plain]
+        plain = [checkpoints.with_key_data(state) for state in states]
+        plain = multihost_utils.broadcast_one_to_all(plain)
+        states = [checkpoints.with_typed_key(jax.tree.map(jnp.asarray, state)) for state in plain]
     return states
-
-
-def show_nothing(metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-    """What a run without anybody who watches is told to."""

@@ -1,108 +1,132 @@
-"""Does a run come out again, update by update, from its settings alone?"""
+"""Re-run a run from its settings and compare every update."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
+from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, RunError
-from pgjax.runs import provenance, recorder, store
+from pgjax.runs import store
 from pgjax.runs.checkpoints import valid_checkpoints
 from pgjax.runs.folder import read_config
-from pgjax.training.engines import UpdateRecords, make_engine
-from pgjax.training.loop import Listener, Metrics, loop
-from pgjax.training.train import Progress, show_nothing, states_at
-
-
-class _DiffersError(Exception):
-    """Two runs part at an update: of each name that differs, what was recorded and what is here."""
-
-    def __init__(self, update: int, differs: dict[str, list[Any]]):
-        super().__init__(update)
-        self.update, self.differs = update, differs
+from pgjax.runs.provenance import differences, machine_facts
+from pgjax.runs.recorder import LOGS, zero_totals
+from pgjax.runs.run import RunLike, run_path
+from pgjax.training.engines import make_engine
+from pgjax.training.loop import Observer, RunInfo, observing, run_updates
+from pgjax.training.train import states_at
 
 
 def verify(
-    path: Path | str,
-    progress: Progress | None = None,
+    run: RunLike,
+    observers: Sequence[Observer] = (),
     *,
     first: int = 1,
     last: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
 ) -> dict[str, Any]:
-    """Train again from the settings of a run, and compare with what was recorded; writes nothing.
+    """Train again from the settings of a run and compare with its records; writes nothing.
+
+    Use it to check a run of your own after an upgrade, or somebody else's run folder.
 
     Args:
-      path: the folder of one run.
-      progress: as for `train`.
-      first: the first update to compare, at least 1: training starts from the checkpoint before it,
-        where there is one, else from the beginning.
-      last: the last one; by default all that were recorded.
-      num_devices: as for `train`.
+      run: a run or its folder.
+      observers: as for `pgjax.train`.
+      first: the first update to compare, at least 1. Training starts from the last checkpoint
+        before it, if there is one, else from the beginning.
+      last: the last update to compare; by default the last one recorded.
+      num_devices: as for `pgjax.train`.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      identical: whether every update compared is; `first` and `last` of those compared; and where
-      they are not, `update` (the first that differs), `differs` (of each name, what was recorded
-      and what came out here) and `machine` (what differs between the two machines).
+      `identical`: whether all updates compared are; `first` and `last` of those compared. If an
+      update differs, also `update` (the first that does), `differs` (for each name, the recorded
+      value and the new one) and `machine` (what differs between the two machines).
 
     Raises:
       ConfigError: for updates that were not recorded.
-      RunError: if it is no run folder, or its records cannot be read.
+      RunError: if it is not a run folder, or its records cannot be read.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> pgjax.verify(run)
+      {'identical': True, 'first': 1, 'last': 2}
     """
-    path = Path(path)
+    path = run_path(run)
     config = read_config(path, allow_env_import=allow_env_import)
     recorded = _recorded(path)
-    most = len(recorded)
-    if config.collect == "steps":
-        most = min(most, _first_resumed(path))
+    last = _last_to_compare(path, config, len(recorded), first, last)
+    found: dict[str, Any] = {"identical": True, "first": first, "last": last}
+    differing = _first_difference(path, config, recorded, observers, first, last, num_devices)
+    if differing is not None:
+        update, differs = differing
+        machine = _machine_differences(path, config.env_id)
+        found |= {"identical": False, "update": update, "differs": differs, "machine": machine}
+    return found
+
+
+def _last_to_compare(
+    path: Path, config: TrainConfig, count: int, first: int, last: int | None
+) -> int:
+    most, why = count, "are recorded"
+    if config.collect == "steps" and _first_resumed(path) < count:
+        most = _first_resumed(path)
+        why = "can be compared: a resumed stream of steps restarts its episodes"
     last = most if last is None else last
     if not 1 <= first <= last <= most:
-        why = "are recorded"
-        if most < len(recorded):
-            why = "can be compared: a stream of steps that was resumed began its episodes anew"
         raise ConfigError(f"--updates {first}:{last}, but 1:{most} {why}")
+    return last
 
-    def compare(metrics: Metrics, made: UpdateRecords) -> None:
-        for of, digest in zip(metrics[0], made.digests[0], strict=True):
-            here, there = {**of, "params": digest}, recorded[of["update"] - 1]
-            names = [name for name in here | there if here.get(name) != there.get(name)]
-            if names and of["update"] >= first:
-                both = {name: [there.get(name), here.get(name)] for name in names}
-                raise _DiffersError(of["update"], both)
 
-    before = None
-    if config.collect == "episodes":  # a stream goes on from no checkpoint
-        before = next((at for at in valid_checkpoints(path, config) if at.update < first), None)
-    with open_env(config) as env:
+def _first_difference(
+    path: Path,
+    config: TrainConfig,
+    recorded: list[dict[str, Any]],
+    observers: Sequence[Observer],
+    first: int,
+    last: int,
+    num_devices: int | None,
+) -> tuple[int, dict[str, list[Any]]] | None:
+    """The first update that differs, and for each name that does, [recorded, new] values."""
+    checkpoint = None
+    if config.collect == "episodes":  # a stream cannot continue from a checkpoint
+        valid = valid_checkpoints(path, config)
+        checkpoint = next((at for at in valid if at.update < first), None)
+    totals = zero_totals()
+    if checkpoint is not None:
+        totals = {name: recorded[checkpoint.update - 1][name] for name in totals}
+    with contextlib.ExitStack() as stack:
+        env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
-        engine = make_engine(config, env, agent, 1, num_devices)
-        if progress is not None:
-            progress.start([config], [path], env, agent.policy)
-        [state] = states_at([config], agent, [before])
-        totals = recorder.zero_totals()
-        if before is not None:
-            totals = {name: recorded[before.update - 1][name] for name in totals}
-        show = progress.update if progress is not None else show_nothing
-        listener = Listener(compare, lambda states: None, show)
-        try:
-            _, stopped_by = loop(engine, [config.seed], [state], [totals], last, listener)
-        except _DiffersError as e:  # in the very first update
-            stopped_by = e
-    found = {"identical": stopped_by is None, "first": first, "last": last}
-    if stopped_by is None:
-        return found
-    if not isinstance(stopped_by, _DiffersError):
-        raise stopped_by
-    differs = {"update": stopped_by.update, "differs": stopped_by.differs}
-    return {**found, **differs, "machine": _machine(path, config.env_id)}
+        engine = make_engine(config, env.env, agent, 1, num_devices)
+        spaces = env.observation_space, env.action_space
+        info = RunInfo([config], [path], *spaces, agent.policy)
+        stack.enter_context(observing(observers, info))
+        states = states_at([config], agent, [checkpoint])
+        for records, _ in run_updates(engine, [config.seed], states, [totals], last):
+            rows = zip(records.metrics[0], records.digests[0], records.timings, strict=True)
+            for metrics, digest, timings in rows:
+                here, there = {**metrics, "params": digest}, recorded[metrics["update"] - 1]
+                names = [name for name in here | there if here.get(name) != there.get(name)]
+                if names and metrics["update"] >= first:
+                    differs = {name: [there.get(name), here.get(name)] for name in names}
+                    return metrics["update"], differs
+                for observer in observers:
+                    observer.update([metrics], timings)
+    return None
 
 
 def update_range(updates: str | None) -> tuple[int, int | None]:
-    """What A:B stands for; all without it."""
+    """Parse A:B; None stands for all updates."""
     if updates is None:
         return 1, None
     first, colon, last = updates.partition(":")
@@ -112,23 +136,23 @@ def update_range(updates: str | None) -> tuple[int, int | None]:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """What `verify` found, for a person."""
+    """Describe in words what `verify` returned."""
     if found["identical"]:
-        begun = "" if found["first"] == 1 else f"from update {found['first']} "
-        return f"identical {begun}through update {found['last']}"
-    lines = [f"update {found['update']} is the first that differs (recorded, here):"]
+        start = "" if found["first"] == 1 else f"from update {found['first']} "
+        return f"identical {start}through update {found['last']}"
+    lines = [f"update {found['update']} is the first that differs (recorded, new):"]
     lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
     lines += ["between the two machines:"] if found["machine"] else []
-    lines += [f"  {line}" for line in found["machine"] or ["nothing known differs between them"]]
+    lines += [f"  {line}" for line in found["machine"] or ["no known difference between them"]]
     return "\n".join(lines)
 
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
-    """Metrics and digest of each update; a last line that was not finished is left out."""
+    """Metrics and digest of each update, without a last line that was not finished."""
     try:
         metrics, digests = (
             [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
-            for name in recorder.LOGS[:2]
+            for name in LOGS[:2]
         )
         rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (a killed run's may differ)
         if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
@@ -139,7 +163,7 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
 
 
 def _first_resumed(path: Path) -> int:
-    """After how many updates a run was first resumed where it was."""
+    """The number of updates after which a run was first resumed."""
     try:
         resumed = store.read_sealed(path / "manifest.json").get("resumed", [])
         return min((of["update"] for of in resumed), default=sys.maxsize)
@@ -147,9 +171,9 @@ def _first_resumed(path: Path) -> int:
         raise RunError(f"{path}: the manifest cannot be read ({e}): train again") from None
 
 
-def _machine(path: Path, env_id: str) -> list[str]:
+def _machine_differences(path: Path, env_id: str) -> list[str]:
     try:
         there = store.read_sealed(path / "manifest.json")["machine"]
-        return provenance.differences(provenance.machine_facts(env_id), there)
+        return differences(machine_facts(env_id), there)
     except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
         return [f"the manifest cannot be read ({e})"]

@@ -76,7 +76,7 @@ def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
 def test_one_result_where_a_device_has_few_rows_and_keeps_moments(tmp_path):
     """Two episodes of 40 steps a shard: less than a chunk."""
     few = ("--updates", "20", "--eval-episodes", "2", "--max-episode-steps", "40")
-    kept = ("--normalize-obs", "--scale-rewards", "--episodes-per-update", "16")
+    kept = ("--normalize-obs", "--normalize-rewards", "--episodes-per-update", "16")
     for n in (1, 2, 8):
         flags = f"--xla_force_host_platform_device_count={n}"
         path, devices = str(tmp_path / str(n)), ("--num-devices", str(n))

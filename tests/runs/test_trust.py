@@ -193,7 +193,7 @@ def hook(event, args):
 def use(folder):
     for argv in (
         ["evaluate", folder, "--episodes", "1"], ["plot", folder], ["verify", folder],
-        ["render", folder, "--out", folder / "film.gif"], ["resume", folder],
+        ["render", folder, "--out", folder / "video.gif"], ["resume", folder],
         ["evaluate", folder, "--episodes", "1"],
     ):
         error = io.StringIO()
@@ -285,7 +285,7 @@ HARMS = {
         f"link-{name.replace('/', '-')}": link(name)
         for name in (
             "checkpoints", "metrics.jsonl", "timings.jsonl", "config.json", "manifest.json",
-            "evaluation.json", "learning_curve.png", "film.gif", ".lock", ".config.json.tmp",
+            "evaluation.json", "learning_curve.png", "video.gif", ".lock", ".config.json.tmp",
             "checkpoints/00000005.ckpt",
         )
     },

@@ -1,29 +1,29 @@
-"""What a run comes to does not depend on how many updates a dispatch makes."""
+"""The result of a run does not depend on the number of updates per dispatch."""
 
 import jax
 import numpy as np
+import pytest
 from conftest import assert_trees_equal
 from jax.sharding import Mesh
 
 import pgjax
-from pgjax import envs
 from pgjax.config.agent import make_agent
-from pgjax.config.env import make_env
+from pgjax.config.env import open_env
 from pgjax.training.engines import AXIS, device_engine
 
 
 def test_any_number_of_updates_in_a_dispatch():
     config = pgjax.TrainConfig("CartPole-v1", episodes_per_update=8, on_device=True)
-    agent = make_agent(config, make_env(config, 1))
+    with open_env(config) as env:
+        agent = make_agent(config, env)
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
-    env = envs.make("CartPole-v1")
-    engine = device_engine(config, env, agent.algorithm, pgjax.Sharding(8), mesh)
+    engine = device_engine(config, env.env, agent.algorithm, pgjax.Sharding(8), mesh)
 
     def after(*counts):
         states, metrics = engine.begin([agent.init(5)]), []
         for count in counts:
-            states, made = engine.advance(states, count)
-            (infos,), (digests,), timings = made
+            states, records = engine.advance(states, count)
+            (infos,), (digests,), timings = records
             assert len(infos) == len(digests) == len(timings) == count
             metrics += infos
         return engine.end(states)[0], metrics
@@ -34,3 +34,51 @@ def test_any_number_of_updates_in_a_dispatch():
         assert_trees_equal(other, state)
         assert other_metrics == metrics
     assert [m["episodes"] for m in metrics] == [8] * 6
+
+
+class Events:
+    """An observer that keeps what it receives."""
+
+    def __init__(self):
+        self.seen = []
+
+    def start(self, run):
+        self.seen.append(("start", len(run.configs), run.action_space.n))
+
+    def update(self, metrics, timings):
+        self.seen.append(("update", [of_seed["update"] for of_seed in metrics]))
+
+    def stop(self):
+        self.seen.append(("stop",))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_observers_see_the_start_every_update_and_the_end(on_device, tmp_path):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", updates=3, episodes_per_update=2, hidden_sizes=(4,), on_device=on_device,
+        num_shards=2, run_dir=tmp_path / "run",
+    )  # fmt: skip
+    one, other = Events(), Events()
+    pgjax.train(config, [one, other])
+    updates = [("update", [i]) for i in (1, 2, 3)]
+    assert one.seen == other.seen == [("start", 1, 2), *updates, ("stop",)]
+
+
+def test_every_observer_stops_when_one_fails(tmp_path):
+    class Fails(Events):
+        def update(self, metrics, timings):
+            raise ZeroDivisionError
+
+        def stop(self):
+            super().stop()
+            raise KeyError("stop")
+
+    config = pgjax.TrainConfig(
+        "CartPole-v1", updates=3, episodes_per_update=2, hidden_sizes=(4,), run_dir=tmp_path / "run"
+    )
+    one, failing, other = Events(), Fails(), Events()
+    with pytest.raises(KeyError, match="stop"):
+        pgjax.train(config, [one, failing, other])
+    assert one.seen[-1] == failing.seen[-1] == other.seen[-1] == ("stop",)
+    assert other.seen == [("start", 1, 2), ("stop",)]
+    assert int(pgjax.load(tmp_path / "run").state.step) == 1

@@ -1,4 +1,4 @@
-"""Environments that fail, and processes that are told to stop."""
+"""Environments that fail, and processes that receive signals."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def collect(how, where, vectorization, num_envs=2):
     )
     with open_env(config, how=how, where=where, resets=2) as env:
         agent = make_agent(config, env)
-        pgjax.collect_episodes(env, agent.algorithm, agent.init(0), 6, step_timeout=0.5)
+        pgjax.collect_episodes(env.env, agent.algorithm, agent.init(0), 6, step_timeout=0.5)
 
 
 WORDS = {
@@ -102,7 +102,7 @@ def test_what_reset_and_step_may_not_return(where, result, seen, words):
     with open_env(config, where=where, result=result, obs_space=seen) as env:
         agent = make_agent(config, env)
         with pytest.raises(pgjax.RolloutError, match=words):
-            pgjax.collect_episodes(env, agent.algorithm, agent.init(0), 1)
+            pgjax.collect_episodes(env.env, agent.algorithm, agent.init(0), 1)
 
 
 def no_spaces():
@@ -131,8 +131,7 @@ def test_an_environment_that_cannot_be_made(make, words, num_envs, monkeypatch):
         make_env(pgjax.TrainConfig("Unmade-v0", num_envs=num_envs))
 
 
-def test_one_that_hangs_at_once_is_told_of(tmp_path):
-    """And not stepped before, in vain, to see whether it is deterministic."""
+def test_an_environment_that_hangs_immediately_is_reported_and_not_probed_first(tmp_path):
     gym.register(
         "HangsAtOnce-v0", entry_point="failing_envs:Fails", kwargs={"how": "hangs", "resets": 1}
     )
@@ -165,34 +164,34 @@ def test_slow_is_not_hanging():
         ("CartPole-v1", None),
         ("Pendulum-v1", None),
         ("FrozenLake-v1", None),
-        ("failing_envs:Drifts-v0", "other episodes for the same reset seed"),
-        ("failing_envs:SaysSo-v0", "says that it is not deterministic"),
+        ("failing_envs:Drifts-v0", "different episodes for the same reset seed"),
+        ("failing_envs:SaysSo-v0", "declares itself nondeterministic"),
     ],
 )
-def test_what_cannot_be_had_again_is_found(env_id, why):
+def test_the_probe_finds_environments_that_cannot_repeat_an_episode(env_id, why):
     reason = why_not_reproducible(pgjax.TrainConfig(env_id))
     assert reason is None if why is None else why in reason
 
 
-def test_it_is_told_once_and_stands_in_the_manifest(tmp_path):
+def test_an_unreproducible_environment_is_reported_once_and_in_the_manifest(tmp_path):
     config = pgjax.TrainConfig(
         "failing_envs:Drifts-v0", updates=2, episodes_per_update=2, run_dir=tmp_path / "run"
     )
-    with pytest.warns(pgjax.RunWarning, match="resumable, not bit-exact") as told:
+    with pytest.warns(pgjax.RunWarning, match="resumable, not bit-exact") as warned:
         pgjax.train(config)
-    assert len(told) == 1
+    assert len(warned) == 1
     manifest = store.read_sealed(tmp_path / "run" / "manifest.json")
     assert manifest["bit_exact"] is False
-    assert "other episodes" in manifest["not_bit_exact_because"]
+    assert "different episodes" in manifest["not_bit_exact_because"]
 
 
 def start(*argv):
-    """The command line in a process group of its own, as a terminal would have it."""
+    """Run the command line in its own process group, as a terminal does."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path])}
     return subprocess.Popen(
         [sys.executable, "-m", "pgjax", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True, env=env,
-        # What a shell starts in the background ignores it, and so would we.
+        # A shell makes its background jobs ignore SIGINT, and the child would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
@@ -203,7 +202,7 @@ def wait_for_updates(path, count):
         if (path / "metrics.jsonl").exists() and len(folder.read_lines(path / LOG)) >= count:
             return
         time.sleep(0.02)
-    raise AssertionError("it never came so far")
+    raise AssertionError("too few updates in two minutes")
 
 
 LOG = "metrics.jsonl"
@@ -219,19 +218,20 @@ def group_is_gone(process):
     return False
 
 
-@pytest.mark.parametrize("patient", [True, False])
-def test_a_signal_waits_for_a_good_place_where_there_is_one(patient):
+@pytest.mark.parametrize("training", [True, False])
+def test_a_signal_waits_for_the_end_of_an_update_while_training(training):
     before = signal.getsignal(signal.SIGTERM)
     with Signals() as signals:
-        signals.check()  # nobody has asked
-        signals.patient = patient
-        waits = contextlib.nullcontext() if patient else pytest.raises(Stopped)
+        signals.check()  # no signal yet
+        if training:
+            signals.start(None)
+        waits = contextlib.nullcontext() if training else pytest.raises(Stopped)
         with waits:
             os.kill(os.getpid(), signal.SIGTERM)
-        if patient:
+        if training:
             with pytest.raises(KeyboardInterrupt):
-                signals.check()
-        signals.check()  # it is told once
+                signals.update([], {})
+        signals.check()  # raised only once
         assert signals.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -244,7 +244,7 @@ def test_a_signal_waits_for_a_good_place_where_there_is_one(patient):
         (signal.SIGTERM, 143, ["--on-device"]),
     ],
 )
-def test_a_signal_ends_a_run_that_can_be_gone_on_with(number, code, options, tmp_path):
+def test_a_signal_ends_a_run_that_can_be_resumed(number, code, options, tmp_path):
     path = tmp_path / "run"
     common = ["train", "CartPole-v1", "--episodes-per-update", "2", "--updates", "100000"]
     process = start(*common, *options, "--run-dir", str(path))

@@ -1,4 +1,4 @@
-"""Stopped anywhere and gone on with, a run ends with the same bytes."""
+"""A run that is interrupted anywhere and resumed ends with the same bytes."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from conftest import assert_trees_equal
 
 import pgjax
 from pgjax.cli import app
-from pgjax.runs import checkpoints, digests, export, folder, recorder, store
+from pgjax.runs import digests, export, folder, recorder, store
 from pgjax.training.verify import verify
 
 UPDATES = 6
@@ -29,12 +29,15 @@ def settings(on_device=False, **overrides):
 
 
 class StopAfter:
-    """A Ctrl-C after so many updates of this process."""
+    """An observer that acts like Ctrl-C after a number of updates of this process."""
 
     def __init__(self, count):
         self.left = count
 
-    def start(self, configs, paths, env, policy):
+    def start(self, run):
+        pass
+
+    def stop(self):
         pass
 
     def update(self, metrics, timings):
@@ -44,12 +47,12 @@ class StopAfter:
 
 
 def stopped(path, count, config=None):
-    """A new run, or what is in `path`, brought on by so many updates."""
-    go_on = functools.partial(pgjax.resume, path)
+    """Advance a new run, or the one in `path`, by `count` updates, then interrupt it."""
+    advance = functools.partial(pgjax.resume, path)
     if config is not None:
-        go_on = functools.partial(pgjax.train, dataclasses.replace(config, run_dir=path))
+        advance = functools.partial(pgjax.train, dataclasses.replace(config, run_dir=path))
     with pytest.raises(KeyboardInterrupt):
-        go_on(StopAfter(count))
+        advance([StopAfter(count)])
 
 
 def assert_same_run(a, b):
@@ -60,12 +63,12 @@ def assert_same_run(a, b):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that was never stopped."""
+    """A run without an interruption."""
     return pgjax.train(settings(run_dir=tmp_path_factory.mktemp("whole") / "run"))
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_stopped_and_resumed_it_ends_with_the_same_bytes(on_device, whole, tmp_path):
+def test_a_resumed_run_ends_with_the_same_bytes(on_device, whole, tmp_path):
     if on_device:
         whole = pgjax.train(settings(True, run_dir=tmp_path / "whole"))
     stopped(tmp_path / "run", 1, whole.config)
@@ -76,7 +79,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(on_device, whole, tmp_p
     manifest = store.read_sealed(tmp_path / "run" / "manifest.json")
     first, second = (of["update"] for of in manifest["resumed"])
     assert first == 1
-    assert second in (4, 5)  # on the device a dispatch is always made whole
+    assert second in (4, 5)  # on the device a dispatch is always finished
     assert manifest["params_sha256"] == digests.params_sha256(whole.state.params)
 
 
@@ -96,7 +99,7 @@ def test_split_at_each_of_20_updates(on_device, tmp_path):
 def test_what_came_after_the_checkpoint_is_dropped(whole, tmp_path):
     path = tmp_path / "run"
     stopped(path, 2, whole.config)
-    # Killed while it wrote the third update: some lines are there, one of them torn.
+    # As if killed while writing the third update: some lines are there, one of them incomplete.
     for name in recorder.LOGS:
         line = (whole.path / name).read_bytes().splitlines(keepends=True)[2]
         with (path / name).open("ab") as file:
@@ -107,7 +110,7 @@ def test_what_came_after_the_checkpoint_is_dropped(whole, tmp_path):
     assert not list((path / "checkpoints").glob(".*"))
 
 
-def test_without_a_checkpoint_it_begins_again(whole, tmp_path):
+def test_without_a_checkpoint_a_run_starts_again(whole, tmp_path):
     path = tmp_path / "run"
     stopped(path, 2, whole.config)
     shutil.rmtree(path / "checkpoints")
@@ -115,7 +118,7 @@ def test_without_a_checkpoint_it_begins_again(whole, tmp_path):
     assert_same_run(path, whole.path)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_used(whole, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(whole, tmp_path):
     path = tmp_path / "run"
     stopped(path, 1, whole.config)
     stopped(path, 2)
@@ -123,7 +126,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(whole, tmp_path):
     data = bytearray(newest.read_bytes())
     data[-9] ^= 4
     newest.write_bytes(data)
-    with pytest.warns(pgjax.RunWarning, match=r"00000003.ckpt is damaged.*going back"):
+    with pytest.warns(pgjax.RunWarning, match=r"00000003.ckpt is damaged.*an earlier checkpoint"):
         assert int(pgjax.load(path).state.step) == 2
     with pytest.warns(pgjax.RunWarning, match="is damaged"):
         pgjax.resume(path)
@@ -136,41 +139,26 @@ def test_a_finished_run_can_be_extended(tmp_path):
     pgjax.resume(tmp_path / "run", updates=UPDATES)
     pgjax.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
-    with pytest.raises(pgjax.ConfigError, match="6 are made"):
+    with pytest.raises(pgjax.ConfigError, match="6 are already made"):
         pgjax.resume(tmp_path / "run", updates=5)
     with pytest.raises(pgjax.ConfigError, match="--updates must be"):
         pgjax.resume(tmp_path / "run", updates=0)
 
 
-def test_one_whose_rate_is_annealed_cannot(tmp_path):
-    config = settings(updates=2, anneal=True, run_dir=tmp_path / "run")
+def test_a_run_with_an_annealed_learning_rate_cannot_be_extended(tmp_path):
+    config = settings(updates=2, anneal_lr=True, run_dir=tmp_path / "run")
     pgjax.train(config)
-    with pytest.raises(pgjax.ConfigError, match="to zero over 2 updates"):
+    with pytest.raises(pgjax.ConfigError, match="over 2 updates"):
         pgjax.resume(tmp_path / "run", updates=3)
 
 
-def test_runs_of_earlier_versions_are_known_again():
-    """Digests of settings as the version before --collect and --normalize-obs wrote them."""
-    before = {
-        "01e19eb49e5972169c5c9edef0a643f9ff1188e3db6732e6c6d84318dc218e97": {},
-        "d6b767c1a40b1a508e7cca9eb2177b1ffaf8d0cd8c0c06444aaf8e45152bb8d6": dict(
-            anneal=True, seed=3
-        ),
-    }
-    for digest, settings_of in before.items():
-        config = pgjax.TrainConfig("CartPole-v1", **settings_of)
-        assert checkpoints.settings_digest(config) == digest
-        changed = dataclasses.replace(config, normalize_obs=True)
-        assert checkpoints.settings_digest(changed) != digest
-
-
-def test_several_seeds_go_on_together(tmp_path):
+def test_several_seeds_resume_together(tmp_path):
     config = settings(on_device=True, checkpoint_seconds=0.0)
     pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "whole"), 3)
     with pytest.raises(KeyboardInterrupt):
-        pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "run"), 3, StopAfter(3))
+        pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "run"), 3, [StopAfter(3)])
     folders = folder.seed_folders(tmp_path / "run")
-    # Killed while it saved: the second seed's last checkpoint is missing, and the third has none.
+    # As if killed while saving: the second seed lacks its last checkpoint, the third has none.
     max((folders[1] / "checkpoints").iterdir()).unlink()
     again = pgjax.resume(tmp_path / "run")
     assert [run.config.seed for run in again] == [0, 1, 2]
@@ -199,7 +187,7 @@ def test_verify(whole, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"identical": True, "first": 6, "last": 6}
 
 
-def test_orbax_there_and_back(whole, tmp_path, capsys):
+def test_orbax_round_trip(whole, tmp_path, capsys):
     app.main(["export", str(whole.path), "--out", str(tmp_path / "orbax")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "orbax")
     assert_trees_equal(export.from_orbax(tmp_path / "orbax", whole.state), whole.state)
@@ -210,7 +198,7 @@ def test_orbax_there_and_back(whole, tmp_path, capsys):
         export.to_orbax(whole, tmp_path / "orbax")
 
 
-def test_tensorboard_holds_every_update_once_though_it_was_resumed(whole, tmp_path):
+def test_tensorboard_holds_every_update_once_after_a_resumption(whole, tmp_path):
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c
 
@@ -234,7 +222,7 @@ def test_tensorboard_holds_every_update_once_though_it_was_resumed(whole, tmp_pa
 
 
 class StandIn(types.ModuleType):
-    """In place of wandb, which is too heavy for the tests: what it is given."""
+    """Stands in for wandb, which is too heavy for the tests, and keeps what it receives."""
 
     Settings = staticmethod(dict)
 
@@ -249,7 +237,7 @@ class StandIn(types.ModuleType):
         self.logged.append("finished")
 
 
-def test_weights_and_biases_is_told_every_update_once_offline(whole, tmp_path, monkeypatch):
+def test_weights_and_biases_logs_every_update_once_offline(whole, tmp_path, monkeypatch):
     wandb = StandIn("wandb")
     wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
@@ -262,14 +250,14 @@ def test_weights_and_biases_is_told_every_update_once_offline(whole, tmp_path, m
     assert_same_run(path, whole.path)
 
 
-def test_a_folder_is_one_process_s_alone(whole, tmp_path):
+def test_only_one_process_may_use_a_run_folder(whole, tmp_path):
     with (
         folder.locked_folder(tmp_path / "run", new=True),
         pytest.raises(pgjax.RunError, match="another process"),
         folder.locked_folder(tmp_path / "run", new=True),
     ):
         pass
-    assert list(tmp_path.iterdir()) == []  # nothing was put in
+    assert list(tmp_path.iterdir()) == []  # nothing was written
     with (
         folder.locked_folder(whole.path, new=False),
         pytest.raises(pgjax.RunError, match="another process"),
