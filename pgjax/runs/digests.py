@@ -1,4 +1,4 @@
-"""A digest of parameters that a compiled program can compute at every update."""
+"""Digests of parameters; one of them a compiled program can compute after every update."""
 
 import hashlib
 
@@ -9,14 +9,15 @@ from jax import lax
 
 from pgjax.types import Params
 
-_SALTS = (0x9E3779B9, 0x7F4A7C15)  # of the two words
+_SALTS = (0x9E3779B9, 0x7F4A7C15)  # one for each word
 
 
 def params_digest(params: Params) -> jax.Array:
-    """A digest of the bits of all parameters, leaf by leaf in tree order: [2] uint32.
+    """Compute a digest of the bits of all parameters, leaf by leaf in tree order: [2] uint32.
 
-    Sums of integers, the same in every order. It tells parameters apart that differ by accident (a
-    changed bit goes unnoticed once in 2**64); against somebody who means to, SHA-256 is the digest.
+    It sums integers, so the order of summation does not matter. It distinguishes parameters that
+    differ by accident (a changed bit goes unnoticed once in 2**64). Against deliberate changes use
+    `params_sha256`.
     """
     bits = jnp.concatenate([_bits(leaf) for leaf in jax.tree.leaves(params)])
     mixed = _mix(bits ^ _mix(jnp.arange(bits.size, dtype=jnp.uint32) + jnp.uint32(1)))
@@ -24,7 +25,7 @@ def params_digest(params: Params) -> jax.Array:
 
 
 def to_hex(digest: np.ndarray) -> str:
-    """Digests [2] uint32 as 16 hex digits."""
+    """Format a digest [2] uint32 as 16 hex digits."""
     return "".join(f"{int(word):08x}" for word in digest)
 
 
@@ -38,14 +39,19 @@ def _bits(leaf: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """MurmurHash3's finaliser: each bit of the input changes each of the output half the time."""
+    """MurmurHash3's finaliser: each input bit flips each output bit with probability one half."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
 def params_sha256(params: Params) -> str:
-    """Hex digest over the bytes of the parameters, leaf by leaf in tree order."""
+    """SHA-256 of the bytes of all parameters, leaf by leaf in tree order, in hex.
+
+    >>> import numpy as np
+    >>> params_sha256({"w": np.zeros(2, np.float32)})[:8]
+    'af5570f5'
+    """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())

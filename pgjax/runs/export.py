@@ -1,4 +1,4 @@
-"""A run's TrainState as an Orbax checkpoint, which is what the ecosystem reads, and back."""
+"""Export a run's TrainState as an Orbax checkpoint, and read it back."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -44,18 +44,25 @@ def export(
 def to_orbax(run: Run, out: Path) -> Path:
     """Write a folder that Orbax's StandardCheckpointer reads.
 
-    It holds nested dicts: params as Flax has them, opt_state as flax.serialization.to_state_dict
-    names it, key (its data, uint32) and step.
+    It holds nested dicts: Flax's params, opt_state as flax.serialization.to_state_dict names it,
+    key (its data, uint32) and step.
+
+    Args:
+      run: the run.
+      out: the new folder.
+
+    Returns:
+      out.
 
     Raises:
-      RunError: if there is something already, or it cannot be written.
+      RunError: if `out` exists, or cannot be written.
     """
     import orbax.checkpoint as ocp
 
     if out.exists() or out.is_symlink():
         raise RunError(f"{out} exists: choose another --out")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)  # where it cannot be, Orbax hangs
+        out.parent.mkdir(parents=True, exist_ok=True)  # Orbax hangs if it cannot make the folder
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(out.absolute(), _tree(run.state))
     except (OSError, ValueError) as e:
@@ -64,17 +71,21 @@ def to_orbax(run: Run, out: Path) -> Path:
 
 
 def from_orbax(path: Path, like: TrainState) -> TrainState:
-    """The inverse, for a state of the same shapes as `like`.
+    """Read the TrainState that `to_orbax` wrote.
+
+    Args:
+      path: the folder.
+      like: a state with the same shapes and dtypes.
 
     Raises:
-      RunError: if it does not fit.
+      RunError: if the folder does not hold such a state.
     """
     import orbax.checkpoint as ocp
 
     tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            # Looked at first: a restore that fails leaves work of Orbax's behind.
+            # Compared first, since a failed restore leaves background work of Orbax running.
             there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
             if there != _shapes(tree):
                 raise ValueError("its arrays have other names, shapes or dtypes")

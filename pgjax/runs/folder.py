@@ -1,17 +1,17 @@
-"""The run folder: what a run leaves behind, and how it is read back.
+"""The run folder: its files, its lock, and the settings in it.
 
-config.json         the settings, with their own digest
-metrics.jsonl       a line per update; follows from config and seed alone
+config.json         the settings, with their digest
+metrics.jsonl       a line per update; depends only on config and seed
 digests.jsonl       a line per update: a digest of the parameters after it
-timings.jsonl       a line per update: seconds, steps a second
+timings.jsonl       a line per update: seconds, steps per second
 manifest.json       versions, platform, threads, params_sha256
 checkpoints/N.ckpt  the TrainState after N updates: the last three and the best
-failure.json        what leads to where an environment failed, if one did
-evaluation.json     returns and lengths of the evaluation at the end
+failure.json        the reset seed and actions that make the environment fail, if it did
+evaluation.json     statistics of the evaluation at the end
 learning_curve.png
 
-Of several seeds a folder holds seed-N, a run folder for each, seeds.json, evaluation.json over the
-seeds and learning_curve.png.
+The folder of several seeds holds a run folder seed-N for each, seeds.json, an evaluation.json over
+the seeds, and learning_curve.png.
 """
 
 import contextlib
@@ -29,15 +29,17 @@ from pgjax.runs import store
 
 _LOCK = ".lock"
 MOST_SEEDS = 10**5  # in one folder
-_TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume what is there"
+_TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume the run in it"
 _CANNOT = "{} cannot be made ({}): choose another --run-dir"
 
 
 def new_run_dir(config: TrainConfig) -> Path:
-    """The folder of a new run, not made yet: config.run_dir, or a fresh one under runs/.
+    """Return the path of a new run folder, config.run_dir or a new name under runs/.
+
+    The folder is not made yet.
 
     Raises:
-      RunError: if it exists and holds anything, or is no folder.
+      RunError: if it is not a folder, or not empty, or cannot be made.
     """
     if config.run_dir is None:
         name = re.sub(r"[^\w.-]", "-", config.env_id)
@@ -46,7 +48,7 @@ def new_run_dir(config: TrainConfig) -> Path:
     path = Path(config.run_dir)
     try:
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    except OSError as e:  # a name that is too long
+    except OSError as e:  # such as a name that is too long
         raise RunError(_CANNOT.format(path, e.strerror)) from None
     if existing == path and (not path.is_dir() or _holds_anything(path)):
         raise RunError(_TAKEN.format(path))
@@ -56,16 +58,16 @@ def new_run_dir(config: TrainConfig) -> Path:
 
 
 def _holds_anything(path: Path) -> bool:
-    """Beyond what a run leaves that was killed before its first update."""
+    """Whether there is more than the remains of a run that was killed before its first update."""
     return any(p.name != _LOCK and not p.name.endswith(".tmp") for p in path.iterdir())
 
 
 @contextlib.contextmanager
 def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
-    """Make and hold a run folder; one that is left with nothing in it is removed.
+    """Make and lock a run folder: only one process may use it. It is removed if it stays empty.
 
     Raises:
-      RunError: if another process holds it or, where it should be new, has been there.
+      RunError: if another process uses it, or if it should be new and is not empty.
     """
     import filelock
 
@@ -85,7 +87,7 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
             raise RunError(_TAKEN.format(path))
         yield
     finally:
-        with contextlib.suppress(OSError):  # whoever waits for the lock looks whether it is there
+        with contextlib.suppress(OSError):  # a process waiting for the lock checks that the file exists
             os.unlink(path / _LOCK)
         lock.release()
         with contextlib.suppress(OSError):
@@ -94,20 +96,20 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
 
 
 def seed_folder(run_dir: Path, seed: int) -> Path:
-    """Where a folder of several seeds holds the run of one."""
+    """The run folder of one seed, in the folder of several."""
     return run_dir / f"seed-{seed}"
 
 
 def write_seeds(run_dir: Path, seeds: range) -> None:
-    """Say that a folder holds the runs of several seeds, which are consecutive."""
+    """Record which seeds, which are consecutive, a folder holds the runs of."""
     store.write_sealed(run_dir / "seeds.json", {"first": seeds.start, "count": len(seeds)})
 
 
 def seeds_in(run_dir: Path) -> range:
-    """The seeds whose runs a folder holds; none where it is that of a single run.
+    """The seeds whose runs a folder holds; empty for the folder of a single run.
 
     Raises:
-      RunError: if what says which there are is damaged.
+      RunError: if seeds.json is damaged.
     """
     if not (run_dir / "seeds.json").exists():
         return range(0)
@@ -119,31 +121,31 @@ def seeds_in(run_dir: Path) -> range:
 
 
 def seed_folders(run_dir: Path) -> list[Path]:
-    """The run folders of several seeds in a folder, by seed; none in that of a single run."""
+    """The run folders in the folder of several seeds; empty for the folder of a single run."""
     return [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file whole or not at all."""
+    """Write a JSON file atomically."""
     store.replace(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file."""
+    """Parse the lines of a .jsonl file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def load_config(run_dir: Path) -> TrainConfig:
-    """The settings of a run.
+    """Read the settings of a run.
 
     Raises:
-      RunError: if the folder holds none, or they were changed since.
+      RunError: if the folder holds none, or config.json was changed.
       ConfigError: if they are not valid.
     """
     if folders := seed_folders(run_dir):
         raise RunError(f"{run_dir} holds the runs of several seeds: name one, such as {folders[0]}")
     if not (run_dir / "config.json").exists():
-        raise RunError(f"{run_dir} is not a run folder: name one that pgjax train left")
+        raise RunError(f"{run_dir} is not a run folder: name one that pgjax train wrote")
     return TrainConfig.from_json(_sealed(run_dir / "config.json"))
 
 
@@ -155,10 +157,11 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 
 def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
-    """As `load_config`, for a folder whose writer need not be trusted.
+    """Read the settings of a run from a source that need not be trusted.
 
     Raises:
-      ConfigError: also if it would have us import a module.
+      ConfigError: if the environment id names a module to import, and `allow_env_import` is false.
+      Otherwise as `load_config`.
     """
     config = load_config(run_dir)
     if ":" in config.env_id and not allow_env_import:

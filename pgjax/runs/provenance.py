@@ -1,4 +1,4 @@
-"""What a result's bits rest on besides config and seed: versions, processor, threads, flags."""
+"""What the bits of a result depend on besides config and seed: versions, processor, flags."""
 
 import importlib.metadata
 import os
@@ -24,7 +24,7 @@ _VECTORS = ("avx", "fma", "f16c", "sse", "amx", "sve", "asimd")
 
 
 def machine_facts(env_id: str) -> dict[str, Any]:
-    """Flat, so that two machines are compared name by name."""
+    """Versions, platform and flags as a flat dict, so that machines can be compared name by name."""
     device = jax.devices()[0]
     versions = {f"{name} version": importlib.metadata.version(name) for name in _PACKAGES}
     return {
@@ -44,25 +44,25 @@ def machine_facts(env_id: str) -> dict[str, Any]:
 
 
 def require_device() -> None:
-    """Raise ConfigError where JAX finds nothing to compute on."""
+    """Raise ConfigError if JAX finds no device to compute on."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as e:
         asked, reason = os.environ.get("JAX_PLATFORMS", ""), str(e).partition(". ")[0]
         raise ConfigError(
             f"JAX finds no device for JAX_PLATFORMS={asked!r} ({reason or 'no reason given'}): "
-            "unset it, or ask for cpu"
+            "unset it, or set it to cpu"
         ) from None
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    """What two machines differ in, each as one line."""
+    """List what differs between two machines, one line each."""
     names = [name for name in here if here[name] != there.get(name)]
     return [f"{name}: {here[name]} here, {there.get(name)} there" for name in names]
 
 
 def threads() -> int:
-    """What XLA's CPU backend takes: NPROC if it is set, else the cores this process may use."""
+    """The number of threads of XLA's CPU backend: NPROC, or else the cores of this process."""
     asked = os.environ.get("NPROC", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
@@ -71,7 +71,7 @@ def threads() -> int:
 
 
 def git_commit() -> str | None:
-    """The commit of the working folder, if it is in a git repository."""
+    """The commit of the current folder, if it is in a git repository."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
@@ -82,7 +82,7 @@ def git_commit() -> str | None:
 
 
 def _of_environment(env_id: str) -> dict[str, str]:
-    """The version of the package that an environment comes from, if it is not Gymnasium itself."""
+    """The version of the package that provides an environment, if it is not Gymnasium itself."""
     spec = gym.registry.get(env_id.rpartition(":")[2])
     entry = spec.entry_point if spec else None
     package = entry.partition(".")[0].partition(":")[0] if isinstance(entry, str) else ""
@@ -95,7 +95,7 @@ def _of_environment(env_id: str) -> dict[str, str]:
 
 
 def _cpu_features() -> str:
-    """Those that compilers choose vector instructions by, where the system lists them."""
+    """The features by which compilers choose vector instructions, if the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

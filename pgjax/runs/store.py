@@ -1,8 +1,8 @@
-"""Files that survive being killed at any moment, and know when they are damaged; no JAX in here.
+"""Files that survive a kill at any moment, and that detect damage; this module needs no JAX.
 
-A folder holds logs, which grow, and checkpoints, each written once. A checkpoint carries the length
-and the SHA-256 of every log at its time: what a log holds beyond belongs to work that was lost, and
-is cut off when the checkpoint is gone back to.
+A folder holds logs, which grow, and checkpoints, each written once. A checkpoint records the length
+and the SHA-256 of every log at its time. Whatever a log holds beyond that length belongs to lost
+work, and is truncated when the run resumes from the checkpoint.
 """
 
 import contextlib
@@ -20,42 +20,43 @@ _NAME = re.compile(r"\d{8,}\.ckpt")
 _DIGEST = 64  # hex digits
 _LONGEST_HEADER = 2**16
 _FILE = 0o666
-KEEP = 3  # of the last checkpoints; the best is kept beside them
+KEEP = 3  # the last checkpoints to keep, in addition to the best
 
 Mark = tuple[int, str]  # length in bytes, SHA-256 in hex
-Ends = dict[str, tuple[int, Any]]  # of each log: length in bytes, its hash so far
+Ends = dict[str, tuple[int, Any]]  # for each log: length in bytes, running hash
 
 
 class DamagedError(ValueError):
-    """A file that is not what was written."""
+    """A file that was damaged or changed since it was written."""
 
 
 class Checkpoint(NamedTuple):
-    """What stands before the body of a checkpoint, and where the body is."""
+    """The header of a checkpoint, and where its body is."""
 
     path: Path
     update: int
-    score: float  # the higher the better
-    settings: str  # digest of what the folder's checkpoints have in common
+    score: float  # higher is better
+    settings: str  # digest of the settings that all checkpoints of the folder share
     logs: dict[str, Mark]
     offset: int
     size: int  # of the body, in bytes
 
     def body(self) -> bytes:
-        """The bytes that were given to `commit`."""
+        """The bytes given to `commit`."""
         with _opened(self.path, os.O_RDONLY) as file:
             return _read(file, self.size, self.offset)
 
 
 def logs_at(folder: Path, names: Sequence[str], marks: Mapping[str, Mark]) -> Ends:
-    """Where the logs of a folder end: as `marks` says, and at nothing where it says nothing."""
+    """The ends of a folder's logs: those in `marks`, and 0 for a log without one."""
     return {name: _hashed(folder / name, marks.get(name, (0, ""))[0]) for name in names}
 
 
 def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
-    """Write on behind the ends of the logs, and return the new ones.
+    """Append to the logs at their ends, and return the new ends.
 
-    What stood there is lost. Until `flush`, a process that ends loses nothing, a machine may.
+    Anything beyond the old ends is lost. Before `flush`, the data survives the end of the process,
+    but not a crash of the machine.
     """
     new = dict(ends)
     for name, more in data.items():
@@ -70,7 +71,7 @@ def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
 
 
 def flush(folder: Path, ends: Ends) -> dict[str, Mark]:
-    """Bring the logs to the disk, and cut off what stands behind their ends."""
+    """Sync the logs to disk, truncated at their ends."""
     for name, (size, _) in ends.items():
         with _opened(folder / name, os.O_WRONLY | os.O_CREAT) as file:
             _cut(file, size)
@@ -86,7 +87,7 @@ def _cut(file: int, size: int) -> None:
 def commit(
     folder: Path, update: int, score: float, settings: str, logs: Mapping[str, Mark], body: bytes
 ) -> None:
-    """Write a checkpoint whole or not at all; then remove those that are not kept."""
+    """Write a checkpoint atomically, then remove those that are no longer kept."""
     header = {"update": update, "score": score, "settings": settings, "logs": logs}
     rest = json.dumps(header).encode() + b"\n" + body
     digest = hashlib.sha256(rest).hexdigest().encode()
@@ -103,7 +104,7 @@ def _prune(folder: Path) -> None:
     for path in paths:
         with contextlib.suppress(DamagedError):
             scores[path] = read(path).score
-    # Of equals the first: they come newest first.
+    # The oldest of several equally good ones; paths are newest first.
     best = max(reversed(scores), key=lambda path: scores[path], default=None)
     for path in paths[KEEP:]:
         if path != best:
@@ -121,10 +122,10 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> Checkpoint:
-    """What stands in a checkpoint, its digest checked before anything is parsed.
+    """Read the header of a checkpoint, after checking its digest.
 
     Raises:
-      DamagedError: if it is not as it was written.
+      DamagedError: if the file is not as it was written.
     """
     with _opened(path, os.O_RDONLY) as file:
         begin = len(_MAGIC) + _DIGEST + 1
@@ -151,11 +152,11 @@ def read(path: Path) -> Checkpoint:
             size - offset,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-        raise DamagedError(f"{path} does not hold what a checkpoint does: {e!r}") from None
+        raise DamagedError(f"{path} has no valid checkpoint header: {e!r}") from None
 
 
 def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]:
-    """The checkpoints of a folder, newest first, or what is wrong with them or the logs below."""
+    """Yield the checkpoints of a folder, newest first, or the damage to one or to its logs."""
     for path in _paths(folder):
         try:
             found = read(path)
@@ -173,7 +174,7 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
 
 
 def clear(folder: Path, after: int) -> None:
-    """Remove the checkpoints after an update, and what a killed process left behind."""
+    """Remove the checkpoints after an update, and temporary files of killed processes."""
     for path in _paths(folder):
         if int(path.stem) > after:
             os.unlink(path)
@@ -185,7 +186,7 @@ def clear(folder: Path, after: int) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and bring it to the disk."""
+    """Write a file atomically, and sync it to disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with _opened(temporary, os.O_WRONLY | os.O_CREAT) as file:
@@ -205,16 +206,16 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON with its own digest, by `replace`."""
+    """Write JSON together with its digest, by `replace`."""
     sealed = {**value, "sha256": digest_of(value)}
     replace(path, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """The inverse of write_sealed.
+    """Inverse of `write_sealed`.
 
     Raises:
-      DamagedError: if there is none, or it is not as it was written.
+      DamagedError: if the file is missing, or is not as it was written.
     """
     with _opened(path, os.O_RDONLY) as file:
         data = _read(file, min(os.fstat(file).st_size, 2**20), 0)
@@ -229,7 +230,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold, whatever the order of its names."""
+    """SHA-256 of a JSON value; the order of names does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -245,7 +246,7 @@ def _hashed(path: Path, size: int) -> tuple[int, Any]:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A regular file, opened without following a link."""
+    """Open a regular file without following links."""
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _FILE)
     except OSError as e:

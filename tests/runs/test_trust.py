@@ -118,7 +118,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(whole, tmp_path, monkey
         except pgjax.RunError as e:
             said = str(e)
         assert "No space left" in said
-        assert "make room" in said
+        assert "free some space" in said
         monkeypatch.setattr(store, "os", os)
         if (path / "config.json").exists():
             pgjax.resume(path)
