@@ -175,7 +175,10 @@ def main() -> None:
                 f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True
             )
 
-    lines = ["| contender | rate per second | ratio to the lesson | range |", "|---|---|---|---|"]
+    lines = [
+        "| contender | rate per second | ratio to the lesson | range of the ratio |",
+        "|---|---|---|---|",
+    ]
     for name, (_, _, base) in table.items():
         ratios = [a / b for a, b in zip(rates[name], rates[base], strict=True)]
         unit = "updates" if "update" in name else "steps"

@@ -186,7 +186,7 @@ def figures_of(result: dict[str, Any]) -> list[str]:
         stepping = {n: one["steps_per_second"] for n, one in tables["no learning"].items()}
         share = (tables["environments"][n]["steps_per_second"] / x for n, x in stepping.items())
         shares = ", ".join(f"{x:.0%} ({n})" for n, x in zip(stepping, share, strict=True))
-        figures.append(f"- training speed relative to no learning (environments): {shares}")
+        figures.append(f"- training speed relative to stepping without learning (envs): {shares}")
         few, many = (one["peak_mib"] for one in tables["memory"].values())
         figures.append(f"- change in peak memory over 1,000 more updates: {many - few:+.1f} MiB")
     return figures
