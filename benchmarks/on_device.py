@@ -97,7 +97,7 @@ def compare(peers: str | None, rounds: int) -> dict[str, Any]:
 
 
 def scaling(tables: dict[str, Any], seconds: float, only: str | None) -> None:
-    """Measure steps per second over environments, seeds and devices, and memory over updates."""
+    """Measure the scaling tables, or the one named `only`, each row in a separate process."""
 
     def measure(table: str, key: int | str, *options: str, devices: int = 1) -> None:
         if only not in (None, table):

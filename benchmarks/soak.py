@@ -1,4 +1,4 @@
-"""Train for long and watch for late compilations, growing memory and files that stay open.
+"""Run long trainings and check for late compilations, growing memory and files left open.
 
 python benchmarks/soak.py
 """
