@@ -1,4 +1,4 @@
-"""How long a checkpoint of 55 kB takes: pgjax's store (digest, fsync, rename) and Orbax, in turns.
+"""Time a checkpoint of 55 kB: pgjax's store (digest, fsync, rename) and Orbax, alternating.
 
 python benchmarks/checkpoint.py
 """
@@ -19,6 +19,7 @@ ROUNDS = 50
 
 
 def main() -> None:
+    readme.parser(__doc__).parse_args()
     rng = np.random.default_rng(0)
     tree = {f"layer {i}": rng.normal(size=(16, 72)).astype(np.float32) for i in range(12)}
     took: dict[str, list[float]] = {"pgjax": [], "Orbax": []}
@@ -36,13 +37,13 @@ def main() -> None:
             orbax.save(run / f"orbax-{i}", tree)
             orbax.wait_until_finished()
             took["Orbax"].append(time.perf_counter() - begun)
-    lines = [f"| {len(body) / 1e3:.1f} kB | median ms | lowest to highest |", "|---|---|---|"]
+    lines = [f"| {len(body) / 1e3:.1f} kB | median ms | range, ms |", "|---|---|---|"]
     for name, seconds in took.items():
         low, median, high = (
             x * 1e3 for x in (min(seconds), statistics.median(seconds), max(seconds))
         )
         lines.append(f"| {name} | {median:.1f} | {low:.1f} to {high:.1f} |")
-    readme.put_measured("checkpoint", [*lines, "", f"{ROUNDS} rounds, in turns."])
+    readme.put_measured("checkpoint", [*lines, "", f"{ROUNDS} rounds, alternating."])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""A disk that fills at each page: a tmpfs that is too small, then made larger to go on.
+"""Train on a disk that fills up, for every size in pages, then enlarge the disk and resume.
 
-python benchmarks/full_disk.py   (Linux, where users may have namespaces of their own)
+python benchmarks/full_disk.py   (Linux, with unprivileged user namespaces; the disk is a tmpfs)
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from pgjax.runs import digests
 
 PAGE = os.sysconf("SC_PAGESIZE")
 SETTINGS = dict(updates=30, episodes_per_update=2, checkpoint_seconds=0.0)
-INSIDE = "--inside"  # a namespace of our own, where anybody may mount
+INSIDE = "--inside"  # run in a new user namespace, where mounting needs no privileges
 
 
-def trained(path: Path) -> str:
-    """What is said of a disk that is full, or nothing."""
+def train(path: Path) -> str:
+    """Train a run; return the error message if the disk is full, else an empty text."""
     try:
         pgjax.train(pgjax.TrainConfig("CartPole-v1", run_dir=path, **SETTINGS))  # type: ignore[arg-type]
     except pgjax.RunError as e:
@@ -42,46 +43,48 @@ def contents(run: Path) -> list[bytes]:
 
 
 def check(disk: Path, pages: int, whole: list[bytes]) -> tuple[bool, int] | None:
-    """Whether all was well on a disk of so many pages, and the updates saved; None if it fits."""
+    """Run on a disk of `pages` pages: (handled well, updates saved), or None if the run fits."""
     mount(disk, f"size={pages * PAGE}")
     try:
-        said = trained(disk / "run")
-        if not said:
+        message = train(disk / "run")
+        if not message:
             return None
-        good, saved = "No space left" in said, 0
+        good, saved = "No space left" in message, 0
         if (disk / "run" / "checkpoints").exists() and any(disk.glob("run/checkpoints/*.ckpt")):
             saved = int(pgjax.load(disk / "run").state.step)
         mount(disk, "remount", f"size={1000 * PAGE}")
         if (disk / "run" / "config.json").exists():
             pgjax.resume(disk / "run")
         else:
-            good &= trained(disk / "run") == ""
+            good &= train(disk / "run") == ""
         return good and contents(disk / "run") == whole, saved
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
 def main() -> None:
-    if INSIDE not in sys.argv:
+    options = readme.parser(__doc__)
+    options.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+    if not options.parse_args().inside:
         unshare = ["unshare", "--user", "--map-root-user", "--mount"]
         again = [*unshare, sys.executable, __file__, INSIDE]
         raise SystemExit(subprocess.run(again, check=False).returncode)
-    warnings.simplefilter("ignore", pgjax.RunWarning)  # of the checkpoint that was cut off
+    warnings.simplefilter("ignore", pgjax.RunWarning)  # about the checkpoint that was cut off
     found = []
     with tempfile.TemporaryDirectory() as folder:
         disk = Path(folder) / "disk"
         disk.mkdir()
-        trained(Path(folder) / "whole")
+        train(Path(folder) / "whole")
         whole = contents(Path(folder) / "whole")
         for pages in range(3, 1000):
             result = check(disk, pages, whole)
             if result is None:
                 break
-            print(f"{pages} pages: saved {result[1]} updates, good: {result[0]}", flush=True)
+            print(f"{pages} pages: {result[1]} updates saved, good: {result[0]}", flush=True)
             found.append(result)
     good, saved = zip(*found, strict=True)
     lines = [
-        "| sizes too small | told, and resumed to the same bytes | updates saved |",
+        "| sizes that were too small | reported, then resumed to the same bytes | updates saved |",
         "|---|---|---|",
         f"| {len(found)} | {sum(good)} | {min(saved)} to {max(saved)} of {SETTINGS['updates']} |",
     ]

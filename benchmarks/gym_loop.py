@@ -1,17 +1,17 @@
-"""The Python loop over Gymnasium beside the lesson's in torch: training CartPole-v1, in turns.
+"""Compare the Python loop over Gymnasium with the lesson's loop in torch, training CartPole-v1.
 
     python benchmarks/gym_loop.py
 
-In one process each contender trains from scratch for a number of environment steps, one after the
-other, several rounds over. A turn lasts some seconds: who is done sooner trains again with the next
-seed. A row is the median over rounds, and a ratio the median of the rounds' own ratios, so that a
-drift of the machine's speed cancels. Compiling is done before the first round. All use the lesson's
-settings: 16-16 networks, normalised reward-to-go, Adam at 0.01; and environments made alike,
-without Gymnasium's checker. Prints a table, writes gym_loop.json beside this file, and puts the
-table into README.md there.
+All contenders run in one process and take turns, for several rounds. In a turn, a contender trains
+from scratch for a fixed number of environment steps; if it finishes early, it trains again with the
+next seed, until the turn has lasted some seconds. Each rate is the median over the rounds, and each
+ratio is the median of the ratios within a round, so that drift in the machine's speed cancels.
+Everything is compiled before the first round. All contenders use the lesson's settings (16-16
+networks, normalised reward-to-go, Adam with learning rate 0.01) and environments made in the same
+way, without Gymnasium's checker. Prints a table, writes gym_loop.json beside this file, and writes
+the table into README.md.
 """
 
-import argparse
 import json
 import platform
 import statistics
@@ -41,7 +41,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line
 
 
 def environment_alone(steps: int, seed: int) -> float:
-    """Steps a second of one environment, alternating actions, nothing learned."""
+    """Steps per second of one environment with alternating actions and no learning."""
     env = make_env(TrainConfig(ENV_ID, num_envs=1))
     env.reset(seed=seed)
     begun = time.perf_counter()
@@ -53,7 +53,7 @@ def environment_alone(steps: int, seed: int) -> float:
 
 
 def lesson(steps: int, seed: int) -> float:
-    """Steps a second of the lesson in torch."""
+    """Steps per second of the lesson in torch."""
     torch.manual_seed(seed)
     env = make_env(TrainConfig(ENV_ID, num_envs=1))
     policy = torch_lesson.Softmax(4, 2)
@@ -67,9 +67,9 @@ def lesson(steps: int, seed: int) -> float:
 
 
 class Contender:
-    """pgjax with a number of environments side by side, as many episodes per update.
+    """pgjax with `num_envs` parallel environments and as many episodes per update.
 
-    The environments, collecting, updating and reading the metrics are those of pgjax.train.
+    Environments, collecting, updating and reading the metrics are the same as in pgjax.train.
     """
 
     def __init__(self, num_envs: int):
@@ -77,7 +77,7 @@ class Contender:
         self._env = make_env(TrainConfig(ENV_ID, num_envs=num_envs))
         self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
         self._update = updater(self._algorithm.update)
-        for length in (8, 16, 32, 64, 128, 256, 512):  # every padded one, so that no round compiles
+        for length in (8, 16, 32, 64, 128, 256, 512):  # all padded lengths: no round compiles
             self._update(self._init(0), rollout_of(length, num_envs))
         self(100, 0)
 
@@ -94,7 +94,7 @@ class Contender:
 
 
 def rollout_of(length: int, num_episodes: int, real: int | None = None) -> pgjax.Rollout:
-    """Random experience, padded behind `real` steps."""
+    """Random experience with padding after `real` steps."""
     rng, shape = np.random.default_rng(0), (length, num_episodes)
     steps = np.broadcast_to(np.arange(length)[:, None], shape)
     real = real or length
@@ -110,7 +110,7 @@ def rollout_of(length: int, num_episodes: int, real: int | None = None) -> pgjax
 
 
 def lesson_update(repeats: int, seed: int) -> float:
-    """Updates a second of the lesson, on an episode of 500 steps; acting is not timed."""
+    """Updates per second of the lesson on an episode of 500 steps; acting is not timed."""
     policy = torch_lesson.Softmax(4, 2)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
     rollout, seconds = rollout_of(LONGEST, 1), 0.0
@@ -125,7 +125,7 @@ def lesson_update(repeats: int, seed: int) -> float:
 
 
 class OneUpdate:
-    """pgjax on the same, from numpy arrays to the numbers that are logged."""
+    """The same update in pgjax, from NumPy arrays to the metrics that are logged."""
 
     def __init__(self) -> None:
         self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
@@ -142,7 +142,7 @@ class OneUpdate:
 
 
 def turn(contender: Callable[[int, int], float], amount: int, seed: int, seconds: float) -> float:
-    """The rate of a contender, over as many times the same amount as fill some seconds."""
+    """The mean rate of a contender that repeats the same amount for at least `seconds`."""
     rates: list[float] = []
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -151,10 +151,10 @@ def turn(contender: Callable[[int, int], float], amount: int, seed: int, seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=8000, help="environment steps a training")
-    parser.add_argument("--seconds", type=float, default=3.0, help="at least, a turn")
+    parser.add_argument("--steps", type=int, default=8000, help="environment steps per training")
+    parser.add_argument("--seconds", type=float, default=3.0, help="least duration of a turn")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     steps = args.steps
@@ -163,7 +163,7 @@ def main() -> None:
         "pgjax, 1 environment": (Contender(1), steps, "lesson, torch"),
         "pgjax, 8 environments": (Contender(8), steps, "lesson, torch"),
         "pgjax, 32 environments": (Contender(32), steps, "lesson, torch"),
-        "environment alone, 1": (environment_alone, steps, "lesson, torch"),
+        "1 environment, stepping only": (environment_alone, steps, "lesson, torch"),
         "lesson's update, T = 500": (lesson_update, 3, "lesson's update, T = 500"),
         "pgjax's update, T = 500": (OneUpdate(), 100, "lesson's update, T = 500"),
     }
@@ -175,7 +175,10 @@ def main() -> None:
                 f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True
             )
 
-    lines = ["| what | per second | times the lesson | lowest to highest |", "|---|---|---|---|"]
+    lines = [
+        "| contender | rate per second | ratio to the lesson | range of the ratio |",
+        "|---|---|---|---|",
+    ]
     for name, (_, _, base) in table.items():
         ratios = [a / b for a, b in zip(rates[name], rates[base], strict=True)]
         unit = "updates" if "update" in name else "steps"
@@ -183,14 +186,15 @@ def main() -> None:
             f"| {name} | {statistics.median(rates[name]):,.0f} {unit} | "
             f"{statistics.median(ratios):.1f} | {min(ratios):.1f} to {max(ratios):.1f} |"
         )
-    here = readme.here()
+    where = readme.date_and_machine()
     facts = {
-        **here,
-        "machine": f"{here['machine']}, jax on {jax.devices()[0].platform}, torch with "
+        **where,
+        "machine": f"{where['machine']}, jax on {jax.devices()[0].platform}, torch with "
         f"{torch.get_num_threads()} threads",
         "versions": f"Python {platform.python_version()}, jax {jax.__version__}, "
         f"torch {torch.__version__}, gymnasium {gym.__version__}",
-        "rounds": f"{args.rounds}, a training {steps} steps, a turn {args.seconds:g} s or more",
+        "rounds": f"{args.rounds}, {steps} steps per training, "
+        f"at least {args.seconds:g} s per turn",
     }
     block = "\n".join([*lines, "", readme.line(facts)])
     print(block)

@@ -1,11 +1,10 @@
-"""Runs killed (SIGKILL) at many points, then resumed: do they end as if they never had been?
+"""Kill runs (SIGKILL) at many points, resume them, and compare with an uninterrupted run.
 
     python benchmarks/kills.py [--points 30]
 
-Prints a line per point, and a table; exits with 1 if any run ended otherwise.
+Prints one line per point and a table; exits with 1 if any resumed run ends differently.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -36,7 +35,7 @@ def start(*argv: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True, **silent)
 
 
-def made(run: Path) -> int:
+def updates_made(run: Path) -> int:
     try:
         return (run / "metrics.jsonl").read_bytes().count(b"\n")
     except FileNotFoundError:
@@ -44,25 +43,25 @@ def made(run: Path) -> int:
 
 
 def last_state(run: Path) -> bytes:
-    """Parameters, optimiser state, key and step, as the last checkpoint holds them."""
+    """The bytes of parameters, optimiser state, key and step in the last checkpoint."""
     newest = max((run / "checkpoints").glob("*.ckpt"))
     return newest.name.encode() + newest.read_bytes().partition(b"}}\n")[2]
 
 
 def kill_at(run: Path, train: list[str], point: float, whole: int) -> int:
-    """Start a run, kill it about there, and return how many updates it had made."""
+    """Start a run, kill it near `point` (0 to 1), and return how many updates it had made."""
     process = start(*train, "--run-dir", str(run))
-    while process.poll() is None and made(run) < point * whole:
+    while process.poll() is None and updates_made(run) < point * whole:
         time.sleep(0.002)
     time.sleep(random.random() * 0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return made(run)
+    return updates_made(run)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--points", type=int, default=30)
+    parser = readme.parser(__doc__)
+    parser.add_argument("--points", type=int, default=30, help="how many kills, over all runs")
     points = parser.parse_args().points
     random.seed(0)
     table: dict[str, list[bool]] = {}
@@ -70,7 +69,7 @@ def main() -> None:
         for number, (kind, words) in enumerate(KINDS.items()):
             whole, train = Path(folder) / f"whole-{number}", ["train", *f"{words} {COMMON}".split()]
             assert start(*train, "--run-dir", str(whole)).wait() == 0, kind
-            updates = made(whole)
+            updates = updates_made(whole)
             mine = range(number, points, len(KINDS))
             table[kind] = []
             for i, _ in enumerate(mine):
@@ -80,7 +79,7 @@ def main() -> None:
                 same = code == 0 and last_state(run) == last_state(whole)
                 same &= all((run / n).read_bytes() == (whole / n).read_bytes() for n in SAME)
                 table[kind].append(same)
-                print(f"{kind}: killed after {killed_after} of {updates}, identical: {same}")
+                print(f"{kind}: killed after update {killed_after} of {updates}, identical: {same}")
                 shutil.rmtree(run)
     rows = [f"| {kind} | {len(x)} | {sum(x)} |" for kind, x in table.items()]
     readme.put_measured("kills", ["| run | killed | identical |", "|---|---|---|", *rows])

@@ -1,12 +1,12 @@
-"""Malformed environments, spaces, configs and run folders: is each one line, exit 2 and no more?
+"""Check that malformed environments, spaces, configs and run folders give one clear error line.
 
     python benchmarks/malformed.py
 
-Each case is a command in a process and a folder of its own, with what is done to the folder before
-it. It must end within ten seconds, with exit code 2 and one line on stderr that begins with
-"pgjax:", and leave every byte as it was: no run folder where nothing was learned, no change to one
-that was there. Prints a line per case; puts the figure into README.md beside this file; exits with
-1 if any is bad.
+Each case is a command that runs in a separate process and folder, with an optional shell command
+that prepares the folder. The command must end within ten seconds with exit code 2, print one line
+on stderr that begins with "pgjax:", and change no byte: it creates no run folder when nothing was
+learned, and modifies no existing one. Prints one line per case, writes the table into README.md,
+and exits with 1 if any case fails.
 """
 
 import json
@@ -26,37 +26,43 @@ import readme
 from pgjax.runs import store
 
 HERE = Path(__file__).parent
-MOST_SECONDS, GIVEN_UP = 10.0, 60.0
+MAX_SECONDS, GIVE_UP = 10.0, 60.0
 FEW = "--updates 1 --episodes-per-update 2 --eval-episodes 1"
-WHOLE = "train CartPole-v1 --updates 4 --no-anneal --run-dir run"
+WHOLE = "train CartPole-v1 --updates 4 --no-anneal-lr --run-dir run"
 LONG = 300 * "a"
 
 
-def own(names: str, options: str = "") -> list[str]:
+def train_on(names: str, options: str = "") -> list[str]:
     return [f"train malformed_envs:{name}-v0 {options}".rstrip() for name in names.split()]
 
 
-# [what is done before; ]command
+# [preparation; ]command
 CASES = {
     "environments": [
         "train NoSuchThing-v0",
         "train no_such_module:CartPole-v1",
         "echo 'class Env(:' > mine.py; train mine:Mine-v0",
         "echo 'import sys; sys.exit(0)' > mine.py; train mine:Mine-v0",
-        *own("MakingRaises NotAnEnv WithoutSeed ResetRaises ResetGivesNoInfo StepRaises StepExits"),
-        *own("StepGivesFour ObsNaN ObsShape ObsText ObsFloatForBytes RewardNone EndsAreArrays"),
-        *own("StepHangs", "--step-timeout 1"),
-        *own("StepExits", "--vectorization async --num-envs 2"),
+        *train_on(
+            "MakingRaises NotAnEnv WithoutSeed ResetRaises ResetGivesNoInfo StepRaises StepExits"
+        ),
+        *train_on(
+            "StepGivesFour ObsNaN ObsShape ObsText ObsFloatForBytes RewardNone EndsAreArrays"
+        ),
+        *train_on("StepHangs", "--step-timeout 1"),
+        *train_on("StepExits", "--vectorization async --num-envs 2"),
     ],
     "spaces": [
-        *own("WithoutSpaces ObsSequence ObsGraph ObsTextSpace ObsDictOfText ObsTuple ObsEmpty"),
-        *own("ObsHuge ActionOneOf ActionEmpty ActionHuge ActionOfNone"),
-        *own("ActionUnbounded", "--squash"),
-        *own("Good", "--on-device"),
+        *train_on(
+            "WithoutSpaces ObsSequence ObsGraph ObsTextSpace ObsDictOfText ObsTuple ObsEmpty"
+        ),
+        *train_on("ObsHuge ActionOneOf ActionEmpty ActionHuge ActionOfNone"),
+        *train_on("ActionUnbounded", "--squash"),
+        *train_on("Good", "--on-device"),
     ],
     "configs": [
         "fly",
-        "train --anneal CartPole-v1",
+        "train --anneal-lr CartPole-v1",
         "train CartPole-v1 --gama 0.9",
         "train CartPole-v1 --gamma nan",
         "train CartPole-v1 --learning-rate 1e39",
@@ -92,7 +98,7 @@ CASES = {
         "echo garbage > run/seeds.json; resume run",
         "verify run --updates 1:999",
         "resume run --updates 0",
-        "render run --out film.avi",
+        "render run --out video.avi",
         "mkdir curve.png; plot run --out curve.png",
         "touch there; export run --out there/orbax",
     ],
@@ -100,11 +106,11 @@ CASES = {
 
 
 class Outcome(NamedTuple):
-    """What came of a case."""
+    """The result of a case."""
 
     seconds: float
-    said: str
-    wrong: list[str]
+    message: str
+    faults: list[str]
 
 
 def start(words: str, folder: Path) -> subprocess.Popen[str]:
@@ -114,7 +120,7 @@ def start(words: str, folder: Path) -> subprocess.Popen[str]:
     if "=" in argv[0]:
         name, _, env[name] = argv.pop(0).partition("=")
     if argv[0] == "train":
-        argv[2:2] = FEW.split()  # before what the case says, which overrides it
+        argv[2:2] = FEW.split()  # before the options of the case, which override it
     return subprocess.Popen(
         [sys.executable, "-m", "pgjax", *argv],
         cwd=folder,
@@ -127,7 +133,7 @@ def start(words: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def prepare(words: str, folder: Path) -> None:
-    """Run it in a shell; `seal NAME=VALUE` changes a setting together with the digest."""
+    """Run the preparation in a shell; `seal NAME=VALUE` changes a setting and its digest."""
     if words.startswith("seal "):
         path = folder / "run" / "config.json"
         name, _, value = words.removeprefix("seal ").partition("=")
@@ -137,8 +143,8 @@ def prepare(words: str, folder: Path) -> None:
         subprocess.run(words, shell=True, cwd=folder, check=True)
 
 
-def held(folder: Path) -> dict[str, object]:
-    """Every file, link and folder below, with its bytes."""
+def contents(folder: Path) -> dict[str, object]:
+    """Every file, link and folder inside `folder`, with its bytes."""
     return {
         str(path.relative_to(folder)): os.readlink(path)
         if path.is_symlink()
@@ -149,56 +155,60 @@ def held(folder: Path) -> dict[str, object]:
     }
 
 
-def outcome(case: str, folder: Path) -> Outcome:
+def run_case(case: str, folder: Path) -> Outcome:
     before, _, command = case.rpartition("; ")
     prepare(before, folder)
-    there, begun = held(folder), time.monotonic()
+    original, begun = contents(folder), time.monotonic()
     process = start(command, folder)
     try:
-        said = process.communicate(timeout=GIVEN_UP)[1]
+        message = process.communicate(timeout=GIVE_UP)[1]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        said = process.communicate()[1]
-    seconds, lines = time.monotonic() - begun, said.strip().splitlines()
-    wrong = {
+        message = process.communicate()[1]
+    seconds, lines = time.monotonic() - begun, message.strip().splitlines()
+    found = {
         f"exit code {process.returncode}": process.returncode != 2,
         f"{len(lines)} lines": len(lines) != 1 or not lines[0].startswith("pgjax: "),
-        "too slow": seconds > MOST_SECONDS,
-        "the folder changed": held(folder) != there,
+        "too slow": seconds > MAX_SECONDS,
+        "the folder changed": contents(folder) != original,
     }
-    told = lines[-1] if lines else "nothing"
-    return Outcome(seconds, told, [what for what, so in wrong.items() if so])
+    last = lines[-1] if lines else "no message"
+    return Outcome(seconds, last, [fault for fault, present in found.items() if present])
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> list[str]:
-    lines = ["| malformed | cases | as they should be | slowest s |", "|---|---|---|---|"]
-    everything = [each for of_group in outcomes.values() for each in of_group]
-    for name, of in {**outcomes, "all": everything}.items():
-        good, slowest = sum(not each.wrong for each in of), max(each.seconds for each in of)
-        lines.append(f"| {name} | {len(of)} | {good} | {slowest:.1f} |")
+    lines = ["| malformed input | cases | handled correctly | slowest, s |", "|---|---|---|---|"]
+    everything = [each for group in outcomes.values() for each in group]
+    for name, group in {**outcomes, "all": everything}.items():
+        good, slowest = sum(not each.faults for each in group), max(each.seconds for each in group)
+        lines.append(f"| {name} | {len(group)} | {good} | {slowest:.1f} |")
     return lines
 
 
 def main() -> None:
+    readme.parser(__doc__).parse_args()
     outcomes: dict[str, list[Outcome]] = {}
     with tempfile.TemporaryDirectory() as root:
         whole = Path(root) / "whole"
         whole.mkdir()
-        made = start(WHOLE, whole)
-        assert made.wait() == 0, made.communicate()[1]
+        process = start(WHOLE, whole)
+        assert process.wait() == 0, process.communicate()[1]
         for group, cases in CASES.items():
             outcomes[group] = []
             for i, case in enumerate(cases):
                 folder = Path(root) / f"{group} {i}"
                 shutil.copytree(whole, folder) if group == "run folders" else folder.mkdir()
-                found = outcome(case, folder)
-                outcomes[group].append(found)
-                bad = f"BAD ({', '.join(found.wrong)})" if found.wrong else "good"
-                shown = case.replace(LONG, "aaa...")
-                print(f"{bad}  {found.seconds:.1f} s  {shown}\n    {found.said}", flush=True)
+                outcome = run_case(case, folder)
+                outcomes[group].append(outcome)
+                verdict = f"BAD ({', '.join(outcome.faults)})" if outcome.faults else "good"
+                short = case.replace(LONG, "aaa...")
+                print(
+                    f"{verdict}  {outcome.seconds:.1f} s  {short}\n    {outcome.message}",
+                    flush=True,
+                )
                 shutil.rmtree(folder)
     readme.put_measured("malformed", table(outcomes))
-    raise SystemExit(any(each.wrong for of in outcomes.values() for each in of))
+    raise SystemExit(any(each.faults for group in outcomes.values() for each in group))
 
 
 if __name__ == "__main__":

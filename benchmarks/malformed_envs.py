@@ -1,4 +1,4 @@
-"""Environments that do one thing wrong each, for malformed.py: malformed_envs:NAME-v0."""
+"""Environments with one fault each, for malformed.py: malformed_envs:NAME-v0."""
 
 import time
 from collections.abc import Callable
@@ -14,10 +14,17 @@ NAN = np.full(3, np.nan, np.float32)
 
 
 class Env(gym.Env):
-    """Episodes of five steps, but for what it is told to return or to call instead."""
+    """Episodes of five steps; `reset` and `step` replace what the methods return or call."""
 
-    def __init__(self, seen: Any = BOX, acted: Any = None, reset: Any = (OBS, {}), step: Any = ()):
-        self.observation_space, self.action_space = seen, acted or spaces.Discrete(2)
+    def __init__(
+        self,
+        observation_space: Any = BOX,
+        action_space: Any = None,
+        reset: Any = (OBS, {}),
+        step: Any = (),
+    ):
+        self.observation_space = observation_space
+        self.action_space = action_space or spaces.Discrete(2)
         self._reset, self._step, self._t = reset, step, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -33,14 +40,14 @@ class Env(gym.Env):
 
 
 class WithoutSeed(Env):
-    """As environments were before Gymnasium."""
+    """The interface from before Gymnasium."""
 
     def reset(self) -> Any:  # type: ignore[override]
         return OBS, {}
 
 
 class WithoutSpaces(gym.Env):
-    """Forgotten."""
+    """An environment that sets no spaces."""
 
 
 def raises(error: BaseException) -> Callable[[], None]:
@@ -55,42 +62,42 @@ def hangs() -> None:
         time.sleep(0.1)
 
 
-def made(**changes: Any) -> Callable[[], Env]:
+def env_with(**changes: Any) -> Callable[[], Env]:
     return lambda: Env(**changes)
 
 
 NAMES: dict[str, Callable[[], Any]] = {
-    # What reset, step and the constructor do.
+    # Faults in reset, step and the constructor.
     "MakingRaises": raises(KeyError("level.txt")),
     "NotAnEnv": lambda: 3,
     "WithoutSeed": WithoutSeed,
-    "ResetRaises": made(reset=raises(KeyError("level"))),
-    "ResetGivesNoInfo": made(reset=OBS),
-    "StepRaises": made(step=raises(RuntimeError("two\nlines"))),
-    "StepExits": made(step=raises(SystemExit(0))),
-    "StepHangs": made(step=hangs),
-    "StepGivesFour": made(step=(OBS, 1.0, True, {})),
-    "ObsNaN": made(reset=(NAN, {})),
-    "ObsShape": made(reset=(np.zeros(4, np.float32), {})),
-    "ObsText": made(reset=("start", {})),
-    "ObsFloatForBytes": made(seen=spaces.Box(0, 255, (3,), np.uint8)),
-    "RewardNone": made(step=(OBS, None, True, False, {})),
-    "EndsAreArrays": made(step=(OBS, 1.0, OBS == 0, OBS == 1, {})),
-    # Spaces.
-    "Good": made(),
+    "ResetRaises": env_with(reset=raises(KeyError("level"))),
+    "ResetGivesNoInfo": env_with(reset=OBS),
+    "StepRaises": env_with(step=raises(RuntimeError("two\nlines"))),
+    "StepExits": env_with(step=raises(SystemExit(0))),
+    "StepHangs": env_with(step=hangs),
+    "StepGivesFour": env_with(step=(OBS, 1.0, True, {})),
+    "ObsNaN": env_with(reset=(NAN, {})),
+    "ObsShape": env_with(reset=(np.zeros(4, np.float32), {})),
+    "ObsText": env_with(reset=("start", {})),
+    "ObsFloatForBytes": env_with(observation_space=spaces.Box(0, 255, (3,), np.uint8)),
+    "RewardNone": env_with(step=(OBS, None, True, False, {})),
+    "EndsAreArrays": env_with(step=(OBS, 1.0, OBS == 0, OBS == 1, {})),
+    # Spaces, and one environment without a fault.
+    "Good": env_with(),
     "WithoutSpaces": WithoutSpaces,
-    "ObsSequence": made(seen=spaces.Sequence(BOX)),
-    "ObsGraph": made(seen=spaces.Graph(BOX, None)),
-    "ObsTextSpace": made(seen=spaces.Text(5)),
-    "ObsDictOfText": made(seen=spaces.Dict(text=spaces.Text(5))),
-    "ObsTuple": made(seen=(3,)),
-    "ObsEmpty": made(seen=spaces.Box(0, 1, (0,))),
-    "ObsHuge": made(seen=spaces.Discrete(10**9)),
-    "ActionOneOf": made(acted=spaces.OneOf((BOX, spaces.Discrete(2)))),
-    "ActionEmpty": made(acted=spaces.Box(0, 1, (2, 0))),
-    "ActionHuge": made(acted=spaces.Discrete(2**40)),
-    "ActionUnbounded": made(acted=spaces.Box(-np.inf, 1, (2,))),
-    "ActionOfNone": lambda: Env(acted=spaces.Discrete(0)),
+    "ObsSequence": env_with(observation_space=spaces.Sequence(BOX)),
+    "ObsGraph": env_with(observation_space=spaces.Graph(BOX, None)),
+    "ObsTextSpace": env_with(observation_space=spaces.Text(5)),
+    "ObsDictOfText": env_with(observation_space=spaces.Dict(text=spaces.Text(5))),
+    "ObsTuple": env_with(observation_space=(3,)),
+    "ObsEmpty": env_with(observation_space=spaces.Box(0, 1, (0,))),
+    "ObsHuge": env_with(observation_space=spaces.Discrete(10**9)),
+    "ActionOneOf": env_with(action_space=spaces.OneOf((BOX, spaces.Discrete(2)))),
+    "ActionEmpty": env_with(action_space=spaces.Box(0, 1, (2, 0))),
+    "ActionHuge": env_with(action_space=spaces.Discrete(2**40)),
+    "ActionUnbounded": env_with(action_space=spaces.Box(-np.inf, 1, (2,))),
+    "ActionOfNone": lambda: Env(action_space=spaces.Discrete(0)),
 }
 
 for name, make in NAMES.items():

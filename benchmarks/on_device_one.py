@@ -1,4 +1,7 @@
-"""One measurement of the loop on the device, in a process of its own; see on_device.py."""
+"""One measurement of on-device training, in a separate process; on_device.py runs this script.
+
+Prints one line of JSON.
+"""
 
 import argparse
 import json
@@ -13,21 +16,21 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+import pgjax
+from pgjax.config.agent import make_agent
+from pgjax.config.env import make_env, make_functional_env
+from pgjax.evaluation.evaluate import compile_ahead, evaluate
+from pgjax.numerics.xla import fastest_compile
+from pgjax.runs.run import Run
+from pgjax.training.engines import AXIS, device_engine
+
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does
 
-import pgjax  # noqa: E402
-from pgjax.config.agent import make_agent
-from pgjax.config.env import make_env, make_functional_env  # noqa: E402
-from pgjax.evaluation.evaluate import compile_ahead, evaluate  # noqa: E402
-from pgjax.numerics.xla import fastest_compile  # noqa: E402
-from pgjax.runs.run import Run  # noqa: E402
-from pgjax.training.engines import AXIS, device_engine  # noqa: E402
-
-UPDATES = 20  # in a dispatch
+UPDATES = 20  # per dispatch
 
 
 def threshold(args: argparse.Namespace) -> dict[str, Any]:
-    """Train the preset until an evaluation of 475 (the mode, over 20 episodes)."""
+    """Train the preset until it evaluates at 475 (acting by the mode, 20 episodes)."""
     config = pgjax.TrainConfig.preset("CartPole-v1", seed=args.seed, on_device=True)
     agent = make_agent(config, make_env(config, 1))
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
@@ -37,21 +40,21 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     init = jax.jit(agent.init, compiler_options=fastest_compile())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475 and int(states.step[0]) < config.updates:
-        states, made = engine.advance(states, 2 * UPDATES)
-        steps += sum(info["env_steps"] for info in made.infos[0])
+        states, records = engine.advance(states, 2 * UPDATES)
+        steps += sum(info["env_steps"] for info in records.infos[0])
         run = Run(Path(), config, agent, engine.end(states)[0])
         score = evaluate(run, 20)["mean"]
     return {"evaluation": score, "steps": steps}
 
 
 def throughput(args: argparse.Namespace) -> dict[str, Any]:
-    """Real steps a second in training, once compiled, from the state that a first while reaches."""
+    """Real steps per second of training, after compilation and two dispatches of updates."""
     env = pgjax.envs.make(args.env)
     if args.env == "CartPole-v1":
         policy: Any = pgjax.SoftmaxPolicy(2)
     else:
         policy = pgjax.GaussianPolicy(1, (64, 64), jnp.tanh)
-    share_episodes = args.devices > 1 and args.seeds == 1  # devices share either these or the seeds
+    share_episodes = args.devices > 1 and args.seeds == 1  # devices share either episodes or seeds
     sharding = pgjax.Sharding(8, AXIS if share_episodes else None)
     optimizer = optax.flatten(optax.adam(0.01))
     algorithm = pgjax.reinforce(policy, optimizer, sharding=sharding)
@@ -75,7 +78,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         for i in range(args.seeds)
     ]
     state = jax.tree.map(lambda *x: jnp.stack(x), *states) if args.seeds > 1 else states[0]
-    for _ in range(2):  # what comes back lies on all devices: another program than the first
+    for _ in range(2):  # the result lies on all devices, so the second call compiles again
         state, info = jax.block_until_ready(advance(state))
     steps, dispatches, begun = 0, 0, time.perf_counter()
     while (
@@ -93,7 +96,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def stepping(env: Any, algorithm: Any, state: Any, num_envs: int) -> Any:
-    """Environment and policy, 500 steps without learning; what is over goes on being stepped."""
+    """Step environment and policy 500 times without learning, past the ends of episodes."""
     env = pgjax.envs.flatten_observations(env)
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), num_envs)
     env_state, obs = jax.vmap(env.reset)(keys)
@@ -121,7 +124,7 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--updates", type=int, help="so many, rather than --seconds")
+    parser.add_argument("--updates", type=int, help="number of updates, instead of --seconds")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-learning", action="store_true")

@@ -1,21 +1,21 @@
-"""Hold the functional environments against Gymnasium's own, episode by episode.
+"""Compare the functional environments with Gymnasium's, episode by episode.
 
-    python benchmarks/physics.py                   # float32, as they are used
-    JAX_ENABLE_X64=1 python benchmarks/physics.py  # float64, as Gymnasium computes
+    python benchmarks/physics.py                   # float32, as in training
+    JAX_ENABLE_X64=1 python benchmarks/physics.py  # float64, as in Gymnasium
 
-Both start from the same state and get the same random actions until Gymnasium's episode ends.
-"free" is the trajectory as it runs; "by step" gives the functional environment Gymnasium's state
-before each step. Differences are relative to the largest size that the component takes in the
-episode. Exits with 1 if a difference by step is above 1e-5, or an end differs. Free trajectories
-part where the motion is chaotic (Acrobot, Pendulum near the top), in float64 too.
+Both environments start from the same state and receive the same random actions until Gymnasium's
+episode ends. "free" compares whole trajectories; "by step" sets the functional environment to
+Gymnasium's state before each step. Differences are relative to the largest magnitude that the
+component takes in the episode. Exits with 1 if a difference by step is above 1e-5, or if an episode
+ends differently. Free trajectories diverge where the motion is chaotic (Acrobot, and Pendulum near
+the top), in float64 too.
 """
-
-import argparse
 
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+import readme
 
 import pgjax
 from pgjax.envs.classic import CLASSIC
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def functional_state(env_id, state, like, elapsed):
-    """Gymnasium's state [n, ...] as that of the functional environment."""
+    """Convert Gymnasium's states [n, ...] to those of the functional environment."""
     columns = jnp.asarray(np.moveaxis(np.asarray(state, float), -1, 0), float)
     if env_id == "Pendulum-v1":
         columns = columns.at[0].set(jnp.asarray((state[..., 0] + np.pi) % (2 * np.pi) - np.pi))
@@ -34,7 +34,7 @@ def functional_state(env_id, state, like, elapsed):
 
 
 def gymnasium_episodes(env_id, episodes):
-    """Initial functional states, and what Gymnasium did from there under random actions."""
+    """Initial functional states, and the episodes of Gymnasium that start there."""
     env, ours = gym.make(env_id), pgjax.envs.make(env_id)
     keys = jax.random.split(jax.random.key(0), episodes)
     starts = jax.jit(jax.vmap(lambda key: ours.reset(key)[0]))(keys)
@@ -57,6 +57,7 @@ def gymnasium_episodes(env_id, episodes):
 
 
 def padded(arrays, length):
+    """Stack arrays of different lengths, padded with zeros."""
     return np.stack([np.pad(a, [(0, length - len(a))] + [(0, 0)] * (a.ndim - 1)) for a in arrays])
 
 
@@ -67,7 +68,7 @@ def compare(env_id, episodes):
         padded(x, length) for x in zip(*runs, strict=True)
     )
     real = np.arange(length) < np.array([[len(r[0])] for r in runs])
-    key = jax.random.key(0)  # none of the five draws anything in a step
+    key = jax.random.key(0)  # none of the five environments draws random numbers in a step
 
     @jax.jit
     @jax.vmap
@@ -97,8 +98,8 @@ def compare(env_id, episodes):
         ends = (real & ((term != terminated) | (trunc != truncated))).any(1).sum()
         print(
             f"{env_id:25s} {name:8s} {real.sum():>8,} steps  obs {worst['obs']:.1e}  reward "
-            f"{worst['reward']:.1e}  episodes above {TOLERANCE:g}: {above.sum()}, that end "
-            f"otherwise: {ends}",
+            f"{worst['reward']:.1e}  episodes above {TOLERANCE:g}: {above.sum()}, with another "
+            f"end: {ends}",
             flush=True,
         )
         ok &= name == "free" or not (above.any() or ends)
@@ -106,7 +107,7 @@ def compare(env_id, episodes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--envs", nargs="+", default=list(CLASSIC))
     args = parser.parse_args()

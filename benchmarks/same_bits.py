@@ -1,14 +1,13 @@
-"""One params_sha256 over --num-envs and threads: trains in a process of its own for each pair.
+"""Check that params_sha256 is the same for every --num-envs and number of threads.
 
     python benchmarks/same_bits.py
     python benchmarks/same_bits.py --updates 40 CartPole-v1
 
-NPROC sets how many threads XLA uses on CPU. Exits with 1 if any two digests differ. (That padding
-to 512 and 2,048 steps changes no bit is tests/test_algorithms.py's test_padding_changes_no_bit,
-and in whole runs the padding differs from update to update anyway.)
+Each combination trains in a separate process. NPROC sets how many threads XLA uses on CPU. Exits
+with 1 if any two digests differ. tests/algorithms/test_reinforce.py checks that padding to 512 and
+2,048 steps changes no bit; in complete runs the padding varies from update to update anyway.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -18,11 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import readme
+
 NUM_ENVS, THREADS = (1, 2, 8), (1, 2, 8)
 
 
 def digests(env_id: str, updates: int, num_envs: int, threads: int) -> tuple[str, str]:
-    """params_sha256 of a run, and the sha256 of its metrics.jsonl."""
+    """The params_sha256 of a run and the SHA-256 of its metrics.jsonl."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "pgjax", "train", env_id, "--updates", str(updates)]
@@ -31,13 +32,13 @@ def digests(env_id: str, updates: int, num_envs: int, threads: int) -> tuple[str
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         manifest = json.loads((run / "manifest.json").read_text())
         if manifest["machine"]["threads"] != threads:
-            raise RuntimeError(f"asked for {threads} threads: {manifest['machine']}")
+            raise RuntimeError(f"not {threads} threads, as NPROC says: {manifest['machine']}")
         metrics = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
     return manifest["params_sha256"], metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("env_ids", nargs="*", default=["CartPole-v1", "Pendulum-v1"])
     parser.add_argument("--updates", type=int, default=20)
     args = parser.parse_args()
@@ -52,7 +53,7 @@ def main() -> None:
                 f"params {params[:16]}  metrics {metrics[:16]}",
                 flush=True,
             )
-        print(f"{env_id:14} {len(found)} result{'s' if len(found) > 1 else ''}")
+        print(f"{env_id:14} {len(found)} distinct result{'s' if len(found) > 1 else ''}")
         same &= len(found) == 1
     raise SystemExit(not same)
 

@@ -1,14 +1,13 @@
-"""Train an environment's preset for several seeds, as a user would, and tabulate the evaluations.
+"""Train an environment's preset with several seeds, as a user would, and tabulate evaluations.
 
     python benchmarks/seeds.py CartPole-v1 --seeds 10 --threshold 475
 
-Each seed is one `python -m pgjax train` in a process of its own; further options are passed on to
-it. A seed's result goes into seeds.json beside this file, so that seeds may be run a few at a time
-(`--first`), and the table of all that are there into its block of the README. Exits with 1 if any
-of those run falls below the threshold. With further options nothing is kept.
+Each seed is one `python -m pgjax train` in a separate process, which receives all further options.
+The result of each seed is stored in seeds.json beside this file, so that you can run a few seeds at
+a time (`--first`); the table of all stored results is written into README.md. With further options
+nothing is stored. Exits with 1 if any of the seeds that ran falls below the threshold.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -21,11 +20,11 @@ from typing import Any
 import jax
 import readme
 
-KEPT = readme.HERE / "seeds.json"
+RESULTS = readme.HERE / "seeds.json"
 
 
 def train(env_id: str, seed: int, options: list[str]) -> dict[str, Any]:
-    """What came of one seed."""
+    """Train one seed and return the row of its table."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "pgjax", "train", env_id, "--seed", str(seed)]
@@ -41,31 +40,31 @@ def train(env_id: str, seed: int, options: list[str]) -> dict[str, Any]:
         "env_steps": manifest["total_env_steps"],
         "seconds": round(seconds),
         "params_sha256": manifest["params_sha256"][:12],
-        "date": readme.here()["date"],
+        "date": readme.date_and_machine()["date"],
         "jax": jax.__version__,
     }
 
 
-def keep(env_id: str, seed: int, result: dict[str, Any]) -> None:
-    """Into seeds.json, and all that is there of the environment into the README."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    results = kept.setdefault(env_id, {})
+def store(env_id: str, seed: int, result: dict[str, Any]) -> None:
+    """Store a result in seeds.json, and write the environment's table into README.md."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = stored.setdefault(env_id, {})
     results[str(seed)] = result
-    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
     lines = ["| seed | " + " | ".join(result) + " |", "|---" * (len(result) + 1) + "|"]
     for name in sorted(results, key=int):
         values = [results[name][field] for field in result]
         cells = (f"{x:,}" if isinstance(x, int) else str(x) for x in values)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    means = [of_seed["mean"] for of_seed in results.values()]
+    means = [row["mean"] for row in results.values()]
     lines += ["", f"mean of {len(means)} seeds: {statistics.mean(means):.1f}, worst {min(means)}"]
     readme.put(readme.HERE, f"seeds {env_id}", "\n".join(lines))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("env_id")
-    parser.add_argument("--seeds", type=int, default=10, help="how many, from --first")
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds, starting at --first")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--threshold", type=float, default=float("-inf"))
     args, options = parser.parse_known_args()
@@ -75,7 +74,7 @@ def main() -> None:
         print(f"seed {seed}", *(f"{name} {x}" for name, x in result.items()), flush=True)
         means.append(result["mean"])
         if not options:
-            keep(args.env_id, seed, result)
+            store(args.env_id, seed, result)
     print(f"mean of {len(means)}: {statistics.mean(means):.1f}, worst {min(means):.1f}")
     raise SystemExit(min(means) < args.threshold)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at ten moments of a run: exit code, seconds, and does it resume?
+"""Send Ctrl-C and SIGTERM at ten moments of a run: check exit code, time and the run folder.
 
 python benchmarks/signals.py
 """
@@ -12,18 +12,19 @@ import time
 from pathlib import Path
 
 import readme
-from kills import made
+from kills import updates_made
 
 COMMANDS = {
     "CartPole-v1": "--episodes-per-update 8 --updates 100000",
     "Pendulum-v1, async": "--vectorization async --num-envs 2 --updates 100000",
     "Pendulum-v1, on the device": "--on-device --updates 1000000 --no-compile-cache",
 }
-# Seconds after the start, or updates that were made: importing, compiling, early, late.
+# Seconds after the start, or updates made: while importing, while compiling, early and late.
 MOMENTS = (0.2, 1.0, 2.0, 3.5, 5.0, 7.0, "1", "2", "10", "40")
 
 
-def gone(group: int) -> bool:
+def has_ended(group: int) -> bool:
+    """Whether all processes of a group end within two seconds."""
     for _ in range(20):
         try:
             os.killpg(group, 0)
@@ -34,11 +35,10 @@ def gone(group: int) -> bool:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-    bad, rows = (
-        0,
-        ["| run | signal | exit code | seconds | as it should be |", "|---|---|---|---|---|"],
-    )
+    readme.parser(__doc__).parse_args()
+    # In the background of a shell, SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    bad, rows = 0, ["| run | signal | exit code | seconds | as expected |", "|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         for i, moment in enumerate(MOMENTS):
             kind = list(COMMANDS)[i % len(COMMANDS)]
@@ -53,7 +53,7 @@ def main() -> None:
             )
             begun = time.monotonic()
             while (
-                made(run) < int(moment)
+                updates_made(run) < int(moment)
                 if isinstance(moment, str)
                 else time.monotonic() - begun < moment
             ):
@@ -62,16 +62,16 @@ def main() -> None:
             os.killpg(process.pid, number)
             error = process.communicate()[1].decode().strip()
             seconds = time.monotonic() - begun
-            # Before Python has come to our code the signal itself ends it, as a shell tells it.
+            # Before pgjax handles signals, the signal itself ends Python; report it as shells do.
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-            resumes = True
-            if made(run):
+            intact = True
+            if updates_made(run):
                 again = [sys.executable, "-m", "pgjax", "verify", str(run), "--updates", "1:1"]
-                resumes = subprocess.run(again, capture_output=True, check=False).returncode == 0
-            good = code == 128 + number and seconds <= 5 and gone(process.pid) and resumes
+                intact = subprocess.run(again, capture_output=True, check=False).returncode == 0
+            good = code == 128 + number and seconds <= 5 and has_ended(process.pid) and intact
             good &= len(error.splitlines()) <= 1
             bad += not good
-            when = f"update {moment}" if isinstance(moment, str) else f"{moment} s"
+            when = f"at update {moment}" if isinstance(moment, str) else f"at {moment} s"
             yes = "yes" if good else "no"
             rows.append(f"| {kind} | {number.name}, {when} | {code} | {seconds:.1f} | {yes} |")
             print(rows[-1], "" if good else error, flush=True)

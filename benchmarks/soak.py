@@ -1,4 +1,4 @@
-"""Long runs: is anything compiled late, does memory grow, does a file stay open?
+"""Run long trainings and check for late compilations, growing memory and files left open.
 
 python benchmarks/soak.py
 """
@@ -17,12 +17,12 @@ from gymnasium import spaces
 
 import pgjax
 
-SETTLED = 0.2  # of a run: every padded length has come by then
+SETTLED = 0.2  # fraction of a run after which every padded length has occurred
 LONGEST = 500
 
 
-class OfAnyLength(gym.Env):
-    """Episodes of 1 to `longest` steps, as likely to be short as long on a log scale."""
+class AnyLength(gym.Env):
+    """Episodes of 1 to `longest` steps, uniformly distributed on a log scale."""
 
     observation_space = spaces.Box(-1, 1, (4,), np.float32)
     action_space = spaces.Discrete(2)
@@ -42,26 +42,29 @@ class OfAnyLength(gym.Env):
 
 
 class Watch:
-    """Compilations, resident memory and open files, update by update."""
+    """An observer that records compilations, resident memory and open files at each update."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, float, int]] = []
         self._compiled = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, name: str, seconds: float, **about: Any) -> None:
+    def _listen(self, name: str, seconds: float, **details: Any) -> None:
         self._compiled += name.endswith("backend_compile_duration")
 
-    def start(self, *_: Any) -> None:
+    def start(self, *_: Any, **__: Any) -> None:
         self.rows.clear()
 
-    def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
+    def update(self, *_: Any, **__: Any) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         mib = pages * os.sysconf("SC_PAGESIZE") / 2**20
         self.rows.append((self._compiled, mib, len(os.listdir("/proc/self/fd"))))
 
+    def stop(self, *_: Any, **__: Any) -> None:
+        pass
+
     def row(self) -> tuple[str, bool]:
-        """What came on top once the run had settled, and whether it is little enough."""
+        """The growth after the run has settled, and whether it is small enough."""
         begin = int(SETTLED * len(self.rows))
         few = max(1, len(self.rows) // 20)
         late = self.rows[-1][0] - self.rows[begin][0]
@@ -73,10 +76,11 @@ class Watch:
 
 
 def main() -> None:
-    gym.register("OfAnyLength-v0", OfAnyLength)
+    readme.parser(__doc__).parse_args()
+    gym.register("AnyLength-v0", AnyLength)
     one = dict(episodes_per_update=1, num_envs=1, learning_rate=1e-4)
     runs = {
-        "2,000 episodes of 1 to 500 steps": dict(env_id="OfAnyLength-v0", updates=2000, **one),
+        "2,000 episodes of 1 to 500 steps": dict(env_id="AnyLength-v0", updates=2000, **one),
         "CartPole-v1, at most 32 steps": dict(
             env_id="CartPole-v1", updates=20_000, max_episode_steps=32, **one
         ),
@@ -85,17 +89,20 @@ def main() -> None:
         ),
     }
     watch, all_good = Watch(), True
-    lines = ["| run | updates | compiled late | MiB more | files more |", "|---|---|---|---|---|"]
+    lines = [
+        "| run | updates | compilations | memory, MiB | open files |",
+        "|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, settings) in enumerate(runs.items()):
             config = pgjax.TrainConfig(**settings, run_dir=Path(folder) / str(i))  # type: ignore[arg-type]
-            pgjax.train(config, watch)
+            pgjax.train(config, observers=[watch])
             row, good = watch.row()
             all_good &= good
             lines.append(f"| {name} | {row} |")
             print(lines[-1], flush=True)
-    late = f'"Late" and "more": after the first {SETTLED:.0%} of the updates.'
-    readme.put_measured("soak", [*lines, "", late])
+    note = f"The last three columns: the increase after the first {SETTLED:.0%} of the updates."
+    readme.put_measured("soak", [*lines, "", note])
     raise SystemExit(not all_good)
 
 

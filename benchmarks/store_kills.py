@@ -1,8 +1,8 @@
-"""The store killed at each system call it makes, and again while it recovers.
+"""Kill the store at each system call that it makes, and again while it recovers.
 
 python benchmarks/store_kills.py   (Linux, with strace)
 
-Killed as a call is entered, at every call in turn: that is also after the call before.
+The kill comes as a call is entered, for every call in turn, and so also after the call before it.
 """
 
 import collections
@@ -20,7 +20,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 from store_script import contents  # noqa: E402
 
-# What comes after the change of folder is the store's.
+# The system calls after the change of folder are those of the store.
 SCRIPT = """
 import os, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ def strace(folder: Path, *options: str) -> int:
 
 
 def calls(folder: Path, log: Path) -> list[tuple[str, int]]:
-    """The system calls of the whole script, each with its number among those of its name."""
+    """The store's system calls in order: (name, count of calls of that name so far)."""
     assert strace(folder, "-o", str(log)) == 0
     seen: collections.Counter[str] = collections.Counter()
     found, ours = [], False
@@ -57,6 +57,7 @@ def kill_at(folder: Path, name: str, number: int) -> bool:
 
 
 def main() -> None:
+    readme.parser(__doc__).parse_args()
     random.seed(0)
     killed = again = good = 0
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +71,7 @@ def main() -> None:
             good += strace(folder) == 0 and contents(folder) == whole
     by_name = collections.Counter(call for call, _ in points)
     lines = [
-        "| system calls | killed there | killed again while it recovered | the same bytes |",
+        "| system calls | killed at each | killed again in recovery | byte-identical at the end |",
         "|---|---|---|---|",
         f"| {len(points)} | {killed} | {again} | {good} |",
         "",

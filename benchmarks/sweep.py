@@ -1,16 +1,15 @@
-"""Settings tried for an environment, each over several seeds: how its preset was found.
+r"""Try settings for an environment, each over several seeds; this is how its preset was found.
 
     python benchmarks/sweep.py InvertedPendulum-v5 --seeds 2 --over learning_rate 0.01 0.003 \
         --set updates 150 --set hidden_sizes '[32, 32]' --set activation '"tanh"'
 
-Every combination of what is given with --over, beside what is given with --set (both as JSON); the
-rest is that of the environment's preset, or the defaults. A line for each, with the mean over the
-seeds, the worst, and of each seed the mean of 100 evaluation episodes and the environment steps.
-Seeds begin at --first, so that others than those of the benchmarks can be used; with --set
-on_device true they are trained in one program.
+Tries every combination of the --over values, together with the --set values (all as JSON); other
+settings come from the environment's preset, or are the defaults. Prints one line per combination:
+the mean over the seeds and the worst seed, then for each seed its mean over 100 evaluation episodes
+and, in parentheses, its environment steps. Seeds start at --first, so that they differ from those
+of the benchmarks. With --set on_device true, all seeds train in one program.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import readme
 
 import pgjax
 
 
-def tried(env_id: str, settings: dict[str, Any], seeds: range) -> list[tuple[float, int]]:
-    """(mean return, environment steps) of each seed; NaN for those that diverge."""
+def train_each(env_id: str, settings: dict[str, Any], seeds: range) -> list[tuple[float, int]]:
+    """(mean return, environment steps) of each seed, with NaN for a seed that diverges."""
     if "hidden_sizes" in settings:
         settings = settings | {"hidden_sizes": tuple(settings["hidden_sizes"])}
     config = pgjax.TrainConfig.preset(env_id, seed=seeds[0], **settings)
@@ -53,12 +53,16 @@ def _results(config: pgjax.TrainConfig, num_seeds: int = 1) -> list[tuple[float,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("env_id")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--first", type=int, default=100)
-    parser.add_argument("--over", nargs="+", action="append", default=[])
-    parser.add_argument("--set", nargs=2, action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=2, help="how many seeds")
+    parser.add_argument("--first", type=int, default=100, help="the first seed")
+    parser.add_argument(
+        "--over", nargs="+", action="append", default=[], help="a setting and the values to try"
+    )
+    parser.add_argument(
+        "--set", nargs=2, action="append", default=[], help="a setting and its value"
+    )
     args = parser.parse_args()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     fixed = {name: json.loads(value) for name, value in args.set}
@@ -66,7 +70,7 @@ def main() -> None:
     for values in itertools.product(*grid.values()):
         changed = dict(zip(grid, values, strict=True))
         seeds = range(args.first, args.first + args.seeds)
-        results = tried(args.env_id, fixed | changed, seeds)
+        results = train_each(args.env_id, fixed | changed, seeds)
         means = [mean for mean, _ in results]
         each = ", ".join(f"{mean:.1f} ({steps:,})" for mean, steps in results)
         summary = f"mean {statistics.mean(means):.1f}, worst {min(means):.1f}"

@@ -1,12 +1,12 @@
-"""HalfCheetah-v5, eight environments: training on streams of steps beside stepping alone.
+"""Compare training on streams of steps with stepping alone: HalfCheetah-v5, eight environments.
 
     python benchmarks/throughput.py       (needs envpool and gymnasium[mujoco])
 
-In turns, in one process: the environments alone, with random actions, and Stream.collect with the
-update behind it, once compiled; the median of their ratios. Writes its block of the README.
+Alternates, in one process, between stepping the environments with random actions and collecting
+with Stream.collect followed by the update, both after compilation. Reports the median of the
+ratios and writes its table into README.md.
 """
 
-import argparse
 import statistics
 import time
 
@@ -34,7 +34,7 @@ def make(kind: str):
 
 
 def stepping(env, steps: int) -> float:
-    """Steps a second of the environments alone, with actions drawn beforehand."""
+    """Steps per second of the environments alone, with actions drawn in advance."""
     shape = (steps, NUM_ENVS, *env.single_action_space.shape)
     actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(env.single_action_space.dtype)
     begun = time.perf_counter()
@@ -44,13 +44,11 @@ def stepping(env, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    lines = [
-        "| environments | alone, steps/s | training, steps/s | ratio, median | lowest to highest |"
-    ]
+    lines = ["| environments | stepping only, steps/s | training, steps/s | median ratio | range |"]
     lines += ["|---|---|---|---|---|"]
     for kind in ("envpool", "sync", "async"):
         alone, learning = make(kind), make(kind)
@@ -68,7 +66,7 @@ def main() -> None:
             state, _ = update(state, stream.collect(agent.algorithm, state, NUM_STEPS))
             training = NUM_STEPS * NUM_ENVS / (time.perf_counter() - begun)
             second = stepping(alone, NUM_STEPS)
-            if round_ >= 2:  # compiled by then
+            if round_ >= 2:  # everything is compiled by now
                 speeds.append((2 / (1 / first + 1 / second), training))
         alone.close(), learning.close()
         ratios = [training / stepped for stepped, training in speeds]

@@ -1,14 +1,14 @@
-"""InvertedPendulum-v5: steps a second while training, beside the loop of Gymnasium's tutorial.
+"""Compare training speed on InvertedPendulum-v5 with the loop of Gymnasium's tutorial.
 
     python benchmarks/tutorial.py         (needs gymnasium[mujoco] and torch)
 
-The tutorial, "Training using REINFORCE for MuJoCo", written afresh: one environment in its wrapper,
-a network of 16 and 32 tanh units with two heads in PyTorch, an action at a time, an AdamW step
-after every episode. In turns with pgjax's preset, once compiled, each from untrained and over as
-many environment steps, in one process. Writes its block of the README.
+The tutorial, "Training using REINFORCE for MuJoCo", is written anew here: one environment in its
+wrapper, a PyTorch network of 16 and 32 tanh units with two heads, one action at a time, and an
+AdamW step after every episode. It alternates with pgjax's preset, after compilation, in one
+process; each trains from scratch for the same number of environment steps. Writes its table into
+README.md.
 """
 
-import argparse
 import statistics
 import time
 
@@ -40,7 +40,7 @@ class Network(nn.Module):
 
 
 def tutorial(steps: int, seed: int) -> float:
-    """Steps a second over at least so many."""
+    """Steps per second of the tutorial's loop over at least `steps` steps."""
     torch.manual_seed(seed)
     env, network = gym.wrappers.RecordEpisodeStatistics(gym.make(ENV_ID), 50), Network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -70,7 +70,7 @@ def tutorial(steps: int, seed: int) -> float:
 
 
 class Ours:
-    """pgjax's Python loop with the preset of the environment, compiled beforehand."""
+    """pgjax's Python loop with the environment's preset, compiled in advance."""
 
     def __init__(self) -> None:
         self.config = TrainConfig.preset(ENV_ID)
@@ -80,7 +80,7 @@ class Ours:
         self._compile()
 
     def _compile(self) -> None:
-        """Every length that a batch may be padded to."""
+        """Compile the update for every length that a batch may be padded to."""
         state, algorithm = self.agent.init(10**6), self.agent.algorithm
         rollout = collect_episodes(self.env, algorithm, state, self.config.episodes_per_update)
         while len(rollout.weight) <= 1024:
@@ -88,7 +88,7 @@ class Ours:
             rollout = jax.tree.map(lambda x: np.concatenate([x, np.zeros_like(x)]), rollout)
 
     def train(self, steps: int, seed: int) -> float:
-        """Steps a second over at least so many."""
+        """Steps per second over at least `steps` steps."""
         state, done = self.agent.init(seed), 0
         begun = time.perf_counter()
         while done < steps:
@@ -99,9 +99,9 @@ class Ours:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = readme.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=200_000, help="environment steps per turn")
     args = parser.parse_args()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     ours, speeds = Ours(), []
@@ -113,7 +113,7 @@ def main() -> None:
     readme.put_measured(
         "tutorial",
         [
-            "| the tutorial's loop, steps/s | pgjax, steps/s | ratio, median | lowest to highest |",
+            "| the tutorial's loop, steps/s | pgjax, steps/s | median ratio | range |",
             "|---|---|---|---|",
             f"| {theirs:,.0f} | {mine:,.0f} | {statistics.median(ratios):.1f} "
             f"| {min(ratios):.1f} to {max(ratios):.1f} |",

@@ -1,4 +1,4 @@
-"""What the README and the examples say runs, with tiny budgets."""
+"""Check that the code in the README and in examples/ runs, with tiny budgets."""
 
 import re
 import subprocess
@@ -23,11 +23,11 @@ def test_python_blocks_run(number, capsys):
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 2
         assert all(re.fullmatch(r"return \d+\.\d  entropy 0\.\d{3}", line) for line in lines)
-        # a dozen lines, comments and blank lines apart
+        # "A dozen lines", not counting comments and blank lines.
         assert len([x for x in code.splitlines() if x.strip() and not x.startswith("#")]) <= 14
 
 
-def test_the_test_command_is_that_of_ci():
+def test_ci_runs_the_test_command_of_the_readme():
     command = 'pip install -e ".[test]" && pytest'
     assert command in README
     assert command in (ROOT / ".ci" / "run").read_text()
@@ -77,8 +77,8 @@ def test_examples_run(script, options, words, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_short_corridor_is_learned():
-    """100 runs with a baseline: the best p(right) and what it is worth, from the book."""
+def test_short_corridor_reaches_the_optimum():
+    """100 runs with a baseline reach the book's optimal p(right) and its value."""
     import short_corridor
 
     _, p = short_corridor.train(2**-10, 2**-9, episodes=1000, runs=100)
@@ -87,9 +87,9 @@ def test_the_short_corridor_is_learned():
 
 
 @pytest.mark.slow
-def test_parity_example_prints_its_table(capsys):
+def test_torch_parity_prints_its_table(capsys):
     import torch_parity
 
     assert torch_parity.main() == 0
-    # a line per policy, dtype and quantity, a header and a verdict
+    # One line per policy, dtype and quantity, a header and a verdict.
     assert len(capsys.readouterr().out.splitlines()) == 3 * 2 * 4 + 2

@@ -1,4 +1,4 @@
-"""rejax's PPO on CartPole-v1: `threshold` trains until an evaluation of 475, `throughput` times.
+"""rejax's PPO on CartPole-v1: `threshold` trains to an evaluation of 475, `throughput` times it.
 
 Prints one line of JSON.
 """

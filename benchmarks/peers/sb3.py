@@ -1,4 +1,4 @@
-"""Stable-Baselines3's A2C or PPO on CartPole-v1, with RL Zoo's settings; modes as rejax_ppo.py.
+"""Stable-Baselines3's A2C or PPO on CartPole-v1 with RL Zoo's settings; modes as in rejax_ppo.py.
 
 Prints one line of JSON.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # quicker for networks as small as these
+    torch.set_num_threads(1)  # faster for networks this small
     model = make(args.algorithm, args.envs, args.seed)
     if args.mode == "throughput":
         model.learn(2_000)
