@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import pgjax
 from pgjax.config.agent import make_agent
-from pgjax.config.env import make_env, make_functional_env
+from pgjax.config.env import open_env
 from pgjax.evaluation.evaluate import compile_ahead, evaluate
 from pgjax.numerics.xla import fastest_compile
 from pgjax.runs.run import Run
@@ -32,16 +32,17 @@ UPDATES = 20  # per dispatch
 def threshold(args: argparse.Namespace) -> dict[str, Any]:
     """Train the preset until it evaluates at 475 (acting by the mode, 20 episodes)."""
     config = pgjax.TrainConfig.preset("CartPole-v1", seed=args.seed, on_device=True)
-    agent = make_agent(config, make_env(config, 1))
+    with open_env(config) as env:
+        agent = make_agent(config, env)
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
     sharding = pgjax.Sharding(config.num_shards)
-    engine = device_engine(config, make_functional_env(config), agent.algorithm, sharding, mesh)
+    engine = device_engine(config, env.env, agent.algorithm, sharding, mesh)
     compile_ahead(config, 20)
     init = jax.jit(agent.init, compiler_options=fastest_compile())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475 and int(states.step[0]) < config.updates:
         states, records = engine.advance(states, 2 * UPDATES)
-        steps += sum(info["env_steps"] for info in records.infos[0])
+        steps += sum(info["env_steps"] for info in records.metrics[0])
         run = Run(Path(), config, agent, engine.end(states)[0])
         score = evaluate(run, 20)["mean"]
     return {"evaluation": score, "steps": steps}

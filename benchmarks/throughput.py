@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from pgjax.collect.dispatch import updater
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import make_agent
+from pgjax.config.env import with_spaces
 from pgjax.config.settings import TrainConfig
 
 ENV_ID, NUM_ENVS, NUM_STEPS = "HalfCheetah-v5", 8, 256
@@ -55,7 +56,7 @@ def main() -> None:
         config = TrainConfig.preset(
             ENV_ID, collect="steps", num_envs=NUM_ENVS, num_steps=NUM_STEPS, updates=10**6
         )
-        agent = make_agent(config, learning)
+        agent = make_agent(config, with_spaces(learning))
         stream, update = Stream(learning), updater(agent.algorithm.update)
         state = agent.init(0)
         alone.reset()

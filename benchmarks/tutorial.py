@@ -22,7 +22,7 @@ from torch import nn
 from pgjax.collect.dispatch import updater
 from pgjax.collect.episodes import collect_episodes
 from pgjax.config.agent import make_agent
-from pgjax.config.env import make_env
+from pgjax.config.env import make_env, with_spaces
 from pgjax.config.settings import TrainConfig
 
 ENV_ID = "InvertedPendulum-v5"
@@ -75,7 +75,7 @@ class Ours:
     def __init__(self) -> None:
         self.config = TrainConfig.preset(ENV_ID)
         self.env = make_env(self.config)
-        self.agent = make_agent(self.config, self.env)
+        self.agent = make_agent(self.config, with_spaces(self.env))
         self.update = updater(self.agent.algorithm.update)
         self._compile()
 
