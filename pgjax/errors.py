@@ -54,7 +54,7 @@ class SpaceError(ConfigError):
 
 
 class RolloutError(PgjaxError, RuntimeError):
-    """An environment returned something invalid, raised, hung or died.
+    """An environment returned something invalid, raised an exception, hung or died.
 
     The message names the sub-environment, the episode, its reset seed, the step and the field.
 
@@ -77,6 +77,8 @@ class RolloutError(PgjaxError, RuntimeError):
 
 class DivergedError(PgjaxError, FloatingPointError):
     """A loss, gradient or parameter is no longer finite.
+
+    Catch it to try other settings, such as a lower learning rate.
 
     Example:
       >>> import pgjax

@@ -40,7 +40,7 @@ def _hidden_layers(
 class SoftmaxPolicy(nn.Module):
     """An MLP whose outputs are the logits of a softmax.
 
-    Use it for Discrete action spaces. With its defaults it is the lesson's CartPole policy.
+    Use it for Discrete action spaces. By default it has the layers of the lesson's CartPole policy.
 
     Args:
       num_actions: number of actions, at least 1.

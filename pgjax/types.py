@@ -38,8 +38,9 @@ def _document_fields(cls: type[_T]) -> type[_T]:
 class Rollout(NamedTuple):
     """Experience with time as the leading axis. A column is one episode or one stream of steps.
 
-    T is the number of steps and B the number of columns. No result depends on the content of
-    padded slots (weight 0), which may even be NaN.
+    Every engine returns one, and `Algorithm.update` takes one. T is the number of steps and B the
+    number of columns. No result depends on the content of padded slots (weight 0), which may even
+    be NaN.
 
     Example:
       >>> import jax.numpy as jnp
@@ -86,6 +87,8 @@ class Rollout(NamedTuple):
 class TrainState(NamedTuple):
     """Everything that the next update needs, and everything that a checkpoint holds.
 
+    `Algorithm.init` returns the first one and `Algorithm.update` the next.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -115,6 +118,8 @@ class TrainState(NamedTuple):
 @_document_fields
 class Algorithm(NamedTuple):
     """An algorithm as five pure, jitted functions.
+
+    `pgjax.reinforce` makes one. To add an algorithm, write a function that returns these five.
 
     Example:
       >>> import jax
@@ -157,6 +162,7 @@ def zero_padding(rollout: Rollout) -> Rollout:
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from pgjax.types import Rollout, zero_padding
       >>> sevens = jnp.full((2, 1), 7.0)
       >>> rollout = Rollout(*[sevens] * 6, weight=jnp.array([[1.0], [0.0]]))
       >>> zero_padding(rollout).reward.tolist()
@@ -187,6 +193,7 @@ def repeat_first(real: jax.Array, x: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from pgjax.types import repeat_first
       >>> repeat_first(jnp.array([False, True, False]), jnp.array([0, 5, 9])).tolist()
       [5, 5, 5]
     """
@@ -208,6 +215,7 @@ def segment_ends(rollout: Rollout) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from pgjax.types import Rollout, segment_ends
       >>> x, no = jnp.ones((3, 1)), jnp.zeros((3, 1), bool)
       >>> rollout = Rollout(x, x, x, jnp.array([[True], [False], [False]]), no, x, weight=x)
       >>> segment_ends(rollout)[:, 0].tolist()

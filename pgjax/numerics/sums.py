@@ -99,6 +99,7 @@ def scan_in_fixed_order(
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from pgjax.numerics.sums import scan_in_fixed_order
       >>> def add(total, x):
       ...     return total + x, total + x
       >>> total, ys = scan_in_fixed_order(add, jnp.float32(0), jnp.array([1.0, 2.0]), neutral=0)
@@ -148,7 +149,7 @@ def join_rows(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def max_over_vmap(x: jax.Array) -> jax.Array:
-    """Identity; under vmap the batch maximum, so that all lanes share a loop bound (or flag).
+    """Identity; under vmap the batch maximum, so that all lanes share a loop bound or flag.
 
     If lanes left the loop at different times, vmap would copy the whole carry in each iteration.
     """

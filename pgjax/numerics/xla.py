@@ -47,7 +47,7 @@ def fastest_compile() -> dict[str, str | bool]:
 def compile_in_background(compile_: Callable[[], T]) -> Future[T]:
     """Call `compile_` in a new thread and return a future of its result.
 
-    Tracing holds the interpreter lock. XLA does not, and would otherwise leave a core idle.
+    Other Python code can run while XLA compiles on another core. Tracing still takes turns with it.
     """
     pool = ThreadPoolExecutor(1)
     future = pool.submit(compile_)
