@@ -1,33 +1,52 @@
-"""How noisy a batch's gradient is: nothing here is computed unless you ask for it."""
+"""Gradient noise: how reliable is the gradient of a batch? Computed only on request."""
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from pgjax.errors import ConfigError
 from pgjax.types import Algorithm, Info, Params, Rollout, repeat_first, zero_padding
 
 
 def episode_gradients(
-    algorithm: Algorithm, params: Params, rollout: Rollout, advantage: jax.Array
+    algorithm: Algorithm, params: Params, rollout: Rollout, advantage: ArrayLike
 ) -> jax.Array:
-    """Each episode's own part of the gradient, sum_t advantage grad log pi, by vmap.
+    """Gradient of each episode on its own: Σₜ advantageₜ ∇ log π(aₜ | sₜ).
 
-    Their mean is minus the gradient of a loss with mean_over="episodes", as far as it is the
-    policy's. Memory: the parameters once for each episode. A column of nothing but padding gives
-    zeros, and is to be left out of `summary`: gradients[(rollout.weight > 0).any(0)].
+    Use it with `summary` to choose a batch size or to compare estimators. The mean over episodes is
+    minus the gradient of the policy's part of a loss with mean_over="episodes". Memory: one copy of
+    the policy's parameters per episode. A column that is all padding gives zeros; leave it out of
+    `summary` with gradients[(rollout.weight > 0).any(0)].
 
     Args:
-      algorithm: `log_prob` is used.
-      params: of the policy; a critic's are left alone.
-      rollout: [T, B, ...], columns are episodes.
-      advantage: [T, B], as an estimator gives it for the whole batch:
+      algorithm: only its `log_prob` is used.
+      params: parameters as in TrainState; a critic's are ignored.
+      rollout: [T, B, ...], one episode per column.
+      advantage: [T, B] float, as the estimator returns it for the whole batch, for example
         normalized(reward_to_go())(rollout).
 
     Returns:
-      [B, P], P as many as the policy's parameters, in the order of ravel_pytree.
+      [B, P] float, P being the number of the policy's parameters, in the order of ravel_pytree.
+
+    Raises:
+      AssertionError: if the advantage does not have the shape of the rewards.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pgjax
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, ()), optax.sgd(0.1))
+      >>> params = algorithm.init(jax.random.key(0), jnp.zeros(4)).params
+      >>> x, flags = jnp.ones((5, 3)), jnp.zeros((5, 3), bool)  # 3 episodes of 5 steps
+      >>> obs, action = jnp.ones((5, 3, 4)), jnp.zeros((5, 3), jnp.int32)
+      >>> rollout = pgjax.Rollout(obs, action, x, flags, flags, obs, weight=x)
+      >>> pgjax.diagnostics.episode_gradients(algorithm, params, rollout, x).shape
+      (3, 10)
     """
+    advantage = jnp.asarray(advantage)
     chex.assert_equal_shape([rollout.reward, advantage])
     rollout = zero_padding(rollout)
     real = rollout.weight > 0
@@ -43,23 +62,38 @@ def episode_gradients(
     return jax.vmap(gradient, in_axes=1)(obs, action, scale)
 
 
-def summary(gradients: jax.Array) -> Info:
-    """What the gradients of a batch's episodes, [B, P], say of their mean.
+def summary(gradients: ArrayLike) -> Info:
+    """Noise statistics of a batch's gradient, from the gradients of its episodes.
+
+    Use it to see whether a batch is large enough: if grad_snr is near 1 or grad_cosine near 0, the
+    gradient is mostly noise.
+
+    Args:
+      gradients: [B, P] float, one row per episode (see `episode_gradients`).
 
     Returns:
-      grad_norm: the mean's L2 norm.
-      grad_variance: E |g - E g|^2 of one episode's gradient, summed over parameters (ddof 1).
-      grad_snr: |mean|^2 / (grad_variance / B), the mean's signal-to-noise ratio; about 1 where
-        there is nothing but noise.
-      grad_cosine: between the means of the even and of the odd episodes, -1 to 1; about 0 where
-        there is nothing but noise.
+      A dict of scalars, where g is the gradient of one episode:
+        grad_norm: L2 norm of the mean.
+        grad_variance: E |g - E g|² summed over the parameters (ddof 1).
+        grad_snr: signal-to-noise ratio of the mean, |mean|² / (grad_variance / B); about 1 for pure
+          noise.
+        grad_cosine: cosine between the means of the even and the odd episodes, in [-1, 1]; about 0
+          for pure noise.
 
     Raises:
       ConfigError: for fewer than two episodes.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import diagnostics
+      >>> info = diagnostics.summary(np.array([[3.0, 0.0], [0.0, 4.0], [3.0, 0.0], [0.0, 4.0]]))
+      >>> round(float(info["grad_norm"]), 3), round(float(info["grad_cosine"]), 3)
+      (2.5, 0.0)
     """
+    gradients = jnp.asarray(gradients)
     count = len(gradients)
     if count < 2:
-        raise ConfigError(f"one gradient has no variance: give at least 2 episodes, got {count}")
+        raise ConfigError(f"the variance needs at least 2 episodes, got {count}")
     mean = gradients.mean(0)
     variance = ((gradients - mean[None]) ** 2).sum() / (count - 1)
     even, odd = gradients[::2].mean(0), gradients[1::2].mean(0)
@@ -73,5 +107,5 @@ def summary(gradients: jax.Array) -> Info:
 
 
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Of a to b; 0 for 0 / 0."""
+    """Return a / b, and 0 for 0 / 0."""
     return jnp.where(a == 0, 0.0, a / jnp.where(a == 0, 1.0, b))

@@ -1,9 +1,10 @@
-"""What a policy returns: small immutable pytrees, all with the same four methods.
+"""Action distributions: small immutable pytrees that all have the same four methods.
 
   .sample(key) -> action      .log_prob(action) -> [...]
   .entropy() -> [...]         .mode() -> action
 
-`[...]` are the batch axes of the parameters. A key is consumed: use it once.
+`[...]` are the batch axes of the parameters. Use each key only once. Parameters may be JAX or NumPy
+arrays.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+Array = jax.Array | np.ndarray
 
 _LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
 # Gauss-Hermite quadrature of an expectation under N(0, 1): sum of weights * f(nodes).
@@ -19,192 +23,281 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 class Categorical(NamedTuple):
-    """One choice of n, by a softmax over logits."""
+    """One of n choices, by a softmax over logits.
 
-    logits: jax.Array  # [..., n]
+    Use it for Discrete action spaces. A logit of -inf rules a choice out.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from pgjax.distributions import Categorical
+      >>> distribution = Categorical(logits=np.zeros((3, 4)))  # a batch of 3, each with 4 choices
+      >>> distribution.sample(jax.random.key(0)).shape
+      (3,)
+      >>> round(float(distribution.log_prob(np.array([0, 1, 2]))[0]), 3)  # log(1 / 4)
+      -1.386
+    """
+
+    logits: Array  # [..., n]
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions [...] int32 in 0..n-1."""
-        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+        """Return actions in 0..n-1, [...] int32."""
+        return jax.random.categorical(key, jnp.asarray(self.logits)).astype(jnp.int32)
 
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        """[...]; -inf outside 0..n-1 (a plain index would wrap round)."""
+    def log_prob(self, action: ArrayLike) -> jax.Array:
+        """Return log-probabilities, [...]; -inf for actions outside 0..n-1."""
         log_p = jax.nn.log_softmax(self.logits)
+        # Not by indexing, which would wrap around outside 0..n-1.
         chosen = jax.nn.one_hot(action, log_p.shape[-1], dtype=bool)
         log_p = jnp.where(chosen, log_p, 0.0).sum(-1)
         return jnp.where(chosen.any(-1), log_p, -jnp.inf)
 
     def entropy(self) -> jax.Array:
-        """Nats, [...], in [0, log n]."""
+        """Return the entropy in nats, [...], in [0, log n]."""
         log_p = jax.nn.log_softmax(self.logits)
         p = jnp.exp(log_p)
-        # A masked choice has log p = -inf and contributes nothing; the inner where keeps its
-        # gradient finite.
+        # A choice that is ruled out has log p = -inf and contributes nothing; the inner where keeps
+        # its gradient finite.
         return -jnp.sum(p * jnp.where(p > 0, log_p, 0.0), -1)
 
     def mode(self) -> jax.Array:
-        """The likeliest action, [...] int32; the first of equals."""
+        """Return the most likely actions, [...] int32; the first one in a tie."""
         return jnp.argmax(self.logits, -1).astype(jnp.int32)
 
 
 class DiagonalGaussian(NamedTuple):
-    """Independent normals, one for each dimension of the action."""
+    """Independent normal distributions, one for each dimension of the action.
 
-    mean: jax.Array  # [..., d]
-    std: jax.Array  # [..., d], positive
+    Use it for Box action spaces. Its samples are unbounded; the environment receives them clipped.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from pgjax.distributions import DiagonalGaussian
+      >>> distribution = DiagonalGaussian(mean=np.zeros(2), std=np.ones(2))
+      >>> distribution.sample(jax.random.key(0)).shape
+      (2,)
+      >>> round(float(distribution.log_prob(np.zeros(2))), 3)  # -log(2 pi)
+      -1.838
+    """
+
+    mean: Array  # [..., d]
+    std: Array  # [..., d], positive
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions [..., d]."""
-        shape = jnp.broadcast_shapes(self.mean.shape, self.std.shape)
-        return self.mean + self.std * jax.random.normal(key, shape, self.mean.dtype)
+        """Return actions, [..., d]."""
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        shape = jnp.broadcast_shapes(mean.shape, std.shape)
+        return mean + std * jax.random.normal(key, shape, mean.dtype)
 
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        """[...], summed over the dimensions of the action."""
-        z = (action - self.mean) / self.std
+    def log_prob(self, action: ArrayLike) -> jax.Array:
+        """Return log-densities summed over the dimensions of the action, [...]."""
+        z = (jnp.asarray(action) - self.mean) / self.std
         return jnp.sum(-0.5 * z**2 - jnp.log(self.std) - _LOG_SQRT_2PI, -1)
 
     def entropy(self) -> jax.Array:
-        """Differential entropy in nats, [...]."""
+        """Return the differential entropy in nats, [...]."""
         std = jnp.broadcast_to(self.std, jnp.broadcast_shapes(self.mean.shape, self.std.shape))
         return jnp.sum(0.5 + _LOG_SQRT_2PI + jnp.log(std), -1)
 
     def mode(self) -> jax.Array:
-        """[..., d]."""
-        return self.mean
+        """Return the mean, [..., d]."""
+        return jnp.asarray(self.mean)
 
 
 class SquashedGaussian(NamedTuple):
-    """tanh of a DiagonalGaussian, in (-1, 1); its actions are kept raw, before the tanh.
+    """The tanh of a DiagonalGaussian, in (-1, 1). Actions are raw: they are taken before the tanh.
 
-    Raw, because float32 tanh(8) is 1, whose arctanh is infinite: what was squashed cannot always
-    be taken back. `log_prob(raw)` is the density of tanh(raw), and stays finite far out.
+    Use it for Box action spaces with finite bounds, when clipping would put too many actions on the
+    bounds. Actions stay raw because tanh cannot always be inverted: in float32 tanh(8) is 1, and
+    arctanh(1) is infinite. `log_prob(raw)` is the log-density of tanh(raw), finite also far out.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from pgjax.distributions import SquashedGaussian
+      >>> distribution = SquashedGaussian(mean=np.zeros(1), std=np.ones(1))
+      >>> raw = distribution.sample(jax.random.key(0))
+      >>> raw.shape
+      (1,)
+      >>> round(float(distribution.log_prob(np.zeros(1))), 3)  # -log(2 pi) / 2
+      -0.919
     """
 
-    mean: jax.Array  # [..., d] of the normal before the tanh
-    std: jax.Array  # [..., d], positive
+    mean: Array  # [..., d] of the normal distribution before the tanh
+    std: Array  # [..., d], positive
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Raw actions [..., d]; the environment gets their tanh, scaled to its bounds."""
+        """Return raw actions, [..., d]; the environment gets their tanh, scaled to its bounds."""
         return DiagonalGaussian(self.mean, self.std).sample(key)
 
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        """Log-density of tanh(action) at the raw action, [...].
+    def log_prob(self, action: ArrayLike) -> jax.Array:
+        """Return log-densities of tanh(action), [...], for raw actions.
 
         Source: Haarnoja et al. 2018, Soft actor-critic, appendix C, eq. 21.
         """
         normal = DiagonalGaussian(self.mean, self.std).log_prob(action)
-        return normal - jnp.sum(_log_tanh_slope(action), -1)
+        return normal - jnp.sum(_log_tanh_slope(jnp.asarray(action)), -1)
 
     def entropy(self) -> jax.Array:
-        """Differential entropy of tanh(raw) in nats, [...], by Gauss-Hermite quadrature."""
-        nodes = jnp.asarray(_NODES, self.mean.dtype)
-        slope = jax.vmap(lambda z: _log_tanh_slope(self.mean + self.std * z))(nodes)
-        expected = jnp.tensordot(jnp.asarray(_WEIGHTS, self.mean.dtype), slope, 1)
-        return DiagonalGaussian(self.mean, self.std).entropy() + jnp.sum(expected, -1)
+        """Return the differential entropy of tanh(raw) in nats, [...], by numerical quadrature."""
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        nodes = jnp.asarray(_NODES, mean.dtype)
+        slope = jax.vmap(lambda z: _log_tanh_slope(mean + std * z))(nodes)
+        expected = jnp.tensordot(jnp.asarray(_WEIGHTS, mean.dtype), slope, 1)
+        return DiagonalGaussian(mean, std).entropy() + jnp.sum(expected, -1)
 
     def mode(self) -> jax.Array:
-        """The raw action at the middle of the normal, [..., d]: the median once squashed.
+        """Return the mean of the normal distribution, [..., d]: the median after the tanh.
 
-        The squashed density itself may peak at the bounds, where nobody wants to act.
+        The density after the tanh may peak at the bounds, which are rarely good actions.
         """
-        return self.mean
+        return jnp.asarray(self.mean)
 
 
 class MultiCategorical(NamedTuple):
-    """Independent choices, each of its own number."""
+    """Several independent choices, each with its own number of options.
 
-    logits: tuple[jax.Array, ...]  # k arrays [..., n_i]
+    Use it for MultiDiscrete action spaces.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from pgjax.distributions import MultiCategorical
+      >>> distribution = MultiCategorical(logits=(np.zeros(2), np.zeros(3)))
+      >>> distribution.sample(jax.random.key(0)).shape
+      (2,)
+      >>> round(float(distribution.log_prob(np.array([1, 2]))), 3)  # log(1 / 2) + log(1 / 3)
+      -1.792
+    """
+
+    logits: tuple[Array, ...]  # k arrays [..., n_i]
 
     def _parts(self) -> list[Categorical]:
         return [Categorical(logits) for logits in self.logits]
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions [..., k] int32."""
+        """Return actions, [..., k] int32."""
         keys = jax.random.split(key, len(self.logits))
         return jnp.stack([p.sample(k) for p, k in zip(self._parts(), keys, strict=True)], -1)
 
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        """[...], summed over the choices."""
+    def log_prob(self, action: ArrayLike) -> jax.Array:
+        """Return log-probabilities summed over the choices, [...]."""
+        action = jnp.asarray(action)
         return sum(p.log_prob(action[..., i]) for i, p in enumerate(self._parts()))  # type: ignore
 
     def entropy(self) -> jax.Array:
-        """Nats, [...]."""
+        """Return the entropy in nats summed over the choices, [...]."""
         return sum(p.entropy() for p in self._parts())  # type: ignore
 
     def mode(self) -> jax.Array:
-        """[..., k] int32."""
+        """Return the most likely actions, [..., k] int32."""
         return jnp.stack([p.mode() for p in self._parts()], -1)
 
 
 class Bernoulli(NamedTuple):
-    """Independent coins: 1 with probability sigmoid(logits)."""
+    """Independent coins, each 1 with probability sigmoid(logits) and otherwise 0.
 
-    logits: jax.Array  # [..., k]
+    Use it for MultiBinary action spaces.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from pgjax.distributions import Bernoulli
+      >>> distribution = Bernoulli(logits=np.zeros(3))
+      >>> distribution.sample(jax.random.key(0)).shape
+      (3,)
+      >>> round(float(distribution.log_prob(np.array([1, 0, 1]))), 3)  # 3 log(1 / 2)
+      -2.079
+    """
+
+    logits: Array  # [..., k]
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions [..., k] int32, 0 or 1."""
+        """Return actions, [..., k] int32, each 0 or 1."""
         return jax.random.bernoulli(key, jax.nn.sigmoid(self.logits)).astype(jnp.int32)
 
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        """[...], summed over the coins; by log-sigmoid, so that certain coins stay finite."""
+    def log_prob(self, action: ArrayLike) -> jax.Array:
+        """Return log-probabilities summed over the coins, [...].
+
+        The log-sigmoid keeps them finite where a coin is all but certain.
+        """
         heads = jnp.asarray(action) == 1
         return jnp.sum(jax.nn.log_sigmoid(jnp.where(heads, self.logits, -self.logits)), -1)
 
     def entropy(self) -> jax.Array:
-        """Nats, [...], summed over the coins."""
+        """Return the entropy in nats summed over the coins, [...]."""
         p = jax.nn.sigmoid(self.logits)
         return jnp.sum(jax.nn.softplus(self.logits) - p * self.logits, -1)
 
     def mode(self) -> jax.Array:
-        """[..., k] int32; 0 where both are equally likely."""
-        return (self.logits > 0).astype(jnp.int32)
+        """Return the most likely actions, [..., k] int32; 0 in a tie."""
+        return jnp.asarray(self.logits > 0).astype(jnp.int32)
 
 
 class Joint(NamedTuple):
-    """Independent distributions side by side: an action is one row of all their numbers.
+    """Several independent distributions. An action is one row with the numbers of all parts.
 
-    int32 where all are discrete, else floating, with whole numbers for what is discrete.
+    Use it for Dict and Tuple action spaces. Actions are int32 if all parts are discrete, else float
+    with whole numbers for the discrete parts.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from pgjax.distributions import Categorical, DiagonalGaussian, Joint
+      >>> parts = Categorical(np.zeros(2)), DiagonalGaussian(np.zeros(1), np.ones(1))
+      >>> distribution = Joint(parts)
+      >>> distribution.sample(jax.random.key(0)).shape
+      (2,)
+      >>> round(float(distribution.log_prob(np.array([1.0, 0.0]))), 3)
+      -1.612
     """
 
-    parts: tuple[Any, ...]
+    parts: tuple[Any, ...]  # distributions with the same batch axes
 
-    def _join(self, actions: list[jax.Array]) -> jax.Array:
-        """Actions of the parts, [...] or [..., k], as [..., sum of k]."""
-        rows = [a[..., None] if one else a for a, one in zip(actions, self._is_one(), strict=True)]
-        return jnp.concatenate(rows, -1, dtype=jnp.result_type(*rows))
-
-    def _is_one(self) -> list[bool]:
+    def _is_scalar(self) -> list[bool]:
+        """Tell for each part whether its actions have no axis besides the batch axes."""
         return [isinstance(part, Categorical) for part in self.parts]
 
+    def _join(self, actions: list[jax.Array]) -> jax.Array:
+        """Concatenate the actions of the parts, [...] or [..., k], to [..., sum of k]."""
+        scalars = self._is_scalar()
+        rows = [a[..., None] if scalar else a for a, scalar in zip(actions, scalars, strict=True)]
+        return jnp.concatenate(rows, -1, dtype=jnp.result_type(*rows))
+
     def _split(self, action: jax.Array) -> list[jax.Array]:
-        of_parts, start = [], 0
-        for part, one in zip(self.parts, self._is_one(), strict=True):
+        """Invert `_join`."""
+        actions, start = [], 0
+        for part, scalar in zip(self.parts, self._is_scalar(), strict=True):
             like = jax.eval_shape(part.mode)
-            stop = start + (1 if one else like.shape[-1])
-            x = action[..., start] if one else action[..., start:stop]
-            of_parts.append(x.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.integer) else x)
+            stop = start + (1 if scalar else like.shape[-1])
+            x = action[..., start] if scalar else action[..., start:stop]
+            actions.append(x.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.integer) else x)
             start = stop
-        return of_parts
+        return actions
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions [..., k]."""
+        """Return actions, [..., k] with k the numbers of all parts."""
         keys = jax.random.split(key, len(self.parts))
         return self._join([p.sample(k) for p, k in zip(self.parts, keys, strict=True)])
 
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        """[...], summed over the parts."""
-        of_parts = zip(self.parts, self._split(action), strict=True)
-        return sum(part.log_prob(a) for part, a in of_parts)
+    def log_prob(self, action: ArrayLike) -> jax.Array:
+        """Return log-probabilities summed over the parts, [...]."""
+        actions = self._split(jnp.asarray(action))
+        return sum(part.log_prob(a) for part, a in zip(self.parts, actions, strict=True))
 
     def entropy(self) -> jax.Array:
-        """Nats, [...], summed over the parts."""
+        """Return the entropy in nats summed over the parts, [...]."""
         return sum(part.entropy() for part in self.parts)
 
     def mode(self) -> jax.Array:
-        """[..., k]."""
+        """Return the modes of the parts, [..., k]."""
         return self._join([part.mode() for part in self.parts])
 
 
 def _log_tanh_slope(x: jax.Array) -> jax.Array:
-    """log(1 - tanh(x)^2) as 2 (log 2 - x - softplus(-2x)): 1 - tanh(x)^2 itself is 0 from x = 8."""
+    """Return log(1 - tanh(x)²) as 2 (log 2 - x - softplus(-2x)), which stays finite.
+
+    In float32 1 - tanh(x)² itself is 0 from about x = 8 on.
+    """
     return 2.0 * (float(np.log(2.0)) - x - jax.nn.softplus(-2.0 * x))

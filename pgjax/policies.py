@@ -1,6 +1,7 @@
-"""Flax modules: policy.apply(params, obs) -> a distribution; critic.apply(params, obs) -> values.
+"""Policies, critics and torsos as Flax modules.
 
-Observations are [..., d] of any dtype; `collect_episodes` flattens them so.
+policy.apply(params, obs) returns a distribution and critic.apply(params, obs) returns values.
+Observations are [..., d] of any numeric dtype; `collect_episodes` flattens them to that shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,14 @@ from pgjax.distributions import (
 from pgjax.numerics import running_moments
 
 Activation = Callable[[jax.Array], jax.Array]
-# Near-uniform to begin with: no action is favoured before there is a reason to.
+# Near-uniform at first: no action is preferred before there is a reason to.
 _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 
 def _hidden_layers(
     x: jax.Array, sizes: Sequence[int], activation: Activation, torso: nn.Module | None = None
 ) -> jax.Array:
-    """Behind the torso, if there is one."""
+    """Apply the torso, if there is one, and then the hidden layers."""
     if torso is not None:
         x = torso(x)
     for size in sizes:
@@ -37,7 +38,24 @@ def _hidden_layers(
 
 
 class SoftmaxPolicy(nn.Module):
-    """A softmax over the outputs of an MLP, for Discrete actions: the lesson's CartPole policy."""
+    """An MLP whose outputs are the logits of a softmax.
+
+    Use it for Discrete action spaces. By default it has the layers of the lesson's CartPole policy.
+
+    Args:
+      num_actions: number of actions, at least 1.
+      hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
+      torso: module applied to the observations first, such as ConvTorso; or None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.SoftmaxPolicy(num_actions=2)
+      >>> params = policy.init(jax.random.key(0), jnp.zeros(4))
+      >>> policy.apply(params, jnp.zeros((3, 4))).logits.shape
+      (3, 2)
+    """
 
     num_actions: int
     hidden_sizes: Sequence[int] = (16, 16)
@@ -46,16 +64,31 @@ class SoftmaxPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Categorical:
-        """Obs [..., d] -> Categorical with logits [..., num_actions]."""
+        """Map obs [..., d] to a Categorical with logits [..., num_actions]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return Categorical(nn.Dense(self.num_actions, kernel_init=_SMALL)(x))
 
 
 class GaussianPolicy(nn.Module):
-    """A normal whose mean is an MLP's output and whose std is learned but independent of the state.
+    """A normal distribution with an MLP for its mean and a learned std that ignores the state.
 
-    The mean takes any sign and the std any positive value, so that it can push both ways and
-    settle. With `squash` the action is the tanh of it (see SquashedGaussian).
+    Use it for Box action spaces. The mean can take either sign and the std any positive value, so
+    the policy can push both ways and settle.
+
+    Args:
+      action_dim: number of dimensions of an action.
+      hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
+      squash: whether actions pass through a tanh (see `pgjax.distributions.SquashedGaussian`).
+      torso: module applied to the observations first, such as ConvTorso; or None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.GaussianPolicy(action_dim=2)
+      >>> params = policy.init(jax.random.key(0), jnp.zeros(4))
+      >>> policy.apply(params, jnp.zeros(4)).std.tolist()
+      [1.0, 1.0]
     """
 
     action_dim: int
@@ -66,7 +99,7 @@ class GaussianPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian | SquashedGaussian:
-        """Obs [..., d] -> a distribution over raw actions [..., action_dim]; std 1 at first."""
+        """Map obs [..., d] to a distribution over actions [..., action_dim]; std starts at 1."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         mean = nn.Dense(self.action_dim, kernel_init=_SMALL)(x)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
@@ -75,7 +108,24 @@ class GaussianPolicy(nn.Module):
 
 
 class MultiSoftmaxPolicy(nn.Module):
-    """A softmax for each of several choices, for MultiDiscrete actions."""
+    """An MLP with a softmax for each of several choices.
+
+    Use it for MultiDiscrete action spaces.
+
+    Args:
+      nvec: number of options of each choice.
+      hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
+      torso: module applied to the observations first, such as ConvTorso; or None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.MultiSoftmaxPolicy(nvec=(2, 3))
+      >>> params = policy.init(jax.random.key(0), jnp.zeros(4))
+      >>> [logits.shape for logits in policy.apply(params, jnp.zeros(4)).logits]
+      [(2,), (3,)]
+    """
 
     nvec: Sequence[int]
     hidden_sizes: Sequence[int] = (16, 16)
@@ -84,13 +134,30 @@ class MultiSoftmaxPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> MultiCategorical:
-        """Obs [..., d] -> MultiCategorical with as many logits [..., n] as there are choices."""
+        """Map obs [..., d] to a MultiCategorical with logits [..., n] for each choice."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return MultiCategorical(tuple(nn.Dense(n, kernel_init=_SMALL)(x) for n in self.nvec))
 
 
 class BernoulliPolicy(nn.Module):
-    """Independent coins, for MultiBinary actions."""
+    """An MLP whose outputs are the logits of independent coins.
+
+    Use it for MultiBinary action spaces.
+
+    Args:
+      num_coins: number of coins.
+      hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
+      torso: module applied to the observations first, such as ConvTorso; or None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.BernoulliPolicy(num_coins=3)
+      >>> params = policy.init(jax.random.key(0), jnp.zeros(4))
+      >>> policy.apply(params, jnp.zeros(4)).logits.shape
+      (3,)
+    """
 
     num_coins: int
     hidden_sizes: Sequence[int] = (16, 16)
@@ -99,32 +166,64 @@ class BernoulliPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Bernoulli:
-        """Obs [..., d] -> Bernoulli with logits [..., num_coins]."""
+        """Map obs [..., d] to a Bernoulli with logits [..., num_coins]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return Bernoulli(nn.Dense(self.num_coins, kernel_init=_SMALL)(x))
 
 
 class JointPolicy(nn.Module):
-    """Several policies behind the same layers, for Dict and Tuple actions."""
+    """Several policies that share hidden layers.
 
-    heads: Sequence[nn.Module]  # with hidden_sizes=(), unless they are to have layers of their own
+    Use it for Dict and Tuple action spaces.
+
+    Args:
+      heads: policies that receive the output of the shared layers. Give them hidden_sizes=() unless
+        they need hidden layers of their own.
+      hidden_sizes, activation: widths of the shared layers (() for none); function after each.
+      torso: module applied to the observations first, such as ConvTorso; or None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.JointPolicy((pgjax.SoftmaxPolicy(2, ()), pgjax.GaussianPolicy(1, ())))
+      >>> params = policy.init(jax.random.key(0), jnp.zeros(4))
+      >>> policy.apply(params, jnp.zeros(4)).mode().shape
+      (2,)
+    """
+
+    heads: Sequence[nn.Module]
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
     torso: nn.Module | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Joint:
-        """Obs [..., d] -> Joint of what the heads give."""
+        """Map obs [..., d] to the Joint of what the heads return."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return Joint(tuple(head(x) for head in self.heads))
 
 
 class LessonGaussianPolicy(nn.Module):
-    """The lesson's own Gaussian, kept as it is so that its flaws can be seen.
+    """The Gaussian policy of the lesson, kept unchanged to show its flaws.
 
-    A final ReLU gives x >= 0; the mean is the mean of x over the action's dimensions and the std
-    is exp(x). So the mean is never negative and the std never below 1, and they rise together:
-    it cannot push both ways and cannot settle, and where the ReLU is dead nothing is learned.
+    Use it only for comparison; GaussianPolicy has none of these flaws. A final ReLU gives x >= 0,
+    the mean is the mean of x over the dimensions of the action, and the std is exp(x). So the mean
+    is never negative, the std is never below 1, and both rise together: the policy cannot push both
+    ways and cannot settle. Where the ReLU is dead, nothing is learned.
+
+    Args:
+      action_dim: number of dimensions of an action.
+      hidden_sizes: widths of the hidden layers; () for none.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.LessonGaussianPolicy(action_dim=1)
+      >>> params = policy.init(jax.random.key(0), jnp.ones(3))
+      >>> bool(policy.apply(params, jnp.ones(3)).std[0] >= 1)
+      True
     """
 
     action_dim: int
@@ -132,7 +231,7 @@ class LessonGaussianPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian:
-        """Obs [..., d] -> DiagonalGaussian over [..., action_dim]."""
+        """Map obs [..., d] to a DiagonalGaussian over actions [..., action_dim]."""
         x = _hidden_layers(obs, self.hidden_sizes, nn.relu)
         x = nn.relu(nn.Dense(self.action_dim)(x))
         mean = jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
@@ -140,7 +239,23 @@ class LessonGaussianPolicy(nn.Module):
 
 
 class ValueNetwork(nn.Module):
-    """An MLP that estimates the value of a state: the learned critic."""
+    """An MLP that estimates the value of a state.
+
+    Use it as the critic of an algorithm.
+
+    Args:
+      hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
+      torso: module applied to the observations first, such as ConvTorso; or None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> critic = pgjax.ValueNetwork()
+      >>> params = critic.init(jax.random.key(0), jnp.zeros(4))
+      >>> critic.apply(params, jnp.zeros((3, 4))).shape
+      (3,)
+    """
 
     hidden_sizes: Sequence[int] = (64, 64)
     activation: Activation = nn.tanh
@@ -148,23 +263,38 @@ class ValueNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """Obs [..., d] -> [...]."""
+        """Map obs [..., d] to values [...]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
         return nn.Dense(1)(x).squeeze(-1)
 
 
 class ConvTorso(nn.Module):
-    """Two convolutions for pictures, from rows of bytes; one of 3 x 3 for less than 36 pixels.
+    """A small convolutional network for images that arrive as flat rows of bytes.
+
+    Use it as the `torso` of a policy or critic with image observations. It has two convolutions, or
+    one of 3 x 3 if an image is less than 36 pixels high or wide.
+
+    Args:
+      shape: shape of one observation before it was flattened: [H, W], [H, W, C],
+        [frames, H, W, C], or [frames, H, W] where W is greater than the number of frames.
 
     Source: Mnih et al. 2013, Playing Atari with deep reinforcement learning, section 4.1.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> torso = pgjax.ConvTorso(shape=(8, 8, 3))
+      >>> params = torso.init(jax.random.key(0), jnp.zeros((1, 192)))
+      >>> torso.apply(params, jnp.zeros((5, 192))).shape
+      (5, 1024)
     """
 
-    # [H, W], [frames, H, W, C], [H, W, C], or [frames, H, W] where W is greater than the frames
     shape: Sequence[int]
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """Obs [..., prod(shape)], from 0 to 255 -> features [..., n]."""
+        """Map obs [..., prod(shape)], from 0 to 255, to features [..., n]."""
         x = obs.reshape(*obs.shape[:-1], *self.shape).astype(jnp.float32) / 255.0
         if len(self.shape) == 2:
             x = x[..., None]
@@ -182,18 +312,31 @@ class ConvTorso(nn.Module):
 
 
 class NormalizedObs(nn.Module):
-    """A policy or critic that sees observations by their running mean and standard deviation.
+    """A policy or critic whose observations are normalised by a running mean and std.
 
-    Cut off at ten deviations. The moments are the collection "obs_moments" of its variables: a
-    policy and a critic that are both wrapped share them, Algorithm.update adds each batch once it
-    is done, and nothing else changes them, evaluation least of all.
+    Use it when the numbers of an observation differ much in size. Normalised observations are
+    clipped to [-10, 10]. The mean and variance are stored in the collection "obs_moments" of the
+    variables: a wrapped policy and a wrapped critic share them. `Algorithm.update` adds its batch
+    after the update; nothing else changes them, and in particular evaluation does not.
+
+    Args:
+      module: the policy or critic to wrap.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.NormalizedObs(pgjax.SoftmaxPolicy(num_actions=2))
+      >>> params = policy.init(jax.random.key(0), jnp.zeros(4))
+      >>> params["obs_moments"]["var"].tolist()
+      [1.0, 1.0, 1.0, 1.0]
     """
 
     module: nn.Module
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Any:
-        """Obs [..., d] -> what the module gives."""
+        """Apply the module to normalised obs [..., d]."""
         return self.module(
             running_moments.standardize(running_moments.variables(self, obs.shape[-1]), obs)
         )

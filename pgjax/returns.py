@@ -1,106 +1,133 @@
-"""The recursions. The leading axis is time; [T] and [T, B] alike."""
+"""Returns and advantages as recursions over time. The leading axis is time: [T] or [T, ...]."""
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.typing import ArrayLike
 
-_UNROLL = 8  # steps per loop iteration: a step costs less than the loop around it
+from pgjax.numerics.sums import scan_in_fixed_order
 
 
 def discounted_returns(
-    r_t: chex.Array, discount_t: chex.Numeric, bootstrap_value: chex.Numeric = 0.0
+    r_t: ArrayLike, discount_t: ArrayLike, bootstrap_value: ArrayLike = 0.0
 ) -> jax.Array:
-    """Gₜ = rₜ + γₜ Gₜ₊₁ for t = T-1, ..., 0, with G_T = bootstrap_value.
+    """Discounted sums of future rewards.
+
+    Gₜ = rₜ + γₜ Gₜ₊₁ for t = T-1, ..., 0, with G_T = bootstrap_value.
+
+    Use it for Monte Carlo returns, or for any other quantity with this recursion.
 
     Args:
       r_t: rewards, [T, ...] float.
-      discount_t: γₜ in [0, 1], a scalar, [T] or [T, ...]; 0 where an episode ends at step t.
+      discount_t: γₜ in [0, 1], a scalar, [T] or [T, ...]; 0 if an episode ends with step t.
       bootstrap_value: the value after the last step, a scalar or [...].
 
     Returns:
-      [T, ...] float.
+      Gₜ, [T, ...] float.
 
     Source: Sutton & Barto, Reinforcement Learning, 2nd ed., eq. 3.9.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import returns
+      >>> returns.discounted_returns(np.array([1.0, 2.0, 3.0]), 0.5).tolist()
+      [2.75, 3.5, 3.0]
     """
     r_t = jnp.asarray(r_t)
     r_t = r_t.astype(jnp.result_type(r_t, float))
-    discount_t = _per_step(discount_t, r_t)
+    discount_t = _broadcast_over_time(discount_t, r_t)
     bootstrap_value = jnp.broadcast_to(jnp.asarray(bootstrap_value, r_t.dtype), r_t.shape[1:])
 
-    # In whole turns of a loop, and never one turn, which XLA would take apart and round with what
-    # is around: so the length changes no bit. A step of reward 0 and discount 1 changes nothing.
-    missing = max(-len(r_t) % _UNROLL, 2 * _UNROLL - len(r_t))
-    padding = [(0, missing)] + [(0, 0)] * (r_t.ndim - 1)
-    xs = jnp.pad(r_t, padding), jnp.pad(discount_t, padding, constant_values=1)
-
     def step(g: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        g = x[0] + x[1] * g
+        r, discount = x
+        g = r + discount * g
         return g, g
 
-    returns = lax.scan(step, bootstrap_value, xs, reverse=True, unroll=_UNROLL)[1]
-    return returns[: len(r_t)]
+    # A step of reward 0 and discount 1 leaves G unchanged.
+    xs, neutral = (r_t, discount_t), (0, 1)
+    return scan_in_fixed_order(step, bootstrap_value, xs, neutral, reverse=True)[1]
 
 
 def lambda_returns(
-    r_t: chex.Array, discount_t: chex.Numeric, v_t: chex.Array, lambda_: chex.Numeric = 1.0
+    r_t: ArrayLike, discount_t: ArrayLike, v_t: ArrayLike, lambda_: ArrayLike = 1.0
 ) -> jax.Array:
-    """Gₜ = rₜ + γₜ [(1 - λₜ) vₜ + λₜ Gₜ₊₁] for t = T-1, ..., 0, with G_T = v_{T-1}.
+    """λ-returns: mixtures of Monte Carlo returns and one-step bootstrapped returns.
+
+    Gₜ = rₜ + γₜ [(1 - λₜ) vₜ + λₜ Gₜ₊₁] for t = T-1, ..., 0, with G_T = v_{T-1}.
+
+    Use them as targets for a critic. λ = 1 gives Monte Carlo returns that bootstrap only after the
+    last step; a smaller λ relies more on the critic, with more bias and less variance.
 
     Args:
       r_t: rewards, [T, ...] float.
-      discount_t: γₜ in [0, 1], a scalar, [T] or [T, ...].
-      v_t: the value of the state that step t leads to, [T, ...].
-      lambda_: λ in [0, 1], a scalar, [T] or [T, ...].
+      discount_t: γₜ in [0, 1], a scalar, [T] or [T, ...]; 0 if an episode ends with step t.
+      v_t: the value of the state after step t, [T, ...] float.
+      lambda_: λₜ in [0, 1], a scalar, [T] or [T, ...].
 
     Returns:
-      [T, ...] float.
+      Gₜ, [T, ...] float.
 
-    Source: Sutton & Barto, 2nd ed., eq. 12.20.
+    Raises:
+      AssertionError: if r_t and v_t differ in shape.
+
+    Source: Sutton & Barto, Reinforcement Learning, 2nd ed., eq. 12.20.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import returns
+      >>> r_t, v_t = np.array([1.0, 2.0]), np.array([10.0, 20.0])
+      >>> returns.lambda_returns(r_t, 0.5, v_t, lambda_=0.25).tolist()
+      [6.25, 12.0]
     """
     dtype = jnp.result_type(r_t, v_t, float)
     r_t, v_t = jnp.asarray(r_t, dtype), jnp.asarray(v_t, dtype)
     chex.assert_equal_shape([r_t, v_t])
-    discount_t, lambda_ = (_per_step(x, r_t) for x in (discount_t, lambda_))
+    discount_t, lambda_ = (_broadcast_over_time(x, r_t) for x in (discount_t, lambda_))
     # Gₜ = [rₜ + γₜ (1 - λₜ) vₜ] + [γₜ λₜ] Gₜ₊₁
     return discounted_returns(r_t + discount_t * (1 - lambda_) * v_t, discount_t * lambda_, v_t[-1])
 
 
-def _per_step(x: chex.Numeric, r_t: jax.Array) -> jax.Array:
-    """A scalar, [T] or [T, ...] to the shape of r_t: the leading axis is time."""
-    x = jnp.asarray(x, r_t.dtype)
-    if x.ndim:
-        x = x.reshape(x.shape + (1,) * (r_t.ndim - x.ndim))
-    return jnp.broadcast_to(x, r_t.shape)
-
-
 def gae(
-    reward: chex.Array,
-    value: chex.Array,
-    next_value: chex.Array,
-    terminated: chex.Array,
-    truncated: chex.Array,
-    gamma: chex.Numeric,
-    lambda_: chex.Numeric,
+    reward: ArrayLike,
+    value: ArrayLike,
+    next_value: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: ArrayLike,
+    lambda_: ArrayLike,
 ) -> jax.Array:
     """Generalised advantage estimates.
 
     δₜ = rₜ + γ (1 - terminatedₜ) V(sₜ₊₁) - V(sₜ)
-    Aₜ = δₜ + γ λ (1 - (terminatedₜ or truncatedₜ)) Aₜ₊₁,  A_T = 0
+    Aₜ = δₜ + γ λ (1 - (terminatedₜ or truncatedₜ)) Aₜ₊₁ for t = T-1, ..., 0, with A_T = 0.
 
-    A truncated step bootstraps from next_value, a terminated one does not; both true counts as
-    terminated. The last step bootstraps unless it terminated.
+    Use them as advantages when there is a critic. A truncated step bootstraps from next_value and a
+    terminated one does not; a step that is both counts as terminated. The last step bootstraps
+    unless it is terminated. To estimate the advantages of a Rollout, see `pgjax.advantages.gae`.
 
     Args:
-      reward, value, next_value: [T, ...] float; next_value is V of the true successor.
+      reward: [T, ...] float.
+      value: V(sₜ), [T, ...] float.
+      next_value: V(sₜ₊₁) of the true successor, [T, ...] float.
       terminated, truncated: [T, ...] bool.
-      gamma, lambda_: in [0, 1].
+      gamma, lambda_: γ and λ, scalars in [0, 1].
 
     Returns:
-      Advantages [T, ...].
+      Aₜ, [T, ...] float.
+
+    Raises:
+      AssertionError: if the arrays differ in shape.
 
     Source: Schulman et al. 2016, High-dimensional continuous control using generalized advantage
     estimation, eq. 11 and 16.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import returns
+      >>> reward, value, next_value = np.ones(2), np.full(2, 2.0), np.full(2, 4.0)
+      >>> terminated, truncated = np.array([False, True]), np.array([False, False])
+      >>> returns.gae(reward, value, next_value, terminated, truncated, 0.5, 0.5).tolist()
+      [0.75, -1.0]
     """
     reward, value, next_value = map(jnp.asarray, (reward, value, next_value))
     terminated, truncated = jnp.asarray(terminated), jnp.asarray(truncated)
@@ -108,3 +135,11 @@ def gae(
     ended = jnp.logical_or(terminated, truncated)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
     return discounted_returns(delta, gamma * lambda_ * jnp.where(ended, 0.0, 1.0))
+
+
+def _broadcast_over_time(x: ArrayLike, r_t: jax.Array) -> jax.Array:
+    """Broadcast a scalar, [T] or [T, ...] to the shape of `r_t`; the leading axis is time."""
+    x = jnp.asarray(x, r_t.dtype)
+    if x.ndim:
+        x = x.reshape(x.shape + (1,) * (r_t.ndim - x.ndim))
+    return jnp.broadcast_to(x, r_t.shape)

@@ -1,53 +1,172 @@
-"""The values that flow between the parts: the types are the specification."""
+"""The values that flow between the parts of pgjax. These types are the specification."""
 
+import ast
+import inspect
+import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-Params = Any  # Flax variables: {"params": ..., and "critic": ... where there is one}
-Info = dict[str, jax.Array]  # flat, scalars only, under the names of metrics.jsonl
+_T = TypeVar("_T")
+
+Params = Any
+"""Flax variables: a dict with "params", and "critic" if there is a critic."""
+
+Info = dict[str, jax.Array]
+"""Scalars that describe an update, by the names used in metrics.jsonl."""
 
 
+def _document_fields(cls: type[_T]) -> type[_T]:
+    """Set the `__doc__` of each field to the string below it, so that `help` shows what editors do.
+
+    Without source code, as in a frozen application, the fields keep their default `__doc__`.
+    """
+    try:
+        body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    except (OSError, TypeError, SyntaxError):
+        return cls
+    for field, below in itertools.pairwise(body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str() as text)):
+                getattr(cls, name).__doc__ = inspect.cleandoc(text)
+    return cls
+
+
+@_document_fields
 class Rollout(NamedTuple):
-    """Experience, time-major. A column is one episode, or one stream of steps.
+    """Experience with time as the leading axis. A column is one episode or one stream of steps.
 
-    No result depends on what stands in padded slots (weight 0), NaN included.
+    Every engine returns one, and `Algorithm.update` takes one. T is the number of steps and B the
+    number of columns. No result depends on the content of padded slots (weight 0), which may even
+    be NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> rollout = pgjax.Rollout(  # one episode of two steps
+      ...     obs=jnp.zeros((2, 1, 4)),
+      ...     action=jnp.zeros((2, 1), jnp.int32),
+      ...     reward=jnp.ones((2, 1)),
+      ...     terminated=jnp.array([[False], [True]]),
+      ...     truncated=jnp.zeros((2, 1), bool),
+      ...     next_obs=jnp.zeros((2, 1, 4)),
+      ...     weight=jnp.ones((2, 1)),
+      ... )
+      >>> pgjax.advantages.reward_to_go(gamma=0.5)(rollout).tolist()
+      [[1.5], [1.0]]
     """
 
-    obs: jax.Array  # [T, B, ...] what the policy saw
-    action: jax.Array  # [T, B, ...] raw, as sampled: before any clip, squash or offset
-    reward: jax.Array  # [T, B] float32
-    terminated: jax.Array  # [T, B] bool: the task ended; nothing follows
-    truncated: jax.Array  # [T, B] bool: cut off from outside, e.g. by a time limit
-    next_obs: jax.Array  # [T, B, ...] the true successor, also at the end of an episode
-    weight: jax.Array  # [T, B] float32: 1.0 for a real step, 0.0 for padding
+    obs: jax.Array
+    """[T, B, ...] any dtype: the observations that the policy acted on."""
+
+    action: jax.Array
+    """[T, B, ...] any dtype: the raw actions as sampled, before any clip, squash or offset."""
+
+    reward: jax.Array
+    """[T, B] float32: the reward of each step."""
+
+    terminated: jax.Array
+    """[T, B] bool: the task ended with this step; the value after it is zero."""
+
+    truncated: jax.Array
+    """[T, B] bool: the episode was cut off after this step, for example by a time limit.
+
+    If both flags are set, the step counts as terminated.
+    """
+
+    next_obs: jax.Array
+    """[T, B, ...] dtype of obs: the true successor, never the observation after a reset."""
+
+    weight: jax.Array
+    """[T, B] float32: 1.0 for a real step, 0.0 for padding."""
 
 
+@_document_fields
 class TrainState(NamedTuple):
-    """All that the next iteration needs, and all that a checkpoint holds."""
+    """Everything that the next update needs, and everything that a checkpoint holds.
 
-    params: Params  # policy.apply(params, obs) works; params["critic"] is the critic's, if any
-    opt_state: Any  # the optax state
-    key: jax.Array  # typed key []: the root of every draw of the run; never changes
-    step: jax.Array  # [] int32: updates made so far
+    `Algorithm.init` returns the first one and `Algorithm.update` the next.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pgjax
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, ()), optax.sgd(0.1))
+      >>> state = algorithm.init(jax.random.key(0), jnp.zeros(4))
+      >>> int(state.step)
+      0
+      >>> jax.tree.map(jnp.shape, state.params)
+      {'params': {'Dense_0': {'bias': (2,), 'kernel': (4, 2)}}}
+    """
+
+    params: Params
+    """Pytree of arrays for policy.apply(params, obs). params["critic"] belongs to the critic."""
+
+    opt_state: Any
+    """Pytree of arrays: the state of the optax optimizer."""
+
+    key: jax.Array
+    """[] typed key: the root of every random draw of the run. It never changes."""
+
+    step: jax.Array
+    """[] int32: the number of updates so far."""
 
 
+@_document_fields
 class Algorithm(NamedTuple):
-    """Five pure, jitted functions."""
+    """An algorithm as five pure, jitted functions.
 
-    init: Callable[[jax.Array, jax.Array], TrainState]  # (key, obs) -> TrainState
-    act: Callable[[Params, jax.Array, jax.Array], jax.Array]  # (params, key, obs) -> action
-    log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]  # (params, obs, action) -> [...]
-    loss: Callable[[Params, Rollout], tuple[jax.Array, Info]]  # (params, rollout) -> (scalar, Info)
+    `pgjax.reinforce` makes one. To add an algorithm, write a function that returns these five.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pgjax
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, ()), optax.sgd(0.1))
+      >>> state = algorithm.init(jax.random.key(0), jnp.zeros(4))
+      >>> algorithm.act(state.params, jax.random.key(1), jnp.zeros((3, 4))).shape
+      (3,)
+    """
+
+    init: Callable[[jax.Array, jax.Array], TrainState]
+    """(key, obs) -> TrainState. `key` is a typed key []; `obs` is one observation or a batch."""
+
+    act: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    """(params, key, obs [B, ...]) -> action [B, ...]. `key` is typed: one [] or one per row [B]."""
+
+    log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    """(params, obs [..., d], action) -> [...] float: log-probabilities of raw actions."""
+
+    loss: Callable[[Params, Rollout], tuple[jax.Array, Info]]
+    """(params, rollout) -> (loss [] float, Info). Differentiable with respect to `params`."""
+
     update: Callable[[TrainState, Rollout], tuple[TrainState, Info]]
+    """(state, rollout) -> (TrainState, Info): the state after one update, and its metrics."""
 
 
 def zero_padding(rollout: Rollout) -> Rollout:
-    """The same rollout with zeros in every padded slot.
+    """Replace the content of every padded slot with zeros.
 
-    By `where`, not by multiplying: 0 * nan is nan, in values and in gradients alike.
+    Use it before arithmetic on a whole rollout. It selects with `where` instead of multiplying by
+    the weight, since 0 * nan is nan, both in values and in gradients.
+
+    Args:
+      rollout: [T, B, ...] leaves.
+
+    Returns:
+      A rollout of the same shapes and dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from pgjax.types import Rollout, zero_padding
+      >>> sevens = jnp.full((2, 1), 7.0)
+      >>> rollout = Rollout(*[sevens] * 6, weight=jnp.array([[1.0], [0.0]]))
+      >>> zero_padding(rollout).reward.tolist()
+      [[7.0], [0.0]]
     """
     real = rollout.weight > 0
 
@@ -60,10 +179,23 @@ def zero_padding(rollout: Rollout) -> Rollout:
 
 
 def repeat_first(real: jax.Array, x: jax.Array) -> jax.Array:
-    """X [..., *rest] with its first real row in place of those that are not real [...].
+    """Replace every padded row with the first real row.
 
-    For observations and actions: zeros need not be possible ones, and what is undefined there would
-    give NaN gradients, however it is weighted.
+    Use it for observations and actions. Zeros need not be valid there, and a function that is
+    undefined at zero gives NaN gradients whatever the weight.
+
+    Args:
+      real: [...] bool, False for padding.
+      x: [..., *row], any dtype.
+
+    Returns:
+      [..., *row], dtype of x.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from pgjax.types import repeat_first
+      >>> repeat_first(jnp.array([False, True, False]), jnp.array([0, 5, 9])).tolist()
+      [5, 5, 5]
     """
     first = x.reshape((-1, *x.shape[real.ndim :]))[jnp.argmax(real.ravel())]
     mask = real.reshape(real.shape + (1,) * (x.ndim - real.ndim))
@@ -71,9 +203,23 @@ def repeat_first(real: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def segment_ends(rollout: Rollout) -> jax.Array:
-    """[T, B] bool: the last real step of each episode, or of each column that stops unended.
+    """Mark the last real step of each episode, and of each column that stops without an end.
 
-    `rollout` is without NaN in its padding (see `zero_padding`).
+    Use it to find where a recursion over time must start afresh.
+
+    Args:
+      rollout: [T, B, ...] leaves, with no NaN in the padding (see `zero_padding`).
+
+    Returns:
+      [T, B] bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from pgjax.types import Rollout, segment_ends
+      >>> x, no = jnp.ones((3, 1)), jnp.zeros((3, 1), bool)
+      >>> rollout = Rollout(x, x, x, jnp.array([[True], [False], [False]]), no, x, weight=x)
+      >>> segment_ends(rollout)[:, 0].tolist()
+      [True, False, True]
     """
     real = rollout.weight > 0
     followed = jnp.concatenate([real[1:], jnp.zeros_like(real[:1])])

@@ -1,4 +1,4 @@
-"""Per-episode gradients, and what is said of them."""
+"""Per-episode gradients and their summary."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from pgjax.gradcheck import compare
     ],
     ids=["softmax", "gaussian"],
 )
-def test_their_mean_is_the_gradient_of_the_loss(rng, policy, action):
+def test_mean_episode_gradient_is_the_gradient_of_the_loss(rng, policy, action):
     estimator = advantages.normalized(advantages.reward_to_go(0.9))
     algorithm = pgjax.reinforce(policy, optax.identity(), estimator=estimator)
     rollout = make_rollout(rng, [5, 2, 1, 8], action=action, padding=np.nan)
@@ -35,8 +35,8 @@ def test_their_mean_is_the_gradient_of_the_loss(rng, policy, action):
     np.testing.assert_allclose(each.mean(0), -ravel_pytree(whole)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_columns_and_first_rows_of_padding(rng):
-    """log of an action of 0 is no number, and weighs nothing."""
+def test_padded_columns_and_padded_first_rows_count_for_nothing(rng):
+    """The log of a padded action of 0 is not finite, and its weight is 0."""
 
     class LogNormal(NamedTuple):
         mean: jax.Array
@@ -63,8 +63,8 @@ def test_columns_and_first_rows_of_padding(rng):
     np.testing.assert_allclose(each[:, 0], by_hand, rtol=1e-4, atol=1e-6)
 
 
-def test_their_variance_is_the_exact_one():
-    """Over all trajectories of an MDP, weighed by their probability."""
+def test_variance_of_episode_gradients_is_exact():
+    """Over all trajectories of an MDP, weighted by their probability."""
     case = compare.CASES[0]
     rollout, theirs = case.task.trajectories
     with jax.enable_x64(True):
@@ -86,7 +86,7 @@ def test_their_variance_is_the_exact_one():
 
 def test_summary_by_hand():
     gradients = jnp.array([[3.0, 0.0], [0.0, 4.0], [3.0, 0.0], [0.0, 4.0]])
-    # mean (1.5, 2), deviations (1.5, -2) or its negative, of squared length 6.25
+    # mean (1.5, 2); deviations plus or minus (1.5, -2), with squared length 6.25
     found = diagnostics.summary(gradients)
     np.testing.assert_allclose(found["grad_norm"], 2.5)
     np.testing.assert_allclose(found["grad_variance"], 4 * 6.25 / 3, rtol=1e-6)
@@ -98,13 +98,13 @@ def test_summary_by_hand():
     assert all(float(x) == 0.0 for x in nothing.values())
 
 
-def test_noise_has_a_ratio_of_one_and_no_direction():
+def test_pure_noise_has_snr_one_and_cosine_zero():
     gradients = jax.random.normal(jax.random.key(0), (400, 500))
     found = diagnostics.summary(gradients)
     np.testing.assert_allclose(found["grad_snr"], 1.0, atol=0.25)
     np.testing.assert_allclose(found["grad_cosine"], 0.0, atol=0.2)
 
 
-def test_one_gradient_is_refused():
+def test_summary_of_one_gradient_raises():
     with pytest.raises(pgjax.ConfigError, match="at least 2"):
         diagnostics.summary(jnp.ones((1, 3)))

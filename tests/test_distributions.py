@@ -12,7 +12,7 @@ LOGITS = np.array([[0.3, -1.2, 2.0], [5.0, -5.0, 0.0]], np.float32)
 MEAN = np.array([[0.3, -1.2], [0.0, 4.0]], np.float32)
 STD = np.array([[0.5, 2.0], [1e-3, 30.0]], np.float32)
 
-# ours, torch's of the same law, actions to ask about
+# our distribution, the same one in torch, and actions to compare at
 CASES = {
     "categorical": (
         d.Categorical(jnp.array(LOGITS)),
@@ -41,9 +41,9 @@ ALL = {name: case[0] for name, case in CASES.items()} | {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_log_prob_and_entropy_are_torchs(name):
+def test_log_prob_and_entropy_equal_torch(name):
     ours, theirs, action = CASES[name]
-    # torch's Bernoulli wants floats, its Categorical integers
+    # torch's Bernoulli needs floats, its Categorical integers
     asked = torch.tensor(action, dtype=torch.float32 if name == "bernoulli" else None)
     np.testing.assert_allclose(ours.log_prob(action), theirs.log_prob(asked), rtol=1e-5)
     np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-5, atol=1e-6)
@@ -61,8 +61,8 @@ def test_multicategorical_is_a_sum_of_categoricals():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_protocol(name):
-    """A pytree of two rows whose methods have the shapes of the batch, alone and under vmap."""
+def test_all_distributions_have_the_same_protocol(name):
+    """They are pytrees whose methods return the batch shape, also under vmap."""
     dist = ALL[name]
     action = dist.sample(jax.random.key(0))
     assert action.shape == dist.mode().shape
@@ -71,11 +71,11 @@ def test_protocol(name):
     rows = jax.vmap(lambda row, a: row.log_prob(a))(dist, action)
     np.testing.assert_allclose(rows, dist.log_prob(action), rtol=1e-6)
     with pytest.raises(AttributeError):
-        dist.logits = None  # immutable; those without logits refuse it too
+        dist.logits = None  # immutable, also without a field of this name
 
 
 @pytest.mark.parametrize("name", ["categorical", "bernoulli", "multicategorical"])
-def test_sample_frequencies_are_the_probabilities(name):
+def test_sample_frequencies_match_the_probabilities(name):
     dist = ALL[name]
     n = 20_000
     keys = jax.random.split(jax.random.key(3), n)
@@ -87,17 +87,17 @@ def test_sample_frequencies_are_the_probabilities(name):
         assert abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 1e-4
 
 
-def test_gaussian_samples_have_its_law():
+def test_gaussian_samples_pass_a_kolmogorov_smirnov_test():
     dist = d.DiagonalGaussian(jnp.array([0.7]), jnp.array([2.5]))
     samples = jax.vmap(dist.sample)(jax.random.split(jax.random.key(4), 5000))
     assert scipy.stats.kstest(np.ravel(samples), scipy.stats.norm(0.7, 2.5).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.3), (-1.5, 2.0)])
-def test_squashed_density_integrates_to_one_and_entropy_is_its_integral(mean, std):
+def test_squashed_density_and_entropy_match_numerical_integration(mean, std):
     dist = d.SquashedGaussian(jnp.array([mean]), jnp.array([std]))
 
-    def slope(raw):  # of tanh: da = slope * d(raw), in float64
+    def slope(raw):  # d tanh(raw) / d raw, in float64
         return 1 / np.cosh(raw) ** 2
 
     raw = np.linspace(-9, 9, 2001)
@@ -109,7 +109,7 @@ def test_squashed_density_integrates_to_one_and_entropy_is_its_integral(mean, st
     assert float(dist.entropy()) == pytest.approx(entropy, abs=1e-2)
 
 
-def test_squashed_log_prob_is_torchs_near_and_finite_far_out():
+def test_squashed_log_prob_equals_torch_near_zero_and_is_finite_far_out():
     dist = d.SquashedGaussian(jnp.array(MEAN), jnp.array(STD))
     theirs = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(torch.tensor(MEAN).double(), torch.tensor(STD).double()),
@@ -126,13 +126,13 @@ def test_squashed_log_prob_is_torchs_near_and_finite_far_out():
     assert float(slope) == pytest.approx(-50 + 2, rel=1e-5)
 
 
-def test_categorical_extremes():
+def test_impossible_and_certain_actions():
     masked = d.Categorical(jnp.array([0.0, -jnp.inf, 0.0]))
     assert float(masked.entropy()) == pytest.approx(np.log(2))
     slope = jax.grad(lambda x: d.Categorical(jnp.array([0.0, -jnp.inf, 0.0]) + x).entropy())
     assert np.isfinite(slope(jnp.zeros(3))).all()
     assert float(masked.log_prob(1)) == -np.inf
-    # an action that does not exist is impossible, not the last one
+    # an action outside the range is impossible; it does not wrap around to the last one
     assert float(masked.log_prob(-1)) == -np.inf
     assert float(masked.log_prob(3)) == -np.inf
     certain = d.Bernoulli(jnp.array([200.0]))
@@ -141,9 +141,9 @@ def test_categorical_extremes():
 
 @pytest.mark.parametrize("name", ALL)
 def test_expected_score_is_zero(name):
-    """E[d log p / d parameter] = 0, whatever the law."""
+    """E[d log p / d parameter] = 0 for every distribution."""
     dist = jax.tree.map(lambda x: x[:1], ALL[name])
-    if name in ("gaussian", "squashed"):  # of moderate scale, so that the mean is well estimated
+    if name in ("gaussian", "squashed"):  # a moderate scale, for a good estimate of the mean
         dist = type(dist)(jnp.array([[0.3, -1.0]]), jnp.array([[0.5, 2.0]]))
     n = 20_000
     actions = jax.vmap(dist.sample)(jax.random.split(jax.random.key(5), n))
@@ -152,3 +152,22 @@ def test_expected_score_is_zero(name):
         leaf = np.asarray(leaf, np.float64)
         error = leaf.std(0) / np.sqrt(n)
         assert (np.abs(leaf.mean(0)) < 5 * error + 1e-3).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_numpy_parameters_and_actions_work(name):
+    """Even in float64, where a request for that dtype would make JAX warn."""
+    dist = ALL[name]
+    ours = jax.tree.map(lambda x: np.asarray(x, np.float64), dist)
+    action = dist.sample(jax.random.key(6))
+    results = (
+        ours.sample(jax.random.key(6)),
+        ours.log_prob(np.asarray(action)),
+        ours.entropy(),
+        ours.mode(),
+    )
+    expected = action, dist.log_prob(action), dist.entropy(), dist.mode()
+    for result, same in zip(results, expected, strict=True):
+        assert isinstance(result, jax.Array)
+        assert result.dtype == same.dtype
+        np.testing.assert_allclose(result, same, rtol=1e-5)

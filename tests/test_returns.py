@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -5,7 +6,7 @@ from pgjax import returns
 
 
 def naive_returns(r, discount, bootstrap):
-    """Sum over k of r[k] times the product of the discounts from t to k - 1."""
+    """Sum r[k], for k >= t, times the product of the discounts from t to k - 1."""
     out = np.zeros_like(r)
     for t in range(len(r)):
         weight = 1.0
@@ -17,7 +18,7 @@ def naive_returns(r, discount, bootstrap):
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (33,), (20, 3)])
-def test_discounted_returns_are_the_sums_they_stand_for(rng, shape):
+def test_discounted_returns_equal_naive_sums(rng, shape):
     r, discount = rng.normal(size=shape), rng.uniform(0, 1, shape)
     bootstrap = rng.normal(size=shape[1:])
     expected = naive_returns(r, discount, bootstrap)
@@ -37,13 +38,13 @@ def test_lambda_returns_by_hand():
     np.testing.assert_allclose(returns.lambda_returns(r, 0.5, v, 0.25), [6.25, 12.0])
 
 
-def test_a_discount_per_step_is_along_time_even_where_the_shape_is_square(rng):
+def test_a_discount_per_step_is_along_time_even_for_square_shapes(rng):
     r, discount = rng.normal(size=(4, 4)), rng.uniform(size=4)
     expected = naive_returns(r, np.repeat(discount[:, None], 4, 1), np.zeros(4))
     np.testing.assert_allclose(returns.discounted_returns(r, discount), expected, rtol=1e-4)
 
 
-def test_lambda_one_is_monte_carlo_and_zero_is_one_step(rng):
+def test_lambda_one_is_monte_carlo_and_lambda_zero_is_one_step(rng):
     r, v = rng.normal(size=(9, 2)), rng.normal(size=(9, 2))
     np.testing.assert_allclose(
         returns.lambda_returns(r, 0.9, v, 1.0),
@@ -59,12 +60,12 @@ def test_lambda_one_is_monte_carlo_and_zero_is_one_step(rng):
     [
         # gamma 0.5, lambda 0.5; reward 1, value 2, next_value 4 at both steps.
         # Bootstrapping delta = 1 + 0.5 * 4 - 2 = 1; terminal delta = 1 - 2 = -1.
-        # Going on from step 0 to 1 adds 0.25 A_1.
-        ([False, False], [False, False], [1.25, 1.0]),  # the rollout stops: it bootstraps
+        # If the episode continues from step 0 to 1, that adds 0.25 A_1.
+        ([False, False], [False, False], [1.25, 1.0]),  # the rollout stops: bootstrap
         ([False, True], [False, False], [0.75, -1.0]),
-        ([False, False], [False, True], [1.25, 1.0]),  # cut off: it bootstraps
-        ([False, True], [False, True], [0.75, -1.0]),  # both count as terminated
-        ([True, True], [False, False], [-1.0, -1.0]),  # an end in the middle is a wall
+        ([False, False], [False, True], [1.25, 1.0]),  # cut off: bootstrap
+        ([False, True], [False, True], [0.75, -1.0]),  # both flags count as terminated
+        ([True, True], [False, False], [-1.0, -1.0]),  # nothing flows back over an end
         ([False, False], [True, True], [1.0, 1.0]),
     ],
 )
@@ -76,7 +77,7 @@ def test_gae_truncation_by_hand(terminated, truncated, expected):
     np.testing.assert_allclose(advantage, expected)
 
 
-def test_gae_is_the_sum_of_discounted_errors(rng):
+def test_gae_is_a_sum_of_discounted_errors(rng):
     r, v = rng.normal(size=30), rng.normal(size=31)
     none = np.zeros(30, bool)
     delta = r + 0.9 * v[1:] - v[:-1]
@@ -84,3 +85,14 @@ def test_gae_is_the_sum_of_discounted_errors(rng):
     np.testing.assert_allclose(
         returns.gae(r, v[:-1], v[1:], none, none, 0.9, 0.8), expected, rtol=1e-3, atol=1e-5
     )
+
+
+def test_numpy_arrays_and_python_numbers_give_float32_jax_arrays():
+    ones, flags = np.ones(3, np.int64), np.zeros(3, bool)
+    for result in (
+        returns.discounted_returns(ones, 0.9, 2),
+        returns.lambda_returns(ones, np.float64(0.9), ones, np.full(3, 0.5)),
+        returns.gae(ones, ones, ones, flags, flags, np.float64(0.9), 1),
+    ):
+        assert isinstance(result, jax.Array)
+        assert result.dtype == np.float32

@@ -1,4 +1,4 @@
-"""How numbers are computed: sums in a fixed order, shards, running moments, compiler options."""
+"""How numbers are computed: fixed-order sums, shards, running moments and compiler options."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-"""Running mean and variance of observations, and size of returns: part of a run's parameters.
+"""Running mean and variance of observations, and running size of returns.
 
-They are collections of the Flax variables beside "params", and so in every checkpoint. An update
-acts, and is computed, with what was known before it, and adds its batch afterwards; nothing else
-changes them.
+They are collections of the Flax variables next to "params", and so part of every checkpoint. An
+update acts and computes with the moments from before it, and adds its batch afterwards. Nothing
+else changes them.
 """
 
 from typing import Any
@@ -12,31 +12,32 @@ import jax.numpy as jnp
 
 from pgjax.types import Params
 
-OBS, RETURNS = "obs_moments", "return_moments"  # collections
+OBS, RETURNS = "obs_moments", "return_moments"  # names of the collections
 _TRAINED = ("params", "critic")
-Moments = dict[str, jax.Array]
+Moments = dict[str, jax.Array]  # "count" [], "mean" [d] and "var" [d], float32
 
 
 def trained(params: Params) -> Params:
-    """What the optimiser sees: all but what is merely kept."""
+    """Select the collections that the optimizer trains."""
     return {name: tree for name, tree in params.items() if name in _TRAINED}
 
 
 def of_critic(params: Params) -> Params:
-    """The variables of the critic: its own parameters, and what is kept for both."""
+    """Return the variables of the critic: its own parameters and the shared collections."""
     return {**params, "params": params["critic"]}
 
 
 def centred_on(moments: Moments, row: jax.Array) -> Moments:
-    """The moments, or where nothing was seen a mean [d] to begin with, near to what will be."""
+    """Return the moments; before any data, with `row` [d] as a provisional mean near the data."""
     mean = jnp.where(moments["count"] > 0, moments["mean"], row.astype(jnp.float32))
     return {**moments, "mean": mean}
 
 
 def weighted_sums(moments: Moments, x: jax.Array, weight: jax.Array) -> Moments:
-    """Of rows x [n, d], with weight [n]: what `merge` adds, sums of differences from the mean.
+    """Sum the differences of rows x [n, d] from the running mean, for `merge`; weight is [n].
 
-    From the running mean (see `centred_on`), so that float32 squares do not drown a small variance.
+    Differences from a mean near the data (see `centred_on`) keep a small variance from being lost
+    in the rounding of large float32 squares.
     """
     away = jnp.where((weight > 0)[:, None], x.astype(jnp.float32) - moments["mean"][None], 0.0)
     weighted = weight[:, None] * away
@@ -44,7 +45,7 @@ def weighted_sums(moments: Moments, x: jax.Array, weight: jax.Array) -> Moments:
 
 
 def merge(moments: Moments, sums: Moments) -> Moments:
-    """The moments with those of a batch added, as if all had been seen at once.
+    """Add the `weighted_sums` of a batch to the moments, as if all rows came in one batch.
 
     Source: Chan, Golub & LeVeque 1979, Updating formulae for computing sample variances, eq. 1.1.
     """
@@ -58,26 +59,26 @@ def merge(moments: Moments, sums: Moments) -> Moments:
 
 
 def nothing_seen(size: int) -> Moments:
-    """Of rows [size]: mean 0 and variance 1, until something is seen."""
+    """Return the initial moments of rows [size]: count 0, mean 0 and variance 1."""
     return {"count": jnp.zeros(()), "mean": jnp.zeros(size), "var": jnp.ones(size)}
 
 
 def standardize(moments: Moments, x: jax.Array, limit: float = 10.0) -> jax.Array:
-    """(x - mean) / std, cut off at so many deviations; constants are 0."""
+    """Return (x - mean) / std clipped to [-limit, limit], for x [..., d]; 0 for constants."""
     leading = (1,) * (x.ndim - 1)
     mean, var = (moments[name].reshape(*leading, -1) for name in ("mean", "var"))
     return jnp.clip((x - mean) * jax.lax.rsqrt(var + 1e-8), -limit, limit)
 
 
 def reciprocal_size(moments: Moments) -> jax.Array:
-    """1 / sqrt(E x^2) of rows of one number, []; 1 while nothing is known or all are 0."""
+    """Return 1 / sqrt(E x²) of rows [1], a scalar; 1 before any data, or if all data are 0."""
     square = moments["var"][0] + moments["mean"][0] ** 2
     known = (moments["count"] > 0) & (square > 0)
     return jnp.where(known, jax.lax.rsqrt(jnp.where(known, square, 1.0)), 1.0)
 
 
 def variables(module: Any, size: int) -> Moments:
-    """The moments of a Flax module's collection OBS, whose gradient is zero."""
+    """Return the moments in the collection OBS of a Flax module, with gradient zero."""
     begin = nothing_seen(size)
     kept = {name: module.variable(OBS, name, lambda x=x: x).value for name, x in begin.items()}
     return jax.lax.stop_gradient(kept)

@@ -1,13 +1,14 @@
-"""Work on rows in chunks of a fixed size and in a fixed order.
+"""Sums and scans whose rounding does not depend on threads, padding or devices.
 
-A sum over many rows rounds differently with the number of threads, with padding and with the
-number of devices, since each changes how the rows are grouped. Chunks of a fixed size, summed one
-after the other from zero, are grouped the same way always; appended zeros change nothing. On CPU
-it is also quicker than one large batch, whose activations leave the cache.
+The rounding of a sum over many rows changes with the number of threads, with padding and with the
+number of devices, because each changes how XLA groups the rows. Here rows are split into chunks of
+a fixed size, and the chunks are added one after another, starting from zero. The grouping is then
+always the same, and appended zeros change nothing. On CPU this is also faster than one large batch,
+whose activations do not fit in the cache.
 
-Several devices each take some of the columns. So that their number changes nothing either, columns
-are grouped into shards, fixed beforehand: the chunks of a shard are summed on one device, and the
-sums of the shards are gathered and added in order.
+With several devices, each one holds some of the columns. Columns are grouped into a fixed number of
+shards, so that the number of devices changes nothing either: one device adds up the chunks of a
+shard, and the sums of all shards are gathered and added in order.
 """
 
 from collections.abc import Callable
@@ -19,48 +20,110 @@ from jax import lax
 
 from pgjax.errors import ConfigError
 
-CHUNK_SIZE = 128  # rows; up to 128, results were seen equal at every thread count tried
+CHUNK_SIZE = 128  # rows; up to 128, results were equal at every thread count tested
+_UNROLL = 8  # steps per loop iteration: a step costs less than the loop around it
 
 
 class Sharding(NamedTuple):
-    """How the columns of a batch are grouped, and over which devices."""
+    """How the columns of a batch are grouped into shards and divided among devices.
 
-    num_shards: int = 1  # in all, over all devices; columns are padded to a multiple of it
-    axis_name: str | None = None  # of the mapped axis whose devices hold the columns, in order
+    Use it to train on several devices with the same results for any number of them. The number of
+    shards affects rounding; the number of devices does not.
+
+    Example:
+      >>> import pgjax
+      >>> sharding = pgjax.Sharding(num_shards=4)
+      >>> sharding.pad(10)  # 10 columns become 4 shards of 3
+      12
+    """
+
+    num_shards: int = 1  # total over all devices; columns are padded to a multiple of it
+    axis_name: str | None = None  # mapped axis over the devices that hold the columns, in order
 
     def num_devices(self) -> int:
-        """How many devices share the columns; they must divide the number of shards."""
+        """Return the number of devices that share the columns.
+
+        Raises:
+          ConfigError: if it does not divide the number of shards.
+        """
         devices = lax.axis_size(self.axis_name) if self.axis_name else 1
         if self.num_shards % devices:
             raise ConfigError(
-                f"{self.num_shards} shards cannot be divided among {devices} devices: choose a "
-                "number of devices that divides them (--num-devices, --num-shards)"
+                f"{self.num_shards} shards cannot be divided evenly among {devices} devices: "
+                "choose --num-shards as a multiple of --num-devices"
             )
         return devices
 
     def pad(self, columns: int) -> int:
-        """The number of columns with those that fill the last shards."""
+        """Return the number of columns after padding to a multiple of the number of shards."""
         return -(-columns // self.num_shards) * self.num_shards
 
     def gather(self, tree: Any, axis: int = 0) -> Any:
-        """Of each device's leaves the whole, on every device."""
+        """Concatenate the leaves of all devices along `axis`; every device gets the result."""
         if self.axis_name is None:
             return tree
         return lax.all_gather(tree, self.axis_name, axis=axis, tiled=True)
 
     def mine(self, whole: jax.Array) -> jax.Array:
-        """[T, B, ...] -> this device's columns."""
+        """Select this device's columns of an array [T, B, ...]."""
         if self.axis_name is None:
             return whole
         size = whole.shape[1] // lax.axis_size(self.axis_name)
         return lax.dynamic_slice_in_dim(whole, lax.axis_index(self.axis_name) * size, size, 1)
 
 
-def split_rows(tree: Any, chunk_size: int | None, shards: int = 1) -> Any:
-    """Leaves [T, B, ...] -> [shards, n, chunk_size, ...], rows of a shard in time-major order.
+def scan_in_fixed_order(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any,
+    neutral: Any,
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """`lax.scan` whose rounding does not depend on the length of `xs`.
 
-    Zeros fill the last chunk. With `chunk_size=None` a shard is one chunk; otherwise there are two
-    at least, since XLA takes a loop over one chunk apart, and then rounds it with what is around.
+    The sequence is padded at its end with neutral steps, to whole iterations of an unrolled loop
+    and at least two of them: XLA would inline a loop of one iteration and fuse it with the code
+    around it, which rounds differently.
+
+    Args:
+      step: (carry, x) -> (carry, y), as for lax.scan.
+      init: the initial carry, a pytree.
+      xs: pytree of arrays [T, ...].
+      neutral: pytree of numbers with the structure of xs, such that `step` returns the carry
+        unchanged for an x filled with them.
+      reverse: whether to start from the last step.
+
+    Returns:
+      (the final carry, ys [T, ...]), as lax.scan.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from pgjax.numerics.sums import scan_in_fixed_order
+      >>> def add(total, x):
+      ...     return total + x, total + x
+      >>> total, ys = scan_in_fixed_order(add, jnp.float32(0), jnp.array([1.0, 2.0]), neutral=0)
+      >>> float(total), ys.tolist()
+      (3.0, [1.0, 3.0])
+    """
+    length = len(jax.tree.leaves(xs)[0])
+    missing = max(-length % _UNROLL, 2 * _UNROLL - length)
+
+    def pad(leaf: jax.Array, fill: float) -> jax.Array:
+        widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, widths, constant_values=fill)
+
+    padded = jax.tree.map(pad, xs, neutral)
+    carry, ys = lax.scan(step, init, padded, reverse=reverse, unroll=_UNROLL)
+    return carry, jax.tree.map(lambda y: y[:length], ys)
+
+
+def split_rows(tree: Any, chunk_size: int | None, shards: int = 1) -> Any:
+    """Split leaves [T, B, ...] into chunks [shards, n, chunk_size, ...], time-major within a shard.
+
+    Zeros fill the last chunk. With `chunk_size=None` a shard is one chunk. Otherwise it has two or
+    more: XLA would inline a loop over one chunk and fuse it with the code around it, which rounds
+    differently.
     """
 
     def split(leaf: jax.Array) -> jax.Array:
@@ -77,7 +140,7 @@ def split_rows(tree: Any, chunk_size: int | None, shards: int = 1) -> Any:
 
 
 def join_rows(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse of `split_rows` for one leaf: [shards, n, chunk_size, ...] -> [T, B, ...]."""
+    """Invert `split_rows` for one leaf [shards, n, chunk_size, ...]; `shape` is (T, B)."""
     shards, (time, columns), rest = leaf.shape[0], shape, leaf.shape[3:]
     rows = leaf.reshape(shards, -1, *rest)[:, : time * columns // shards]
     rows = rows.reshape(shards, time, columns // shards, *rest)
@@ -86,9 +149,9 @@ def join_rows(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def max_over_vmap(x: jax.Array) -> jax.Array:
-    """`x`; under vmap the greatest of the batch, one for all: a loop's bound, or any of flags.
+    """Identity; under vmap the batch maximum, so that all lanes share a loop bound or flag.
 
-    A loop that ends at a time of its own for each of a batch copies all it carries at every turn.
+    If lanes left the loop at different times, vmap would copy the whole carry in each iteration.
     """
     return x
 
@@ -104,11 +167,17 @@ def sum_chunks(
     counts: jax.Array | None = None,
     sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Any:
-    """Sum of `fn(chunk)` over chunks [shards, n, chunk_size, ...], in order, from zero.
+    """Sum `fn(chunk)` over chunks [shards, n, chunk_size, ...], in order, starting from zero.
 
-    `counts` [shards] says from where on the chunks of each shard give nothing but zeros; those are
-    left out (under vmap as far as they are for all), and the sum cannot be differentiated
-    backwards. The shards are this device's; the sum is over those of all.
+    The chunks are those of this device's shards; the result is the sum over all devices.
+
+    Args:
+      fn: chunk with leaves [chunk_size, ...] -> pytree of arrays.
+      chunks: pytree of arrays [shards, n, chunk_size, ...].
+      counts: [shards] int, or None. Only the first `counts[i]` chunks of shard i are computed; the
+        rest must give zeros. Under vmap the largest count of the batch holds for all. With counts,
+        the sum has no reverse-mode derivative.
+      sharding: how shards are divided among devices.
     """
 
     def zeros(like: Any) -> Any:
@@ -136,9 +205,10 @@ def sum_chunks(
 
 
 def sum_rows(tree: Any) -> Any:
-    """Sum over all of each leaf, [T, B] -> [], chunk by chunk; in their common floating dtype.
+    """Sum each leaf [T, B] to a scalar, chunk by chunk, in the common floating dtype of the leaves.
 
-    Side by side in one array, since XLA's time for such small sums is mostly a cost per operation.
+    The leaves are stacked into one array, because XLA's time for such small sums is mostly a cost
+    per operation.
     """
     leaves, treedef = jax.tree.flatten(tree)
     together = jnp.stack([leaf.astype(jnp.result_type(float, *leaves)) for leaf in leaves], -1)
@@ -147,10 +217,11 @@ def sum_rows(tree: Any) -> Any:
 
 
 def fusion_barrier(fn: Callable[..., Any], true: jax.Array) -> Callable[..., Any]:
-    """`fn`, across whose border XLA fuses nothing.
+    """Wrap `fn` so that XLA does not fuse it with the code around it.
 
-    Elsewhere its rounding would depend on what stands around it, such as a gather over devices. A
-    branch costs as much as the whole update of a small policy in `dispatch.updater`.
+    Otherwise its rounding depends on that code, for example on a gather over devices. `true` must
+    be true, but not known at compile time: `fn` becomes a branch of a conditional. In
+    `dispatch.updater` a branch costs as much as the whole update of a small policy.
     """
 
     def alone(*args: Any) -> Any:

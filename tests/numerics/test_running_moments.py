@@ -1,4 +1,4 @@
-"""Running moments: what they are, that they are only kept, and that their bits hold."""
+"""Running moments: their values, that they are never trained, and that padding changes no bit."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ CRITIC = pgjax.NormalizedObs(pgjax.ValueNetwork((8,)))
 
 
 def make(**options):
-    # Weight decay would show in anything that the optimiser should not see.
+    # Weight decay reveals every variable that the optimiser should not train.
     optimizer = optax.adamw(0.01, weight_decay=0.5)
     estimator = advantages.gae(0.9, 0.9)
     return pgjax.reinforce(POLICY, optimizer, critic=CRITIC, estimator=estimator, **options)
@@ -30,8 +30,8 @@ def algorithm():
     return make()
 
 
-def test_merged_they_are_those_of_all_that_was_seen(rng):
-    """Also where the mean is much larger than the deviation."""
+def test_merged_batches_give_the_moments_of_all_rows(rng):
+    """Even if the mean is much larger than the standard deviation."""
     x = (1000.0 + 0.01 * rng.normal(size=(900, 2))).astype(np.float32)
     weights = rng.integers(2, size=(9, 100)).astype(np.float32)
     kept = running_moments.nothing_seen(2)
@@ -45,7 +45,7 @@ def test_merged_they_are_those_of_all_that_was_seen(rng):
     np.testing.assert_allclose(np.sqrt(kept["var"]), seen.std(0), rtol=0.01)
 
 
-def test_a_batch_of_nothing_changes_nothing():
+def test_an_empty_batch_changes_nothing():
     rows, nothing = jnp.full((4, 2), jnp.nan), jnp.zeros(4)
     kept = running_moments.nothing_seen(2)
     known = running_moments.centred_on(kept, jnp.ones(2))
@@ -59,7 +59,7 @@ def test_a_batch_of_nothing_changes_nothing():
     )
 
 
-def test_policies_see_deviations(algorithm):
+def test_policy_and_critic_see_standardized_observations(algorithm):
     params = algorithm.init(jax.random.key(0), OBS).params
     mean, var = jnp.array([1.0, -2.0, 0.0]), jnp.array([4.0, 0.25, 0.0])
     known = {**params, running_moments.OBS: {"count": jnp.ones(()), "mean": mean, "var": var}}
@@ -77,7 +77,7 @@ def test_policies_see_deviations(algorithm):
     )
 
 
-def test_an_update_uses_what_was_known_and_then_adds_its_batch(algorithm, rng):
+def test_an_update_uses_the_old_moments_and_then_adds_its_batch(algorithm, rng):
     state = algorithm.init(jax.random.key(0), OBS)
     first = make_rollout(rng, [5, 9], obs_dim=3, padding=np.nan)
     first = first._replace(obs=5.0 + 2.0 * first.obs)
@@ -87,7 +87,7 @@ def test_an_update_uses_what_was_known_and_then_adds_its_batch(algorithm, rng):
     assert int(kept["count"]) == 14
     np.testing.assert_allclose(kept["mean"], first.obs[real].mean(0), rtol=1e-5)
     np.testing.assert_allclose(kept["var"], first.obs[real].var(0), rtol=1e-4)
-    # Nothing was known: as without normalising.
+    # Without data so far, the update is the one without normalisation.
     plain = pgjax.reinforce(
         POLICY.module,
         optax.adamw(0.01, weight_decay=0.5),
@@ -104,7 +104,7 @@ def test_an_update_uses_what_was_known_and_then_adds_its_batch(algorithm, rng):
 
 
 def _inside(state):
-    """Of an optimiser's state for wrapped modules, that for what is inside."""
+    """Convert the optimiser state of wrapped modules to that of the inner modules."""
 
     def unwrap(tree):
         if isinstance(tree, dict):
@@ -114,7 +114,7 @@ def _inside(state):
     return jax.tree.map(unwrap, state.opt_state, is_leaf=lambda x: isinstance(x, dict))
 
 
-def test_their_gradient_is_zero(algorithm, rng):
+def test_moments_have_zero_gradient(algorithm, rng):
     state = algorithm.init(jax.random.key(0), OBS)
     grads = jax.grad(lambda p: algorithm.loss(p, make_rollout(rng, [4, 3], obs_dim=3))[0])(
         state.params
@@ -124,7 +124,7 @@ def test_their_gradient_is_zero(algorithm, rng):
 
 
 def padded_to(rollout, length):
-    """With NaN behind it, where there can be any."""
+    """Pad a rollout to `length` steps, with NaN in float32 leaves."""
 
     def pad(x):
         missing = ((0, length - len(x)),) + ((0, 0),) * (x.ndim - 1)
@@ -145,7 +145,7 @@ def padded_to(rollout, length):
     ids=["gae", "reward_to_go", "leave_one_out"],
 )
 def test_padding_changes_no_bit(estimator, critic, lengths, rng):
-    """Fewer rows than a chunk and more, whole turns of a loop and not, in a second update."""
+    """In a second update, for fewer and more rows than a chunk, and for partial loop turns."""
     algorithm = pgjax.reinforce(
         POLICY, optax.adam(0.01), critic=critic, estimator=estimator, scale_rewards=0.9
     )
@@ -157,8 +157,8 @@ def test_padding_changes_no_bit(estimator, critic, lengths, rng):
         assert_trees_equal(once, padded)
 
 
-def test_rewards_are_divided_by_the_size_of_returns_before(rng):
-    """In the first update by nothing; in the second by the first's root mean square."""
+def test_rewards_are_divided_by_the_rms_of_earlier_returns(rng):
+    """The first update divides by 1, the second by the root mean square of the first batch."""
     options = dict(critic=pgjax.ValueNetwork((8,)), estimator=advantages.gae(0.9, 0.9))
     scaled = pgjax.reinforce(POLICY.module, optax.sgd(0.1), scale_rewards=0.5, **options)
     plain = pgjax.reinforce(POLICY.module, optax.sgd(0.1), **options)
@@ -180,7 +180,7 @@ def test_rewards_are_divided_by_the_size_of_returns_before(rng):
     np.testing.assert_allclose(*both, rtol=1e-5)
 
 
-def test_returns_of_zero_have_no_size():
+def test_reciprocal_size_is_one_for_no_data_and_for_zeros():
     kept = running_moments.nothing_seen(1)
     assert float(running_moments.reciprocal_size(kept)) == 1.0
     kept = running_moments.merge(
@@ -190,12 +190,12 @@ def test_returns_of_zero_have_no_size():
 
 
 @pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
-def test_a_discount_out_of_range_is_refused(scale):
+def test_a_discount_out_of_range_raises(scale):
     with pytest.raises(pgjax.ConfigError, match="scale_rewards"):
         make(scale_rewards=scale)
 
 
-def test_an_entropy_schedule_is_of_the_updates_made(rng):
+def test_an_entropy_schedule_counts_updates(rng):
     rollout = make_rollout(rng, [6, 4], obs_dim=3)
 
     def after(coef, step):
@@ -229,7 +229,7 @@ def trained(path, **options):
     return pgjax.train(dataclasses.replace(CONFIG, run_dir=path, **options))
 
 
-def test_runs_have_the_same_bits_and_evaluation_leaves_them(tmp_path):
+def test_runs_are_bit_identical_and_evaluation_changes_nothing(tmp_path):
     one, three = (trained(tmp_path / str(n), num_envs=n) for n in (1, 3))
     assert_trees_equal(one.state, three.state)
     kept = one.state.params[running_moments.OBS]
@@ -242,15 +242,15 @@ def test_runs_have_the_same_bits_and_evaluation_leaves_them(tmp_path):
         pgjax.resume(one.path, updates=4)
 
 
-def test_on_the_device_too(tmp_path):
+def test_on_device_runs_keep_moments_too(tmp_path):
     run = trained(tmp_path / "run", on_device=True, num_shards=2)
     kept = run.state.params[running_moments.OBS]
     assert float(kept["count"]) == 3 * 3 * 20
-    # cosine and sine of an angle
+    # cos² + sin² of an angle is 1
     np.testing.assert_allclose((kept["mean"] ** 2 + kept["var"])[:2].sum(), 1.0, rtol=1e-4)
 
 
-def test_the_first_batch_of_an_update_is_centred_too(algorithm, rng):
+def test_the_first_batch_keeps_a_small_variance_around_a_large_mean(algorithm, rng):
     state = algorithm.init(jax.random.key(0), OBS)
     rollout = make_rollout(rng, [90, 70], obs_dim=3)
     rollout = rollout._replace(obs=(500.0 + 0.01 * rollout.obs).astype(np.float32))

@@ -1,0 +1,58 @@
+"""Field documentation of the types that flow between the parts."""
+
+import re
+
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax import types
+
+
+@pytest.mark.parametrize("cls", [pgjax.Rollout, pgjax.TrainState, pgjax.Algorithm])
+def test_every_field_is_documented(cls):
+    for name in cls._fields:
+        doc = getattr(cls, name).__doc__
+        assert not doc.startswith("Alias for field"), name
+        assert doc == doc.strip()
+        assert len(doc) > 20
+
+
+def test_rollout_fields_state_their_shape():
+    for name in pgjax.Rollout._fields:
+        assert re.match(r"\[T, B(, \.\.\.)?\] ", getattr(pgjax.Rollout, name).__doc__), name
+
+
+def test_fields_keep_their_default_doc_without_source():
+    namespace = {"__name__": "no_such_module", "document": types._document_fields}
+    source = """
+from typing import NamedTuple
+@document
+class Point(NamedTuple):
+    x: int
+    '''Not found.'''
+"""
+    exec(source, namespace)
+    assert namespace["Point"](3).x == 3
+    assert namespace["Point"].x.__doc__.startswith("Alias for field")
+
+
+def test_repeat_first_replaces_only_padded_rows(rng):
+    x, real = rng.normal(size=(4, 3, 2)), rng.integers(2, size=(4, 3)).astype(bool)
+    real[0] = [False, True, True]
+    x = np.where(real[..., None], x, np.nan).astype(np.float32)
+    filled = np.asarray(types.repeat_first(real, x))
+    np.testing.assert_array_equal(filled[real], x[real])
+    np.testing.assert_array_equal(filled[~real], np.broadcast_to(x[0, 1], filled[~real].shape))
+
+
+def test_segments_end_at_flags_at_gaps_and_with_the_column():
+    flags = np.zeros((5, 2), bool)
+    terminated, truncated, weight = flags.copy(), flags.copy(), np.ones((5, 2), np.float32)
+    terminated[1, 0] = truncated[3, 0] = True
+    weight[2:, 1] = 0
+    terminated[4, 1] = True  # in the padding
+    rollout = pgjax.Rollout(weight, weight, weight, terminated, truncated, weight, weight)
+    ends = np.asarray(types.segment_ends(rollout))
+    np.testing.assert_array_equal(np.flatnonzero(ends[:, 0]), [1, 3, 4])
+    np.testing.assert_array_equal(np.flatnonzero(ends[:, 1]), [1])
