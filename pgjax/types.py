@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 _T = TypeVar("_T")
 
@@ -132,13 +133,13 @@ class Algorithm(NamedTuple):
       (3,)
     """
 
-    init: Callable[[jax.Array, jax.Array], TrainState]
+    init: Callable[[jax.Array, ArrayLike], TrainState]
     """(key, obs) -> TrainState. `key` is a typed key []; `obs` is one observation or a batch."""
 
-    act: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    act: Callable[[Params, jax.Array, ArrayLike], jax.Array]
     """(params, key, obs [B, ...]) -> action [B, ...]. `key` is typed: one [] or one per row [B]."""
 
-    log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    log_prob: Callable[[Params, ArrayLike, ArrayLike], jax.Array]
     """(params, obs [..., d], action) -> [...] float: log-probabilities of raw actions."""
 
     loss: Callable[[Params, Rollout], tuple[jax.Array, Info]]
