@@ -1,11 +1,12 @@
-"""The lesson's two experiments, as the lesson states them, in pgjax.
+"""The two experiments of the PyTorch lesson, in pgjax.
 
     python examples/lesson.py
 
-A softmax policy on CartPole-v1 for 80 episodes and the lesson's Gaussian on Pendulum-v1 for 10: one
-episode per update, discount 0.99, normalised reward-to-go, Adam at 0.01. Truncation ends an
-episode, which the lesson forgot (its Pendulum never stopped). Then the well-posed Gaussian on
-Pendulum for as long.
+A softmax policy learns CartPole-v1 for 80 episodes, and the lesson's Gaussian policy Pendulum-v1
+for 10. Each update uses one episode, with discount 0.99, normalised reward-to-go, and Adam with
+learning rate 0.01. A truncated episode ends here; the lesson ignores truncation, so its Pendulum
+never stops. At the end, the lesson's Gaussian is compared with a well-posed one, trained equally
+long.
 """
 
 import argparse
@@ -18,12 +19,13 @@ from flax import linen as nn
 
 import pgjax
 
-# One small call per step: on CPU it is several times quicker without a hop to another thread.
+# Each step makes one small JAX call; on CPU such calls are several times faster without
+# asynchronous dispatch, which passes them to another thread.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def run(env_id: str, policy: nn.Module, num_episodes: int, seed: int) -> pgjax.TrainState:
-    """Train for a number of episodes, one per update, printing each one's reward."""
+    """Train on a number of episodes, one per update, and print the reward of each."""
     print(f"\n{env_id}, {type(policy).__name__}")
     env = gym.make(env_id)
     algorithm = pgjax.reinforce(policy, optax.adam(0.01))
@@ -37,7 +39,7 @@ def run(env_id: str, policy: nn.Module, num_episodes: int, seed: int) -> pgjax.T
 
 
 def describe(name: str, policy: nn.Module, state: pgjax.TrainState) -> None:
-    """What a Gaussian policy can do, over states all round the circle."""
+    """Print the range of a Gaussian policy's mean and std over a grid of Pendulum's states."""
     angle, speed = np.meshgrid(np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 17))
     obs = np.stack([np.cos(angle), np.sin(angle), speed], -1).reshape(-1, 3).astype(np.float32)
     dist = policy.apply(state.params, obs)
@@ -55,19 +57,19 @@ def main() -> None:
     args = parser.parse_args()
 
     run("CartPole-v1", pgjax.SoftmaxPolicy(2), args.cartpole_episodes, args.seed)
-    lessons, well_posed = pgjax.LessonGaussianPolicy(1), pgjax.GaussianPolicy(1)
-    states = [
-        run("Pendulum-v1", p, args.pendulum_episodes, args.seed) for p in (lessons, well_posed)
-    ]
+    lesson, well_posed = pgjax.LessonGaussianPolicy(1), pgjax.GaussianPolicy(1)
+    lesson_state = run("Pendulum-v1", lesson, args.pendulum_episodes, args.seed)
+    well_posed_state = run("Pendulum-v1", well_posed, args.pendulum_episodes, args.seed)
 
     print(f"\nAfter {args.pendulum_episodes} episodes of Pendulum (torque is clipped to -2..2):")
-    describe("lesson's Gaussian", lessons, states[0])
-    describe("well-posed Gaussian", well_posed, states[1])
+    describe("lesson's Gaussian", lesson, lesson_state)
+    describe("well-posed Gaussian", well_posed, well_posed_state)
     print(
-        "The lesson's final ReLU x gives mean = x >= 0 and std = exp(x) >= 1: however long it\n"
-        "trains, its mean never pushes to the other side and its noise never settles. The\n"
-        "well-posed one has a mean of either sign and a std free to shrink. Ten episodes teach\n"
-        "neither to swing up: `pgjax train Pendulum-v1` does, with a critic and 16,000 episodes."
+        "The lesson's network ends in a ReLU, whose output x gives mean = x >= 0 and\n"
+        "std = exp(x) >= 1. However long it trains, its mean never pushes the other way, and its\n"
+        "std never falls below 1. The well-posed policy has a mean of either sign and a std that\n"
+        "is free to shrink. Ten episodes are too few for either: `pgjax train Pendulum-v1`\n"
+        "learns to swing up, with a critic and 16,000 episodes."
     )
 
 

@@ -1,12 +1,15 @@
-"""Sutton & Barto's short corridor: Example 13.1 and Figures 13.1 and 13.2, over 100 runs.
+"""Reproduce Example 13.1 and Figures 13.1 and 13.2 of Sutton & Barto over 100 runs.
 
-python examples/short_corridor.py
+    python examples/short_corridor.py
 
-Three states that look alike, the actions reversed in the second: no deterministic policy is any
-good, and the best goes right with probability 2 - sqrt(2) = 0.5858, worth -11.657. Each episode is
-one update, as in the book, though its steps are summed first and then taken; so a long episode
-moves policy and baseline further at once, and with the baseline their step sizes are smaller here
-than the book's, 2^-9 and 2^-6, with which some of the runs never come to an end.
+The short corridor has three states that look alike, and the second reverses the actions. No
+deterministic policy reaches the goal; the best policy goes right with probability
+2 - sqrt(2) = 0.5858, and its value is -11.657.
+
+Each episode is one update, as in the book. But here an update sums the steps of the episode before
+it changes the parameters, so that a long episode changes policy and baseline more. With the
+baseline, the step sizes are therefore smaller than the book's 2^-9 and 2^-6, with which some runs
+get into episodes that never end.
 """
 
 import argparse
@@ -23,13 +26,14 @@ import pgjax
 from pgjax.envs import tabular
 
 MDP = tabular.short_corridor()
-BEST = 2 - np.sqrt(2), -(6 + 4 * np.sqrt(2))  # p, J
-LONGEST = 1024  # steps of an episode
-START = 1.47  # left with probability 0.95, as in the book
+BEST = 2 - np.sqrt(2), -(6 + 4 * np.sqrt(2))  # the best p(right), and its value J
+GOAL = 3  # the terminal state
+MAX_STEPS = 1024  # longer episodes are cut off
+INITIAL_WEIGHT = 1.47  # goes left with probability 0.95, as in the book
 
 
 class Policy(nn.Module):
-    """Two weights, one for each action: the same in every state."""
+    """A softmax policy with two weights, one per action; the same in every state."""
 
     @nn.compact
     def __call__(self, obs):
@@ -37,7 +41,7 @@ class Policy(nn.Module):
 
 
 class Baseline(nn.Module):
-    """One weight: the value of every state alike."""
+    """A critic with one weight: the value of all states."""
 
     @nn.compact
     def __call__(self, obs):
@@ -45,8 +49,12 @@ class Baseline(nn.Module):
 
 
 def collect(act, params, keys):
-    """An episode for each run, [R, T, 1, ...], with parameters of its own."""
-    table = jnp.asarray(MDP.transition.argmax(-1))  # nothing is left to chance
+    """Collect one episode for each of R runs, each with its own parameters.
+
+    Returns:
+      A Rollout with leaves [R, T, 1, ...].
+    """
+    table = jnp.asarray(MDP.transition.argmax(-1))  # transitions are deterministic
     obs, terminal = jnp.asarray(MDP.obs, jnp.float32), jnp.asarray(MDP.terminal)
 
     def step(carry):
@@ -56,22 +64,30 @@ def collect(act, params, keys):
         after = jnp.where(terminal[state], state, table[state, action])
         return t + 1, after, states.at[t + 1].set(after), actions.at[t].set(action)
 
-    def going_on(carry):
+    def any_running(carry):
         t, state, *_ = carry
-        return (t < LONGEST) & ~terminal[state].all()
+        return (t < MAX_STEPS) & ~terminal[state].all()
 
     first = jnp.zeros(len(keys), jnp.int32)
-    logs = jnp.full((LONGEST + 1, len(keys)), 3), jnp.zeros((LONGEST, len(keys)), jnp.int32)
-    begin = 0, first, logs[0].at[0].set(first), logs[1]
-    _, _, states, actions = jax.lax.while_loop(going_on, step, begin)
+    states = jnp.full((MAX_STEPS + 1, len(keys)), GOAL).at[0].set(first)
+    actions = jnp.zeros((MAX_STEPS, len(keys)), jnp.int32)
+    _, _, states, actions = jax.lax.while_loop(any_running, step, (0, first, states, actions))
     before, after = states[:-1], states[1:]
-    real = (before != 3).astype(jnp.float32)
-    leaves = obs[before], actions, -real, after == 3, after < -1, obs[after], real
-    return pgjax.Rollout(*(jnp.moveaxis(x, 0, 1)[:, :, None] for x in leaves))
+    real = (before != GOAL).astype(jnp.float32)
+    rollout = pgjax.Rollout(
+        obs=obs[before],
+        action=actions,
+        reward=-real,
+        terminated=after == GOAL,
+        truncated=jnp.zeros(after.shape, bool),
+        next_obs=obs[after],
+        weight=real,
+    )
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1)[:, :, None], rollout)
 
 
 def train(rate, baseline_rate, episodes, runs):
-    """Returns of each episode [episodes, R], and probabilities of going right in the end [R]."""
+    """Train R runs; return their returns [episodes, R] and final probabilities of right [R]."""
     rates = {"params": optax.sgd(rate), "critic": optax.sgd(baseline_rate or 0.0)}
     algorithm = pgjax.reinforce(
         Policy(),
@@ -83,7 +99,7 @@ def train(rate, baseline_rate, episodes, runs):
 
     def init(key):
         state = algorithm.init(key, jnp.ones(1))
-        weights = {"Dense_0": {"kernel": jnp.array([[START, -START]])}}
+        weights = {"Dense_0": {"kernel": jnp.array([[INITIAL_WEIGHT, -INITIAL_WEIGHT]])}}
         return state._replace(params={**state.params, "params": weights})
 
     def update(state, _):
@@ -104,7 +120,7 @@ def train(rate, baseline_rate, episodes, runs):
 @jax.jit
 @jax.vmap
 def value(p):
-    """J of going right with probability p, exactly."""
+    """Compute the exact value of going right with probability p."""
     return tabular.objective(MDP, jnp.broadcast_to(jnp.stack([1 - p, p])[None], (4, 2)))
 
 
@@ -114,7 +130,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--out", default="short_corridor.png")
     args = parser.parse_args()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     curves = {}
     for label, rate, baseline_rate in (
         ("REINFORCE, step size 2^-12", 2**-12, None),
@@ -126,14 +142,14 @@ def main() -> None:
         _, p = curves[label]
         j = value(p).mean()
         print(f"{label:30}  p(right) {p.mean():.4f} +- {p.std():.3f}  J {j:.3f}")
-    print(f"{'the best there is':30}  p(right) {BEST[0]:.4f}           J {BEST[1]:.3f}")
-    print(f"{len(curves) * args.runs} runs in {time.perf_counter() - begun:.1f} s")
+    print(f"{'best possible':30}  p(right) {BEST[0]:.4f}           J {BEST[1]:.3f}")
+    print(f"{len(curves) * args.runs} runs in {time.perf_counter() - start:.1f} s")
     draw(curves, args.out)
-    print(args.out)
+    print(f"wrote {args.out}")
 
 
 def draw(curves, out) -> None:
-    """Example 13.1, Figure 13.1, Figure 13.2."""
+    """Draw Example 13.1, Figure 13.1 and Figure 13.2 side by side."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     example, plain, baseline = figure.subplots(1, 3)
     p = np.linspace(0.02, 0.98, 97)

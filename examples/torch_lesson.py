@@ -1,9 +1,9 @@
-"""The PyTorch lesson that pgjax reimplements, written afresh: an oracle and a yardstick, no more.
-
-One episode per update, reward-to-go in O(T^2), normalised, Adam at 0.01. Its one correction: an
-episode also ends when it is truncated.
+"""The PyTorch lesson that pgjax reimplements, rewritten as a reference for tests and benchmarks.
 
     python examples/torch_lesson.py
+
+Each update uses one episode, with normalised reward-to-go computed in O(T^2), and Adam with
+learning rate 0.01. One flaw is corrected: an episode also ends when it is truncated.
 """
 
 import argparse
@@ -17,7 +17,7 @@ Policy = Callable[[torch.Tensor], torch.distributions.Distribution]
 
 
 def mlp(obs_dim: int, out_dim: int, hidden: int = 16) -> torch.nn.Sequential:
-    """Linear, ReLU, Linear, ReLU, Linear: the stack of both of the lesson's systems."""
+    """Linear, ReLU, Linear, ReLU, Linear: the network of both experiments."""
     return torch.nn.Sequential(
         torch.nn.Linear(obs_dim, hidden),
         torch.nn.ReLU(),
@@ -28,7 +28,7 @@ def mlp(obs_dim: int, out_dim: int, hidden: int = 16) -> torch.nn.Sequential:
 
 
 class Softmax(torch.nn.Module):
-    """A softmax over the stack's outputs."""
+    """A softmax policy."""
 
     def __init__(self, obs_dim: int, num_actions: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Softmax(torch.nn.Module):
 
 
 class LessonGaussian(torch.nn.Module):
-    """A final ReLU gives x; mean = x.mean() and std = exp(x)."""
+    """The lesson's Gaussian policy: a final ReLU gives x, with mean = x.mean() and std = exp(x)."""
 
     def __init__(self, obs_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class LessonGaussian(torch.nn.Module):
 
 
 class Gaussian(torch.nn.Module):
-    """The well-posed one: any mean, and a std that does not depend on the state."""
+    """A well-posed Gaussian policy: any mean, and a std that does not depend on the state."""
 
     def __init__(self, obs_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Gaussian(torch.nn.Module):
 def normalized_returns(
     rewards: list[float], gamma: float = 0.99, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Reward-to-go, each summed from scratch, to mean 0 and standard deviation 1."""
+    """Reward-to-go, each sum computed from scratch, normalised to mean 0 and std 1."""
     returns = []
     for t in range(len(rewards)):
         g = 0.0
@@ -84,24 +84,24 @@ def reinforce_loss(log_probs: list[torch.Tensor], g_t: torch.Tensor) -> torch.Te
 
 
 def episode(env: gym.Env, policy: Policy, seed: int) -> tuple[list[torch.Tensor], list[float]]:
-    """Log-probabilities and rewards of one episode."""
+    """Run one episode and return its log-probabilities and rewards."""
     obs, _ = env.reset(seed=seed)
     log_probs, rewards = [], []
-    over = False
-    while not over:
+    done = False
+    while not done:
         distribution = policy(torch.from_numpy(obs))
         action = distribution.sample()
         log_probs.append(distribution.log_prob(action))
         obs, reward, terminated, truncated, _ = env.step(action.numpy())
         rewards.append(float(reward))
-        over = terminated or truncated
+        done = terminated or truncated
     return log_probs, rewards
 
 
 def update(
     optimizer: torch.optim.Optimizer, log_probs: list[torch.Tensor], rewards: list[float]
 ) -> None:
-    """One Adam step on one episode."""
+    """Take one optimiser step on one episode."""
     loss = reinforce_loss(log_probs, normalized_returns(rewards))
     optimizer.zero_grad()
     loss.backward()
@@ -109,7 +109,7 @@ def update(
 
 
 def train(env_id: str = "CartPole-v1", episodes: int = 80, seed: int = 0) -> list[float]:
-    """The lesson's first system; the return of every episode."""
+    """Run the lesson's first experiment and return the return of every episode."""
     torch.manual_seed(seed)
     env = gym.make(env_id)
     policy = Softmax(env.observation_space.shape[0], int(env.action_space.n))

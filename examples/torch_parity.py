@@ -1,10 +1,11 @@
-"""Gradients beside torch's: how far pgjax and the PyTorch lesson are apart, in a table.
+"""Compare log-probabilities, loss, gradients and updates of pgjax with those of PyTorch.
 
     python examples/torch_parity.py
 
-One batch of one episode (and ten Adam updates on it) through both, from the same parameters. The
-relative difference of a quantity is its largest difference over torch's largest value; that of the
-loss, a sum whose terms nearly cancel, is over the sum of their sizes.
+Both compute on one batch of one episode, from the same parameters, and then make ten Adam updates
+on it. The relative difference of a quantity is its largest difference divided by torch's largest
+value. The terms of the loss nearly cancel, so its difference is divided by the sum of their
+absolute values. Exits with 1 if a difference is too large.
 """
 
 import sys
@@ -29,14 +30,14 @@ PAIRS: dict[str, tuple[Any, Any]] = {
 
 
 class Difference(NamedTuple):
-    """Between two arrays, or lists of them."""
+    """The difference between two arrays, or two lists of arrays."""
 
-    absolute: float
-    relative: float
+    absolute: float  # the largest absolute difference
+    relative: float  # the same divided by the largest absolute value
 
 
 def difference(ours: list[Any], theirs: list[Any]) -> Difference:
-    """The largest over all pairs of arrays."""
+    """Compute the largest difference over all pairs of arrays."""
     rows = []
     for x, y in zip(ours, theirs, strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -48,7 +49,7 @@ def difference(ours: list[Any], theirs: list[Any]) -> Difference:
 
 
 def torch_leaves(module: torch.nn.Module, gradients: bool = False) -> list[np.ndarray]:
-    """Parameters (or gradients) in the order of the Flax tree: a layer's bias, kernel; log_std."""
+    """Return parameters or gradients in the order of the Flax tree: bias, kernel, ..., log_std."""
     leaves = []
     for layer in (m for m in module.net if isinstance(m, torch.nn.Linear)):
         leaves += [layer.bias, layer.weight]
@@ -59,7 +60,7 @@ def torch_leaves(module: torch.nn.Module, gradients: bool = False) -> list[np.nd
 
 
 def compare(name: str, dtype: type[np.floating]) -> dict[str, Difference]:
-    """How far apart one policy is in the two libraries, computing in float32 or float64."""
+    """Compare one policy in the two libraries, in float32 or float64."""
     with jax.enable_x64(dtype is np.float64):
         policy, module = PAIRS[name]
         torch.manual_seed(0)
@@ -73,7 +74,7 @@ def compare(name: str, dtype: type[np.floating]) -> dict[str, Difference]:
             action: np.ndarray = rng.integers(3, size=LENGTH)
         else:
             action = rng.normal(size=(LENGTH, 2)).astype(dtype)
-            with torch.no_grad():  # so that the lesson's last ReLU is alive, yet not everywhere
+            with torch.no_grad():  # so that the lesson's last ReLU is active for some rows only
                 module.net[-1].bias += 0.3
         ended = np.arange(LENGTH) == LENGTH - 1
         rollout = pgjax.Rollout(
@@ -117,20 +118,21 @@ def compare(name: str, dtype: type[np.floating]) -> dict[str, Difference]:
 
 def main() -> int:
     print(f"{'policy':21}{'dtype':10}{'quantity':30}{'absolute':>10}{'relative':>10}")
-    apart = False
+    too_large = False
     for name in PAIRS:
         for dtype, bound in BOUNDS.items():
             for quantity, gap in compare(name, dtype).items():
                 row = f"{name:21}{dtype.__name__:10}{quantity:30}"
                 print(f"{row}{gap.absolute:10.1e}{gap.relative:10.1e}")
-                # Adam divides by the size of a gradient: a small one's rounding grows.
-                apart |= gap.relative > bound * (10 if quantity == AFTER else 1)
+                # Adam divides by the size of the gradient, which magnifies the rounding of small
+                # ones.
+                too_large |= gap.relative > bound * (10 if quantity == AFTER else 1)
     print(
-        "TOO FAR APART"
-        if apart
+        "DIFFERENCES ARE TOO LARGE"
+        if too_large
         else "log-probabilities, loss and gradients within 1e-5 (float32) and 1e-10 (float64)"
     )
-    return int(apart)
+    return int(too_large)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Environments that isolate one bug each, with values that can be worked out by hand."""
+"""Environments that isolate one bug each, with values that can be computed by hand."""
 
 import gymnasium as gym
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from pgjax import envs
+
 
 class Probe(gym.Env):
-    """`length` steps; the observation is a random sign that stays, and the time that has passed."""
+    """Lasts `length` steps; the observation is a random sign, fixed per episode, and the time."""
 
     observation_space = spaces.Box(-1.0, 10.0, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -40,8 +43,8 @@ PROBES = {  # reward(sign, action, last step), length
 class Scripted(gym.Env):
     """Episodes whose length, observations and rewards follow from the reset seed alone.
 
-    It keeps what it was asked: the seeds of its resets and the actions of its steps. Its
-    observations are one buffer that it writes again and again, as some environments do.
+    It records the seeds of its resets and the actions of its steps. All its observations are one
+    buffer that it overwrites, as some environments do.
     """
 
     def __init__(self, obs_space=None, action_space=None, mean_length=5, ends="terminated"):
@@ -70,7 +73,7 @@ class Scripted(gym.Env):
         return self._obs(), {}
 
     def step(self, action):
-        assert not self._over, "stepped beyond its end"
+        assert not self._over, "stepped after its end"
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.actions.append(action)
         self._t += 1
@@ -81,8 +84,23 @@ class Scripted(gym.Env):
 
 
 class FailingEnv(Scripted):
-    """Its rewards are NaN."""
+    """Returns NaN rewards."""
 
     def step(self, action):
         obs, _, *rest = super().step(action)
         return obs, float("nan"), *rest
+
+
+def counter():
+    """A functional environment: the observation is the step count and the sum of the action."""
+
+    def reset(key):
+        return jnp.zeros(()), jnp.zeros((2, 1))
+
+    def step(key, state, action):
+        state = state + 1
+        obs = jnp.stack([state, jnp.float32(action).sum()])[:, None]
+        return state, obs, state, state >= 5, jnp.zeros((), bool)
+
+    space = envs.Box(-np.inf, np.inf, (2, 1))
+    return envs.Env(reset, step, space, envs.Box(np.array([-1, 0]), np.array([1, np.inf]), (2,)))

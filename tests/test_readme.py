@@ -64,7 +64,7 @@ def test_ci_runs_the_test_command_of_the_readme():
         pytest.param(
             "short_corridor.py",
             ["--episodes", "3", "--runs", "4", "--out", "{out}"],
-            ["step size 2^-14", "with baseline", "best there is", "J -11.657", "sweep.png"],
+            ["step size 2^-14", "with baseline", "best possible", "J -11.657", "sweep.png"],
             marks=pytest.mark.slow,
         ),
     ],

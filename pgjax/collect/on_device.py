@@ -16,7 +16,7 @@ from jax import lax
 
 from pgjax.collect.noise import episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.collect.policy_fit import check_action, choices_of, raw_actions
-from pgjax.envs import base
+from pgjax.envs import base, wrappers
 from pgjax.errors import ConfigError
 from pgjax.numerics.sums import Sharding, max_over_vmap
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
@@ -104,7 +104,7 @@ def training_step(
 
 def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> TrainState:
     """The TrainState to begin with, for the environment's observations."""
-    space = base.flatten_observations(env).observation_space
+    space = wrappers.flatten_observations(env).observation_space
     return algorithm.init(key, jnp.zeros(space.shape, space.dtype))
 
 
@@ -118,7 +118,7 @@ def _collect(
     sharding: Sharding,
 ) -> Rollout:
     limit: Any = env.max_episode_steps
-    env = base.bound_actions(base.flatten_observations(env), squash)
+    env = wrappers.bound_actions(wrappers.flatten_observations(env), squash)
     num_blocks = -(-limit // _BLOCK)
     size = -(-limit // num_blocks)
 

@@ -1,4 +1,4 @@
-"""Functional environments: reset(key) -> (state, obs), step(key, state, action) -> ..."""
+"""Functional environments, as pairs of pure functions; see `Env`."""
 
 import lazy_loader
 

@@ -1,17 +1,14 @@
 from . import tabular
 from .adapters import as_gymnasium, from_brax, from_func_env, from_gymnax
-from .base import (
-    Box,
-    Discrete,
-    Env,
+from .base import Box, Discrete, Env, check
+from .classic import make
+from .wrappers import (
     bound_actions,
-    check,
     flatten_observations,
     map_observations,
     scale_observations,
     time_limit,
 )
-from .classic import make
 
 __all__ = [
     "Box",

@@ -1,4 +1,7 @@
-"""Functional environments as Gymnasium's, and those of Gymnasium, Brax and gymnax as ours."""
+"""Adapters between functional environments and those of Gymnasium, Brax and gymnax.
+
+This is the only module of `pgjax.envs` that imports Gymnasium.
+"""
 
 import dataclasses
 import functools
@@ -8,25 +11,33 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.experimental.functional import FuncEnv
 
-from pgjax.envs.base import (
-    Box,
-    Discrete,
-    Env,
-    Space,
-    State,
-    Step,
-    check,
-    environment_keys,
-    time_limit,
-)
+from pgjax.envs.base import Box, Discrete, Env, Space, State, Step, check, environment_keys
+from pgjax.envs.wrappers import time_limit
 from pgjax.errors import ConfigError, SpaceError
 
 
 class FunctionalEnv(gym.Env):
-    """A functional environment behind Gymnasium's interface; see `as_gymnasium`."""
+    """A functional environment with Gymnasium's interface.
 
-    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own attribute)
+    Use `as_gymnasium` to make one.
+
+    Args:
+      env: a functional environment.
+
+    Raises:
+      ConfigError: if the functions of the environment do not fit each other; see `check`.
+
+    Example:
+      >>> import pgjax
+      >>> from pgjax.envs.adapters import FunctionalEnv
+      >>> env = FunctionalEnv(pgjax.envs.make("Pendulum-v1"))
+      >>> env.action_space
+      Box(-2.0, 2.0, (1,), float32)
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012  (an attribute of gym.Env)
 
     def __init__(self, env: Env):
         self.observation_space = gymnasium_space(env.observation_space)
@@ -35,7 +46,7 @@ class FunctionalEnv(gym.Env):
         self._reset, self._step = _compiled(env)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; `seed` is 0 to 2**32 - 1."""
+        """Start an episode; `seed` is from 0 to 2**32 - 1, and drawn at random if None."""
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**32))
@@ -44,7 +55,7 @@ class FunctionalEnv(gym.Env):
         return np.asarray(obs), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step; the time is part of the environment's randomness."""
+        """Take one step; its randomness follows from the reset seed and the time step."""
         time, self._time = np.uint32(self._time), self._time + 1
         action = np.asarray(action, self.action_space.dtype)
         self._state, obs, reward, *ends = self._step(self._key, time, self._state, action)
@@ -52,8 +63,9 @@ class FunctionalEnv(gym.Env):
         return np.asarray(obs), float(reward), bool(ends[0]), truncated, {}
 
 
-@functools.lru_cache(maxsize=16)  # so that environments side by side are compiled once
+@functools.lru_cache(maxsize=16)  # a vector of equal environments compiles once
 def _compiled(env: Env) -> Any:
+    """Check an environment and return its jitted functions: reset by seed, step by time."""
     check(env)
 
     @jax.jit
@@ -69,24 +81,56 @@ def _compiled(env: Env) -> Any:
     return reset, step
 
 
-def as_gymnasium(env: Env) -> gym.Env:
-    """A functional environment as a gymnasium.Env, for the Python loop.
+def as_gymnasium(env: Env) -> FunctionalEnv:
+    """Convert a functional environment to a gymnasium.Env.
 
-    Reset with the seeds of a run's episodes, it gives what `collect_episodes_on_device` gives.
+    Use it for the Python loop and for Gymnasium's own tools. `collect_episodes` collects the same
+    episodes from it as `collect_episodes_on_device` does from `env` (with `squash`, to rounding).
+
+    Args:
+      env: a functional environment.
+
+    Returns:
+      A gymnasium.Env that truncates after `env.max_episode_steps`.
+
+    Raises:
+      ConfigError: if the functions of the environment do not fit each other; see `check`.
+
+    Example:
+      >>> import pgjax
+      >>> env = pgjax.envs.as_gymnasium(pgjax.envs.make("CartPole-v1"))
+      >>> obs, info = env.reset(seed=0)
+      >>> obs, reward, terminated, truncated, info = env.step(1)
+      >>> obs.shape, reward, terminated, truncated
+      ((4,), 1.0, False, False)
     """
     return FunctionalEnv(env)
 
 
-def from_func_env(func_env: Any, max_episode_steps: int, params: Any = None) -> Env:
-    """A Gymnasium FuncEnv (gymnasium.experimental.functional) as a functional environment.
+def from_func_env(func_env: FuncEnv, max_episode_steps: int, params: Any = None) -> Env:
+    """Convert a Gymnasium FuncEnv (gymnasium.experimental.functional) to a functional environment.
+
+    Use it for Gymnasium's `phys2d` environments, or for a FuncEnv of your own.
 
     Args:
-      func_env: its methods are called as they are, and must be traceable by JAX.
-      max_episode_steps: its time limit, which FuncEnv leaves to others.
-      params: for its methods; by default func_env.get_default_params().
+      func_env: an environment whose methods JAX can trace.
+      max_episode_steps: the time limit in steps, at least 1; a FuncEnv has none.
+      params: passed to its methods; by default func_env.get_default_params().
+
+    Returns:
+      A functional environment.
 
     Raises:
       SpaceError: for spaces other than Box and Discrete.
+      ConfigError: if the limit is out of range.
+
+    Example:
+      >>> import pgjax
+      >>> from gymnasium.envs.phys2d.cartpole import CartPoleFunctional
+      >>> env = pgjax.envs.from_func_env(CartPoleFunctional(), max_episode_steps=500)
+      >>> pgjax.envs.check(env)
+      >>> env.observation_space.shape, env.action_space.n
+      ((4,), 2)
     """
     params = func_env.get_default_params() if params is None else params
 
@@ -111,15 +155,28 @@ def from_func_env(func_env: Any, max_episode_steps: int, params: Any = None) -> 
 
 
 def from_brax(env: Any, max_episode_steps: int = 1000) -> Env:
-    """A Brax environment as a functional environment; `pip install "pgjax[brax]"` has them.
+    """Convert a Brax environment to a functional environment.
+
+    Use it for rigid-body physics on an accelerator; `pip install "pgjax[brax]"` installs Brax.
 
     Args:
-      env: a brax.envs.Env without wrappers, or the name of one, such as "ant".
-      max_episode_steps: its time limit, which Brax leaves to a wrapper of its own.
+      env: a brax.envs.Env without wrappers, or a name such as "ant".
+      max_episode_steps: the time limit in steps, at least 1; an unwrapped Brax environment has
+        none.
+
+    Returns:
+      A functional environment with actions from -1 to 1.
 
     Raises:
-      ConfigError: for a name that Brax does not know, or without Brax.
-      SpaceError: for observations that are not one array.
+      ConfigError: if Brax is not installed or has no environment of this name, or if the limit is
+        out of range.
+      SpaceError: if observations are not a single array.
+
+    Example:
+      >>> import pgjax
+      >>> env = pgjax.envs.from_brax("ant")  # doctest: +SKIP
+      >>> env.action_space.shape  # doctest: +SKIP
+      (8,)
     """
     if isinstance(env, str):
         try:
@@ -131,7 +188,7 @@ def from_brax(env: Any, max_episode_steps: int = 1000) -> Env:
         except KeyError:
             raise ConfigError(f"Brax has no environment {env!r}") from None
     if not isinstance(env.observation_size, int):
-        raise SpaceError(f"observations must be one array, and are {env.observation_size}")
+        raise SpaceError(f"observations must be one array, got sizes {env.observation_size}")
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         state = jax.tree.map(jnp.asarray, env.reset(key))
@@ -139,8 +196,7 @@ def from_brax(env: Any, max_episode_steps: int = 1000) -> Env:
 
     def step(key: jax.Array, state: State, action: jax.Array) -> Step:
         after = _like(state, env.step(state, action))
-        no = jnp.zeros((), bool)
-        return after, after.obs, after.reward, after.done > 0, no
+        return after, after.obs, after.reward, after.done > 0, jnp.zeros((), bool)
 
     observations = Box(-np.inf, np.inf, (env.observation_size,))
     actions = Box(-1.0, 1.0, (env.action_size,))
@@ -148,16 +204,27 @@ def from_brax(env: Any, max_episode_steps: int = 1000) -> Env:
 
 
 def from_gymnax(env: Any, params: Any = None) -> Env:
-    """A gymnax environment as a functional environment.
+    """Convert a gymnax environment to a functional environment.
 
-    Its own time limit is lifted and becomes ours, so that truncation is told from termination.
+    Use it for gymnax's own tasks, such as bsuite and MinAtar. gymnax does not distinguish its time
+    limit from termination; the adapter replaces that limit by `time_limit`, which truncates.
 
     Args:
       env: a gymnax environment.
       params: its parameters; by default env.default_params.
 
+    Returns:
+      A functional environment.
+
     Raises:
-      SpaceError: for spaces other than its Box and Discrete.
+      SpaceError: for spaces other than gymnax's Box and Discrete.
+
+    Example:
+      >>> import gymnax  # doctest: +SKIP
+      >>> import pgjax
+      >>> env = pgjax.envs.from_gymnax(*gymnax.make("Catch-bsuite"))  # doctest: +SKIP
+      >>> env.action_space.n  # doctest: +SKIP
+      3
     """
     params = env.default_params if params is None else params
     limit = int(params.max_steps_in_episode)
@@ -174,39 +241,62 @@ def from_gymnax(env: Any, params: Any = None) -> Env:
     observations, actions = map(
         _from_gymnax, (env.observation_space(params), env.action_space(params))
     )
-    if isinstance(observations, Box):  # some say another dtype than they give
-        given = jax.eval_shape(lambda: reset(jax.random.key(0))[1])
-        observations = dataclasses.replace(observations, dtype=given.dtype)
+    if isinstance(observations, Box):  # some declare another dtype than they return
+        obs = jax.eval_shape(lambda: reset(jax.random.key(0))[1])
+        observations = dataclasses.replace(observations, dtype=obs.dtype)
     return time_limit(Env(reset, step, observations, actions), limit)
 
 
 def _like(before: State, after: State) -> State:
-    """The state after a step, in the dtypes of the one before: a counter may come as a float."""
+    """Cast the state after a step to the dtypes before it: a counter may come back as a float."""
     return jax.tree.map(lambda x, y: jnp.asarray(y, jnp.asarray(x).dtype), before, after)
 
 
 def gymnasium_space(space: Space) -> gym.Space:
+    """Convert the space of a functional environment to Gymnasium's.
+
+    Use it wherever code for Gymnasium's spaces meets a functional environment.
+
+    Args:
+      space: a Box or Discrete of pgjax.envs.
+
+    Returns:
+      gymnasium.spaces.Box or gymnasium.spaces.Discrete with the same bounds.
+
+    Example:
+      >>> import pgjax
+      >>> from pgjax.envs.adapters import gymnasium_space
+      >>> gymnasium_space(pgjax.envs.Discrete(3, start=1))
+      Discrete(3, start=1)
+      >>> gymnasium_space(pgjax.envs.Box(-1.0, 1.0, (2,)))
+      Box(-1.0, 1.0, (2,), float32)
+    """
     if isinstance(space, Discrete):
         return gym.spaces.Discrete(space.n, start=space.start)
-    low, high = (
-        np.broadcast_to(x, space.shape).astype(space.dtype) for x in (space.low, space.high)
-    )
-    return gym.spaces.Box(low, high, space.shape, space.dtype)
+    dtype = np.dtype(space.dtype)
+    low, high = (np.broadcast_to(x, space.shape).astype(dtype) for x in (space.low, space.high))
+    return gym.spaces.Box(low, high, space.shape, dtype)
 
 
 def _from_gymnasium(space: gym.Space) -> Space:
+    """Convert one of Gymnasium's spaces."""
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.Box):
         return Box(space.low, space.high, space.shape, space.dtype)
-    raise SpaceError(f"space {type(space).__name__} is not supported: Box and Discrete are")
+    raise _unsupported(space)
 
 
 def _from_gymnax(space: Any) -> Space:
+    """Convert one of gymnax's spaces, known by name so that gymnax need not be installed."""
     kind = type(space).__name__
     if kind == "Discrete":
         return Discrete(int(space.n))
     if kind == "Box":
         low, high = np.asarray(space.low), np.asarray(space.high)
         return Box(low, high, tuple(space.shape), space.dtype)
-    raise SpaceError(f"space {kind} is not supported: Box and Discrete are")
+    raise _unsupported(space)
+
+
+def _unsupported(space: Any) -> SpaceError:
+    return SpaceError(f"space {type(space).__name__} is not supported: use Box or Discrete")

@@ -1,167 +1,178 @@
-"""A functional environment: two pure functions, what they take and give, and combinators.
+"""Functional environments: two pure functions and their spaces.
 
   reset(key) -> (state, obs)
   step(key, state, action) -> (state, obs, reward, terminated, truncated)
 
-`state` is any pytree, and the same in shapes and dtypes from both. A combinator takes an
-environment and gives one. Nothing resets by itself: who steps an environment beyond its end gets
-what its functions give.
+`state` is any pytree; reset and step return it with the same structure, shapes and dtypes.
+Environments do not reset themselves: a step after the end of an episode returns whatever `step`
+computes.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
-from pgjax.errors import ConfigError, SpaceError
+from pgjax.errors import ConfigError
 
 State = Any
+"""The state of an environment: any pytree of arrays."""
+
 Step = tuple[State, jax.Array, jax.Array, jax.Array, jax.Array]
+"""The result of a step: (state, obs, reward, terminated, truncated)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The integers start, ..., start + n - 1."""
+    """A space of the n integers start, ..., start + n - 1.
+
+    Use it for a finite choice: the actions of CartPole, or the cell of a grid world.
+
+    Example:
+      >>> import pgjax
+      >>> pgjax.envs.Discrete(3, start=1).shape
+      ()
+    """
 
     n: int
+    """The number of values, at least 1."""
+
     start: int = 0
+    """The smallest value."""
+
     shape: tuple[int, ...] = ()
-    dtype: Any = np.int32
+    """Always (): a value is a scalar."""
+
+    dtype: DTypeLike = np.int32
+    """An integer dtype."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashable, whatever the bounds are
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: bounds may be arrays
 class Box:
-    """Arrays of a shape, each number between two bounds, which may be infinite."""
+    """A space of arrays with a fixed shape and bounds, which may be infinite.
 
-    low: Any  # a number, or an array [*shape]
-    high: Any
+    Use it for anything continuous, and for images.
+
+    Example:
+      >>> import numpy as np
+      >>> import pgjax
+      >>> space = pgjax.envs.Box(low=np.array([-1.0, 0.0]), high=np.inf, shape=(2,))
+      >>> space.shape
+      (2,)
+    """
+
+    low: ArrayLike
+    """The lower bounds: a number, or an array [*shape]."""
+
+    high: ArrayLike
+    """The upper bounds: a number, or an array [*shape]."""
+
     shape: tuple[int, ...]
-    dtype: Any = np.float32
+    """The shape of a value."""
+
+    dtype: DTypeLike = np.float32
+    """A floating or integer dtype."""
 
 
 Space = Discrete | Box
+"""The spaces of functional environments."""
 
 
 class Env(NamedTuple):
-    """Two pure functions and their spaces."""
+    """A functional environment: two pure functions and their spaces.
+
+    Write your own to train on it in one compiled program, and test it with `check`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> def reset(key):
+      ...     return jnp.int32(0), jnp.zeros(1, jnp.float32)
+      >>> def step(key, state, action):  # three steps; the reward is the action
+      ...     state = state + 1
+      ...     obs = jnp.full(1, state, jnp.float32)
+      ...     return state, obs, jnp.float32(action), state == 3, jnp.zeros((), bool)
+      >>> space = pgjax.envs.Box(0.0, 3.0, (1,))
+      >>> env = pgjax.envs.Env(reset, step, space, pgjax.envs.Discrete(2))
+      >>> pgjax.envs.check(env)
+      >>> key = jax.random.key(0)
+      >>> state, obs = env.reset(key)
+      >>> state, obs, reward, terminated, truncated = env.step(key, state, jnp.int32(1))
+      >>> obs.tolist(), float(reward), bool(terminated), bool(truncated)
+      ([1.0], 1.0, False, False)
+    """
 
     reset: Callable[[jax.Array], tuple[State, jax.Array]]
-    step: Callable[[jax.Array, State, jax.Array], Step]  # (key, state, action)
+    """(key) -> (state, obs): start an episode.
+
+    `obs` has the shape and dtype of `observation_space`.
+    """
+
+    step: Callable[[jax.Array, State, jax.Array], Step]
+    """(key, state, action) -> (state, obs, reward, terminated, truncated): take one step.
+
+    `key` is new in every step; `action` has the shape and dtype of `action_space`. `reward` [] is a
+    number; `terminated` [] bool says that the task has ended, `truncated` [] bool that the episode
+    is cut off, for example by a time limit.
+    """
+
     observation_space: Space
+    """The space of `obs`."""
+
     action_space: Space
-    max_episode_steps: int | None = None  # its time limit; see time_limit
+    """The space of `action`."""
+
+    max_episode_steps: int | None = None
+    """The time limit in steps, or None. `time_limit` sets it; every engine truncates here."""
 
 
-def time_limit(env: Env, max_episode_steps: int) -> Env:
-    """Truncate episodes after so many steps."""
-    if not 1 <= max_episode_steps < 2**31:
-        raise ConfigError(
-            f"max_episode_steps must be at least 1 and below 2**31, got {max_episode_steps}"
-        )
+def environment_keys(seed: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Return the keys of an episode's environment, derived from its seed.
 
-    def reset(key: jax.Array) -> tuple[State, jax.Array]:
-        state, obs = env.reset(key)
-        return (state, jnp.zeros((), jnp.int32)), obs
+    Use it to replay an episode: step t takes `jax.random.fold_in(step_key, t)`.
 
-    def step(key: jax.Array, state: State, action: jax.Array) -> Step:
-        inner, elapsed = state
-        inner, obs, reward, terminated, truncated = env.step(key, inner, action)
-        elapsed = elapsed + 1
-        truncated = truncated | (elapsed >= max_episode_steps)
-        return (inner, elapsed), obs, reward, terminated, truncated
+    Args:
+      seed: the reset seed of the episode, [] uint32.
 
-    steps = min(max_episode_steps, env.max_episode_steps or max_episode_steps)
-    return env._replace(reset=reset, step=step, max_episode_steps=steps)
+    Returns:
+      (reset_key, step_key), typed keys [].
 
-
-def map_observations(env: Env, fn: Callable[[jax.Array], jax.Array], space: Space) -> Env:
-    """Observations as `fn` gives them, which are of `space`."""
-
-    def reset(key: jax.Array) -> tuple[State, jax.Array]:
-        state, obs = env.reset(key)
-        return state, fn(obs)
-
-    def step(key: jax.Array, state: State, action: jax.Array) -> Step:
-        state, obs, reward, terminated, truncated = env.step(key, state, action)
-        return state, fn(obs), reward, terminated, truncated
-
-    return env._replace(reset=reset, step=step, observation_space=space)
-
-
-def scale_observations(env: Env, scale: Any, offset: Any = 0.0) -> Env:
-    """Observations of a Box as scale * (obs - offset), each a number or an array of its shape.
-
-    Raises:
-      SpaceError: if the observations are not a Box.
+    Example:
+      >>> from pgjax.envs.base import environment_keys
+      >>> reset_key, step_key = environment_keys(7)
+      >>> reset_key.shape, step_key.shape
+      ((), ())
     """
-    space = env.observation_space
-    if not isinstance(space, Box):
-        raise SpaceError(f"only the observations of a Box can be scaled, not of {space}")
-    ends = [scale * (np.asarray(x, float) - offset) for x in (space.low, space.high)]
-    dtype = np.float32 if np.issubdtype(space.dtype, np.integer) else space.dtype
-    scaled = Box(np.minimum(*ends), np.maximum(*ends), space.shape, dtype)
-    return map_observations(env, lambda obs: scale * (obs.astype(dtype) - offset), scaled)
-
-
-def flatten_observations(env: Env) -> Env:
-    """Observations as rows [d]: a Box flattened, Discrete one-hot."""
-    space = env.observation_space
-    if isinstance(space, Discrete):
-        return map_observations(
-            env,
-            lambda obs: jax.nn.one_hot(obs - space.start, space.n, dtype=jnp.float32),
-            Box(0.0, 1.0, (space.n,)),
-        )
-    size = (math.prod(space.shape),)
-    low, high = (np.broadcast_to(x, space.shape).reshape(size) for x in (space.low, space.high))
-    return map_observations(env, jnp.ravel, Box(low, high, size, space.dtype))
-
-
-def bound_actions(env: Env, squash: bool = False) -> Env:
-    """Take the raw actions of a policy: Discrete ones from 0, and any numbers [d] for a Box.
-
-    They are clipped to the bounds of the Box, or with `squash` their tanh is scaled to them.
-
-    Raises:
-      SpaceError: to squash without finite bounds.
-    """
-    space = env.action_space
-    if isinstance(space, Discrete):
-        takes: Space = Discrete(space.n)
-    else:
-        takes = Box(-np.inf, np.inf, (math.prod(space.shape),))
-        finite = all(np.isfinite(x).all() for x in (space.low, space.high))
-        if squash and not finite:
-            raise SpaceError(f"tanh needs finite bounds, and the action space is {space}")
-
-    def sent(raw: jax.Array) -> jax.Array:
-        if isinstance(space, Discrete):
-            return raw + space.start
-        raw, low, high = raw.reshape(space.shape), space.low, space.high
-        if squash:
-            raw = low + (high - low) * ((jnp.tanh(raw) + 1) / 2)
-        if jnp.issubdtype(space.dtype, jnp.integer):
-            raw = jnp.rint(raw)
-        return jnp.clip(raw, low, high).astype(space.dtype)
-
-    def step(key: jax.Array, state: State, action: jax.Array) -> Step:
-        return env.step(key, state, sent(action))
-
-    return env._replace(step=step, action_space=takes)
-
-
-def environment_keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(for reset, for steps: fold in the time) of an episode's environment, from its seed."""
     reset_key, step_key = jax.random.split(jax.random.key(seed))
     return reset_key, step_key
 
 
 def check(env: Env) -> None:
-    """Raise ConfigError unless reset and step fit each other; nothing is run."""
+    """Check that the functions of an environment fit each other and its spaces.
+
+    Use it once on an environment of your own. Functions are traced for shapes and dtypes, not run.
+
+    Args:
+      env: a functional environment.
+
+    Raises:
+      ConfigError: if shapes, dtypes or the number of results differ from what `Env` says.
+
+    Example:
+      >>> import pgjax
+      >>> env = pgjax.envs.make("CartPole-v1")
+      >>> pgjax.envs.check(env)
+      >>> wrong = env._replace(observation_space=pgjax.envs.Box(-1.0, 1.0, (3,)))
+      >>> try:
+      ...     pgjax.envs.check(wrong)
+      ... except pgjax.ConfigError as error:
+      ...     print(error)
+      the observation is float32[4], but observation_space says float32[3]
+    """
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, Box | Discrete):
             raise ConfigError(f"spaces must be pgjax.envs.Box or Discrete, got {space!r}")
@@ -178,22 +189,26 @@ def check(env: Env) -> None:
         if _shapes(before) != _shapes(after):
             before, after = (jax.tree.map(_describe, x) for x in (before, after))
             raise ConfigError(
-                f"the {name} must keep its shapes and dtypes: reset gives {before}, step {after}"
+                f"the {name} must keep its shapes and dtypes, but reset returns {before} and "
+                f"step returns {after}"
             )
     dtype = jax.dtypes.canonicalize_dtype(env.observation_space.dtype)
     needed = jax.ShapeDtypeStruct(env.observation_space.shape, dtype)
     if _shapes(obs) != _shapes(needed):
         obs = jax.tree.map(_describe, obs)
-        raise ConfigError(f"the observation is {obs}, but its space says {_describe(needed)}")
+        raise ConfigError(
+            f"the observation is {obs}, but observation_space says {_describe(needed)}"
+        )
     for name, leaf in zip(("reward", "terminated", "truncated"), result[2:], strict=True):
         is_scalar = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.shape == ()
         if not is_scalar or (name != "reward" and leaf.dtype != bool):
             wanted = "a scalar" if name == "reward" else "a scalar bool"
             leaf = jax.tree.map(_describe, leaf)
-            raise ConfigError(f"step's {name} must be {wanted}, not {leaf}")
+            raise ConfigError(f"step's {name} must be {wanted}, got {leaf}")
 
 
 def _shapes(tree: Any) -> Any:
+    """The structure of a tree, and the shape and dtype of each leaf."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 

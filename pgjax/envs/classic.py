@@ -1,6 +1,7 @@
-"""Gymnasium's classic control tasks as pure functions, verified against it step by step.
+"""Gymnasium's classic control tasks as pure functions, verified against Gymnasium step by step.
 
-All compute in JAX's default floating dtype: float32, or float64 with jax_enable_x64.
+`make` builds them by name, with their time limits. All compute in JAX's default floating dtype:
+float32, or float64 with jax_enable_x64; observations are float32 either way.
 """
 
 import functools
@@ -11,28 +12,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.envs.base import Box, Discrete, Env, State, Step, time_limit
+from pgjax.envs.base import Box, Discrete, Env, State, Step
+from pgjax.envs.wrappers import time_limit
 from pgjax.errors import ConfigError
 
 
 def _never() -> jax.Array:
-    """False, for an end that does not come from the task itself."""
+    """Return False, for an end that the task itself never causes."""
     return jnp.zeros((), bool)
 
 
 def _uniform(key: jax.Array, low: float, high: float, n: int) -> jax.Array:
+    """Draw n numbers [n] between two bounds."""
     return jax.random.uniform(key, (n,), float, low, high)
 
 
 def _wrap(angle: jax.Array) -> jax.Array:
-    """To [-pi, pi)."""
+    """Wrap an angle to [-pi, pi)."""
     return angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi))
 
 
 def cartpole() -> Env:
-    """CartPole-v1 without its time limit.
+    """CartPole-v1 without its time limit: balance a pole on a cart, reward 1 per step.
+
+    Use `make("CartPole-v1")` for the task with its limit. The observation is (position, velocity,
+    angle, angular velocity); action 1 pushes right, 0 left.
 
     Source: Barto, Sutton & Anderson 1983, as in Gymnasium's cartpole.py.
+
+    Example:
+      >>> import jax
+      >>> from pgjax.envs import classic
+      >>> env = classic.cartpole()
+      >>> state, obs = env.reset(jax.random.key(0))
+      >>> obs.shape, env.action_space.n
+      ((4,), 2)
     """
     gravity, pole_mass, total_mass, length, force, tau = 9.8, 0.1, 1.1, 0.5, 10.0, 0.02
     pole_moment = pole_mass * length
@@ -62,7 +76,22 @@ def cartpole() -> Env:
 
 
 def pendulum() -> Env:
-    """Pendulum-v1 without its time limit; the angle is kept in [-pi, pi)."""
+    """Pendulum-v1 without its time limit: swing a pendulum up with a weak motor and hold it there.
+
+    Use `make("Pendulum-v1")` for the task with its limit. The state is (angle in [-pi, pi), speed),
+    angle 0 upright; the observation is (cosine, sine, speed), the action a torque from -2 to 2. It
+    never terminates.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from pgjax.envs import classic
+      >>> env = classic.pendulum()
+      >>> upright = jnp.zeros(()), jnp.zeros(())
+      >>> state, obs, *_ = jax.jit(env.step)(jax.random.key(0), upright, jnp.zeros(1))
+      >>> obs.tolist()
+      [1.0, 0.0, 0.0]
+    """
     max_speed, max_torque, dt, gravity = 8.0, 2.0, 0.05, 10.0
 
     def observe(theta: jax.Array, speed: jax.Array) -> jax.Array:
@@ -88,9 +117,23 @@ def pendulum() -> Env:
 
 
 def acrobot() -> Env:
-    """Acrobot-v1 without its time limit; one Runge-Kutta step of 0.2 s.
+    """Acrobot-v1 without its time limit: swing up a two-link pendulum by its middle joint.
+
+    Use `make("Acrobot-v1")` for the task with its limit. The observation is the cosine and sine of
+    both angles and both speeds; the actions are the torques -1, 0 and 1; the reward is -1 per step
+    until the tip is high enough. A step is one Runge-Kutta step of 0.2 s.
 
     Source: Sutton & Barto, 2nd ed., section 11.3 (the book's equations), as in Gymnasium.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from pgjax.envs import classic
+      >>> env = classic.acrobot()
+      >>> hanging = jnp.zeros(4)
+      >>> state, obs, *_ = jax.jit(env.step)(jax.random.key(0), hanging, jnp.int32(1))
+      >>> obs.tolist()
+      [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     """
     dt, gravity, max_speeds = 0.2, 9.8, (4 * math.pi, 9 * math.pi)
 
@@ -143,7 +186,14 @@ def _mountain_car(
     goal: float,
     action_space: Discrete | Box,
 ) -> Env:
-    """A car in a valley; `push` is an action's acceleration, `reward` of (action, at the goal)."""
+    """A car in a valley.
+
+    Args:
+      push: maps an action to an acceleration.
+      reward: maps (action, whether the goal is reached) to the reward.
+      goal: the position of the goal.
+      action_space: the space of actions.
+    """
     left, right, max_speed, gravity = -1.2, 0.6, 0.07, 0.0025
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
@@ -167,9 +217,23 @@ def _mountain_car(
 
 
 def mountain_car() -> Env:
-    """MountainCar-v0 without its time limit.
+    """MountainCar-v0 without its time limit: drive an underpowered car out of a valley.
+
+    Use `make("MountainCar-v0")` for the task with its limit. The observation is (position, speed);
+    the actions push left (0), not at all (1) and right (2); the reward is -1 per step.
 
     Source: Moore 1990, as in Gymnasium's mountain_car.py.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from pgjax.envs import classic
+      >>> env = classic.mountain_car()
+      >>> near_goal = jnp.float32(0.49), jnp.float32(0.05)
+      >>> result = jax.jit(env.step)(jax.random.key(0), near_goal, jnp.int32(2))
+      >>> state, obs, reward, terminated, truncated = result
+      >>> float(reward), bool(terminated)
+      (-1.0, True)
     """
     return _mountain_car(
         lambda action: (action - 1) * 0.001,
@@ -180,7 +244,24 @@ def mountain_car() -> Env:
 
 
 def mountain_car_continuous() -> Env:
-    """MountainCarContinuous-v0 without its time limit."""
+    """MountainCarContinuous-v0 without its time limit: MountainCar with a throttle from -1 to 1.
+
+    Use `make("MountainCarContinuous-v0")` for the task with its limit. The reward is 100 at the
+    goal, less 0.1 times the squared action in every step.
+
+    Source: Moore 1990, as in Gymnasium's continuous_mountain_car.py.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from pgjax.envs import classic
+      >>> env = classic.mountain_car_continuous()
+      >>> near_goal = jnp.float32(0.44), jnp.float32(0.05)
+      >>> result = jax.jit(env.step)(jax.random.key(0), near_goal, jnp.zeros(1))
+      >>> state, obs, reward, terminated, truncated = result
+      >>> float(reward), bool(terminated)
+      (100.0, True)
+    """
     return _mountain_car(
         lambda action: jnp.clip(action[0], -1.0, 1.0) * 0.0015,
         lambda action, arrived: jnp.where(arrived, 100.0, 0.0) - 0.1 * action[0] ** 2,
@@ -189,7 +270,6 @@ def mountain_car_continuous() -> Env:
     )
 
 
-# Gymnasium's names: the environment and its time limit.
 CLASSIC: dict[str, tuple[Callable[[], Env], int]] = {
     "CartPole-v1": (cartpole, 500),
     "Pendulum-v1": (pendulum, 200),
@@ -197,19 +277,40 @@ CLASSIC: dict[str, tuple[Callable[[], Env], int]] = {
     "MountainCar-v0": (mountain_car, 200),
     "MountainCarContinuous-v0": (mountain_car_continuous, 999),
 }
+"""Gymnasium's name of each environment -> (its maker, its time limit in steps)."""
 
 
-@functools.cache  # one environment for one name, so that what uses it is compiled once
+@functools.cache  # the same object for the same arguments, so that its users compile once
 def make(env_id: str, max_episode_steps: int | None = None) -> Env:
-    """A functional environment by Gymnasium's name, with its time limit or another.
+    """Make a functional environment by its Gymnasium name.
+
+    Use it to train in one compiled program. Available are CartPole-v1, Pendulum-v1, Acrobot-v1,
+    MountainCar-v0 and MountainCarContinuous-v0.
+
+    Args:
+      env_id: Gymnasium's name.
+      max_episode_steps: a time limit in steps, at least 1; by default Gymnasium's.
+
+    Returns:
+      The environment, wrapped in `time_limit`; the same object for the same arguments.
 
     Raises:
-      ConfigError: if there is none.
+      ConfigError: if no functional environment has this name, or the limit is out of range.
+
+    Example:
+      >>> import jax
+      >>> import pgjax
+      >>> env = pgjax.envs.make("CartPole-v1")
+      >>> key = jax.random.key(0)
+      >>> state, obs = env.reset(key)
+      >>> state, obs, reward, terminated, truncated = jax.jit(env.step)(key, state, 1)
+      >>> obs.shape, float(reward), bool(terminated), bool(truncated)
+      ((4,), 1.0, False, False)
     """
     if env_id not in CLASSIC:
         raise ConfigError(
-            f"{env_id} has no functional form: {', '.join(CLASSIC)} have one, and any FuncEnv "
-            "by pgjax.envs.from_func_env"
+            f"no functional environment {env_id!r}, only {', '.join(CLASSIC)}: convert others "
+            "with pgjax.envs.from_func_env, from_brax or from_gymnax"
         )
     build, steps = CLASSIC[env_id]
     return time_limit(build(), steps if max_episode_steps is None else max_episode_steps)

@@ -1,22 +1,28 @@
-"""Environments of Brax and gymnax, by small ones of the same interface, and (slow) by their own."""
+"""Adapters, tested on small environments with the interfaces of Brax and gymnax.
+
+The slow tests use the environments of both, where they are installed.
+"""
 
 import sys
 
 import chex
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.envs.phys2d.cartpole import CartPoleFunctional, CartPoleParams
 
 import pgjax
 from pgjax import envs
+from pgjax.envs.adapters import gymnasium_space
 
 KEY = jax.random.key(0)
 
 
 @chex.dataclass(frozen=True)
 class State:
-    """As Brax's, of what the adapter reads, or gymnax's."""
+    """The fields that the adapters read from a state of Brax or gymnax."""
 
     obs: jax.Array
     reward: jax.Array
@@ -25,7 +31,7 @@ class State:
 
 
 class BraxLike:
-    """Walks by its action, from zero; done, as a float, from a distance of 2 on."""
+    """The action moves a point from 0; `done` is a float, 1.0 from a distance of 2."""
 
     observation_size, action_size = 1, 1
 
@@ -35,8 +41,8 @@ class BraxLike:
     def step(self, state, action):
         obs = state.obs + action
         done = (jnp.abs(obs[0]) >= 2).astype(jnp.float32)
-        # a counter that comes as another type
-        return State(obs=obs, reward=obs[0], done=done, time=jnp.float32(state.time + 1))
+        time = jnp.float32(state.time + 1)  # reset returns an int
+        return State(obs=obs, reward=obs[0], done=done, time=time)
 
 
 @chex.dataclass(frozen=True)
@@ -49,11 +55,11 @@ class Discrete:
 
 
 class Box:
-    low, high, shape, dtype = -1.0, 1.0, (1,), jnp.int32  # and yet it gives float32
+    low, high, shape, dtype = -1.0, 1.0, (1,), jnp.int32  # but GymnaxLike returns float32
 
 
 class GymnaxLike:
-    """Counts, and is done, in one word, at its limit or by action 1."""
+    """Counts steps; `done` both at its time limit and after action 1."""
 
     default_params = Params()
 
@@ -81,7 +87,7 @@ def rewards_and_ends(env, actions):
         yield [float(row[0]), bool(row[1]), bool(row[2])]
 
 
-def test_brax_ends_by_done_and_by_our_limit():
+def test_brax_terminates_by_done_and_truncates_at_the_limit():
     env = envs.from_brax(BraxLike(), max_episode_steps=3)
     assert (env.observation_space.shape, env.action_space.low) == ((1,), -1.0)
     one = jnp.ones(1)
@@ -91,7 +97,7 @@ def test_brax_ends_by_done_and_by_our_limit():
     assert list(rewards_and_ends(env, [half] * 3)) == expected
 
 
-def test_gymnax_tells_truncation_from_termination():
+def test_gymnax_truncation_is_not_termination():
     env = envs.from_gymnax(GymnaxLike())
     assert (env.max_episode_steps, env.action_space.n) == (3, 2)
     assert env.observation_space.dtype == jnp.float32
@@ -100,8 +106,8 @@ def test_gymnax_tells_truncation_from_termination():
     assert list(rewards_and_ends(env, [jnp.int32(1)])) == [[1, True, False]]
 
 
-def test_what_they_cannot_give_is_told(monkeypatch):
-    monkeypatch.setitem(sys.modules, "brax", None)  # as if it were not installed
+def test_unusable_environments_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brax", None)  # as if not installed
     with pytest.raises(pgjax.ConfigError, match=r"pgjax\[brax\]"):
         envs.from_brax("ant")
     env = BraxLike()
@@ -112,6 +118,38 @@ def test_what_they_cannot_give_is_told(monkeypatch):
     dict_like.action_space = lambda params: {}
     with pytest.raises(pgjax.SpaceError, match="dict is not supported"):
         envs.from_gymnax(dict_like)
+
+
+def test_gymnasiums_functional_cartpole_is_ours():
+    """With the pole length of CartPole-v1, which gymnasium.envs.phys2d gets wrong."""
+    theirs = envs.from_func_env(CartPoleFunctional(), 500, CartPoleParams(polemass_length=0.05))
+    ours = envs.make("CartPole-v1")
+    state, obs = theirs.reset(KEY)
+    same = (tuple(obs), jnp.int32(0))
+    for t in range(20):
+        state, obs, reward, terminated, truncated = theirs.step(KEY, state, jnp.int32(t % 2))
+        same, *expected = ours.step(KEY, same, jnp.int32(t % 2))
+        np.testing.assert_allclose(obs, expected[0], rtol=1e-5, atol=1e-6)
+        assert (reward, terminated, truncated) == tuple(expected[1:])
+    blackjack = CartPoleFunctional()
+    blackjack.observation_space = gym.spaces.Tuple([gym.spaces.Discrete(32)])
+    with pytest.raises(pgjax.SpaceError, match="Tuple"):
+        envs.from_func_env(blackjack, 10)
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (envs.Discrete(3, start=-1), gym.spaces.Discrete(3, start=-1)),
+        (envs.Box(-1.0, np.inf, (2, 3)), gym.spaces.Box(-1.0, np.inf, (2, 3))),
+        (
+            envs.Box(np.array([0, -2]), 5, (2,), np.int32),
+            gym.spaces.Box(np.array([0, -2]), np.array([5, 5]), dtype=np.int32),
+        ),
+    ],
+)
+def test_spaces_convert_to_gymnasiums(space, expected):
+    assert gymnasium_space(space) == expected
 
 
 @pytest.mark.slow

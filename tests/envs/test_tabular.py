@@ -1,4 +1,4 @@
-"""Finite MDPs: what is known of them in closed form, and that their environment follows them."""
+"""Exact values against closed forms, and the environment of an MDP against its tables."""
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,12 @@ def always(mdp, *probabilities):
 
 
 def corridor_value(p):
-    """J of going right with probability p: Sutton & Barto, Example 13.1, worked out."""
+    """J of going right with probability p, derived from Sutton & Barto, Example 13.1."""
     return (2 * p - 4) / (p * (1 - p))
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 2 - ROOT2, 0.95])
-def test_the_short_corridor_is_that_of_the_book(p):
+def test_value_and_gradient_of_the_short_corridor(p):
     mdp = tabular.short_corridor()
     j = tabular.objective(mdp, always(mdp, 1 - p, p))
     np.testing.assert_allclose(j, corridor_value(p), rtol=1e-12)
@@ -38,7 +38,7 @@ def test_the_short_corridor_is_that_of_the_book(p):
     np.testing.assert_allclose(slope, by_differences, rtol=1e-6, atol=1e-6)
 
 
-def test_the_best_of_the_short_corridor():
+def test_best_policy_of_the_short_corridor():
     mdp = tabular.short_corridor()
     best = 2 - ROOT2
     np.testing.assert_allclose(
@@ -50,19 +50,19 @@ def test_the_best_of_the_short_corridor():
 
 
 def test_values_and_visits_of_the_chain_by_hand():
-    """Always going on: each state takes 1 / 0.8 steps, and one more reward 1 comes at the end."""
+    """Advancing takes 1 / 0.8 steps per state, and the last step pays 1."""
     mdp, gamma = tabular.two_state_chain(slip=0.2), 0.5
-    on = always(mdp, 0.0, 1.0)
-    np.testing.assert_allclose(tabular.visits(mdp, on), [1.25, 1.25, 0.0])
+    advance = always(mdp, 0.0, 1.0)
+    np.testing.assert_allclose(tabular.visits(mdp, advance), [1.25, 1.25, 0.0])
     # v1 = 0.8 + 0.2 gamma v1; v0 = gamma (0.8 v1 + 0.2 v0)
     v1 = 0.8 / 0.9
-    np.testing.assert_allclose(tabular.state_values(mdp, on, gamma), [0.4 * v1 / 0.9, v1, 0.0])
+    np.testing.assert_allclose(tabular.state_values(mdp, advance, gamma), [0.4 * v1 / 0.9, v1, 0.0])
     np.testing.assert_allclose(
-        tabular.occupancies(mdp, on, 3), [[1, 0, 0], [0.2, 0.8, 0], [0.04, 0.32, 0]]
+        tabular.occupancies(mdp, advance, 3), [[1, 0, 0], [0.2, 0.8, 0], [0.04, 0.32, 0]]
     )
-    # of two steps: only the second can pay, if both succeed
-    np.testing.assert_allclose(tabular.truncated_objective(mdp, on, gamma, 2), gamma * 0.64)
-    # always staying: 0.3 at each of three steps, and for ever
+    # In two steps, only the second can pay, and only if both succeed.
+    np.testing.assert_allclose(tabular.truncated_objective(mdp, advance, gamma, 2), gamma * 0.64)
+    # Staying pays 0.3 in each step.
     stay = always(mdp, 1.0, 0.0)
     np.testing.assert_allclose(tabular.truncated_objective(mdp, stay, gamma, 3), 0.3 * 1.75)
     np.testing.assert_allclose(tabular.objective(mdp, stay, gamma), 0.6)
@@ -77,13 +77,13 @@ def test_values_and_visits_of_the_chain_by_hand():
         (tabular.short_corridor(), 5),
     ],
 )
-def test_all_trajectories_are_there_once(mdp, horizon):
-    rollout, theirs = tabular.trajectories(mdp, horizon)
+def test_trajectories_are_complete_and_distinct(mdp, horizon):
+    rollout, by_environment = tabular.trajectories(mdp, horizon)
     pi = jax.random.dirichlet(jax.random.key(0), jnp.ones(2), (len(mdp.initial),))
     one_hot = mdp._replace(obs=np.eye(len(mdp.initial)))
     state = tabular.trajectories(one_hot, horizon).rollout.obs.argmax(-1)
     chosen = np.where(rollout.weight > 0, np.asarray(pi)[state, rollout.action], 1.0)
-    probability = theirs * chosen.prod(0)
+    probability = by_environment * chosen.prod(0)
     np.testing.assert_allclose(probability.sum(), 1.0, rtol=1e-12)
     discount = 0.9 ** np.arange(horizon)[:, None]
     expected = (probability * (discount * rollout.reward).sum(0)).sum()
@@ -99,13 +99,7 @@ def test_all_trajectories_are_there_once(mdp, horizon):
     np.testing.assert_array_equal(after, np.broadcast_to(last[:1], after.shape))
 
 
-def test_layers_always_end():
-    rollout, _ = tabular.trajectories(tabular.layered_mdp(4, (2, 2), 3), 2)
-    assert not rollout.truncated.any()
-    assert set(rollout.weight.sum(0)) == {1.0, 2.0}
-
-
-def test_the_environment_follows_the_tables():
+def test_environment_follows_the_tables():
     mdp = tabular.random_mdp(5)
     with jax.enable_x64(False):
         env = tabular.as_env(mdp)
@@ -123,7 +117,7 @@ def test_the_environment_follows_the_tables():
 
 
 @pytest.mark.slow
-def test_on_the_device_it_is_worth_what_the_linear_system_says():
+def test_sampled_returns_agree_with_the_linear_system():
     mdp = tabular.two_state_chain()
     with jax.enable_x64(False):
         env = tabular.as_env(mdp, max_episode_steps=32)
@@ -138,25 +132,6 @@ def test_on_the_device_it_is_worth_what_the_linear_system_says():
     assert abs(returns.mean() - expected) < 5 * returns.std() / 64
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"transition": np.ones((2, 2))}, "shape"),
-        ({"transition": np.full((2, 1, 2), 0.6)}, "sum to 1"),
-        ({"transition": np.array([[[1.5, -0.5]], [[0.5, 0.5]]])}, "sum to 1"),
-        ({"initial": [0.5, 0.6]}, "sum to 1"),
-        ({"initial": [1.0]}, "initial must have shape"),
-        ({"terminal": [True, False]}, "begin in a terminal"),
-        ({"obs": np.ones((3, 1))}, "obs must have shape"),
-        ({"reward": np.ones((3, 1, 1))}, "reward"),
-    ],
-)
-def test_wrong_tables_are_told(change, words):
-    tables = {"transition": np.full((2, 1, 2), 0.5), "reward": 0.0} | change
-    with pytest.raises(pgjax.ConfigError, match=words):
-        tabular.make_mdp(**tables)
-
-
-def test_too_many_trajectories_are_told():
+def test_too_many_trajectories_are_refused():
     with pytest.raises(pgjax.ConfigError, match="shorten the horizon"):
         tabular.trajectories(tabular.random_mdp(0), 30)
