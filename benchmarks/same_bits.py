@@ -4,8 +4,8 @@
     python benchmarks/same_bits.py --updates 40 CartPole-v1
 
 NPROC sets how many threads XLA uses on CPU. Exits with 1 if any two digests differ. (That padding
-to 512 and 2,048 steps changes no bit is tests/test_algorithms.py's test_padding_changes_no_bit,
-and in whole runs the padding differs from update to update anyway.)
+to 512 and 2,048 steps changes no bit is tested in tests/algorithms/test_batches.py, and in whole
+runs the padding differs from update to update anyway.)
 """
 
 import argparse

@@ -64,7 +64,7 @@ def make_agent(
         value_coef=config.value_coef,
         mean_over=config.mean_over,
         chunk_size=config.chunk_size,
-        scale_rewards=config.gamma if config.scale_rewards else None,
+        normalize_rewards=config.gamma if config.scale_rewards else None,
         sharding=Sharding(config.num_shards if config.on_device else 1, axis_name),
     )
 

@@ -147,7 +147,7 @@ def padded_to(rollout, length):
 def test_padding_changes_no_bit(estimator, critic, lengths, rng):
     """Fewer rows than a chunk and more, whole turns of a loop and not, in a second update."""
     algorithm = pgjax.reinforce(
-        POLICY, optax.adam(0.01), critic=critic, estimator=estimator, scale_rewards=0.9
+        POLICY, optax.adam(0.01), critic=critic, estimator=estimator, normalize_rewards=0.9
     )
     rollout = make_rollout(rng, lengths, obs_dim=3)
     state, _ = algorithm.update(algorithm.init(jax.random.key(0), OBS), rollout)
@@ -160,7 +160,7 @@ def test_padding_changes_no_bit(estimator, critic, lengths, rng):
 def test_rewards_are_divided_by_the_size_of_returns_before(rng):
     """In the first update by nothing; in the second by the first's root mean square."""
     options = dict(critic=pgjax.ValueNetwork((8,)), estimator=advantages.gae(0.9, 0.9))
-    scaled = pgjax.reinforce(POLICY.module, optax.sgd(0.1), scale_rewards=0.5, **options)
+    scaled = pgjax.reinforce(POLICY.module, optax.sgd(0.1), normalize_rewards=0.5, **options)
     plain = pgjax.reinforce(POLICY.module, optax.sgd(0.1), **options)
     state = scaled.init(jax.random.key(0), OBS)
     first, second = (make_rollout(rng, [2, 1], obs_dim=3) for _ in range(2))
@@ -191,8 +191,8 @@ def test_returns_of_zero_have_no_size():
 
 @pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
 def test_a_discount_out_of_range_is_refused(scale):
-    with pytest.raises(pgjax.ConfigError, match="scale_rewards"):
-        make(scale_rewards=scale)
+    with pytest.raises(pgjax.ConfigError, match="normalize_rewards"):
+        make(normalize_rewards=scale)
 
 
 def test_an_entropy_schedule_is_of_the_updates_made(rng):
