@@ -4,7 +4,7 @@
     python benchmarks/same_bits.py --updates 40 CartPole-v1
 
 Each combination trains in a separate process. NPROC sets how many threads XLA uses on CPU. Exits
-with 1 if any two digests differ. tests/algorithms/test_reinforce.py checks that padding to 512 and
+with 1 if any two digests differ. tests/algorithms/test_batches.py checks that padding to 512 and
 2,048 steps changes no bit; in complete runs the padding varies from update to update anyway.
 """
 

@@ -1,12 +1,14 @@
-"""Estimators: functions (rollout, value, next_value) -> advantage [T, B], zero where padded.
+"""Advantage estimators: functions (rollout, value, next_value) -> advantage [T, B].
 
 `value` and `next_value` are the critic's V(obs) and V(next_obs), [T, B], or None without a critic.
-Wrappers take an estimator and give one, so they compose: normalized(reward_to_go(gamma=0.99)).
-The innermost estimator's advantage plus the value is what the critic is fitted to; a wrapper of
-your own should therefore use functools.wraps, as these do.
+Wrappers take an estimator and return one, so they compose: `normalized(reward_to_go(gamma=0.99))`.
+
+An estimator also declares what a critic is fitted to, its `value_target`. `reward_to_go` and `gae`
+declare advantage + value, and the wrappers keep the target of the estimator that they wrap:
+rescaling the advantages never rescales what the critic learns.
 """
 
-import functools
+import dataclasses
 from typing import Protocol
 
 import jax
@@ -17,44 +19,137 @@ from pgjax.errors import ConfigError
 from pgjax.numerics.sums import sum_rows
 from pgjax.types import Rollout, segment_ends, zero_padding
 
+Values = jax.Array | None  # V of each step, [T, B]; None without a critic
+
 
 class Estimator(Protocol):
+    """Type of an advantage estimator: (rollout, value, next_value) -> advantage [T, B].
+
+    Any function with this signature can be passed to `pgjax.reinforce`. What it returns in padded
+    slots is ignored. Use an `AdvantageEstimator` if it is to be used with a critic.
+
+    Args:
+      rollout: experience, [T, B, ...]; `reinforce` passes it with zeros in padded slots.
+      value: V(obs), [T, B] float, or None without a critic.
+      next_value: V(next_obs), [T, B] float, or None without a critic.
+
+    Returns:
+      Advantages, [T, B] float.
+
+    Example:
+      >>> from pgjax import advantages
+      >>> def reward_only(rollout, value, next_value):
+      ...     return rollout.reward
+      >>> estimator = advantages.normalized(reward_only)
+    """
+
+    def __call__(self, rollout: Rollout, value: Values, next_value: Values, /) -> jax.Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AdvantageEstimator:
+    """An estimator together with the target that a critic is fitted to.
+
+    Use it to write an estimator that works with a critic. `reward_to_go`, `gae` and the wrappers
+    return one.
+
+    Example:
+      Halve the advantages, and fit the critic to the unscaled λ-returns:
+
+      >>> from pgjax.advantages import AdvantageEstimator, gae
+      >>> inner = gae(gamma=0.99, lambda_=0.95)
+      >>> def halved(rollout, value=None, next_value=None):
+      ...     return 0.5 * inner(rollout, value, next_value)
+      >>> estimator = AdvantageEstimator(halved, value_target=inner.value_target)
+    """
+
+    advantage: Estimator
     """(rollout, value, next_value) -> advantage [T, B]."""
+    value_target: Estimator | None = None
+    """(rollout, value, next_value) -> the returns [T, B] that the critic is fitted to."""
 
     def __call__(
-        self, rollout: Rollout, value: jax.Array | None, next_value: jax.Array | None, /
-    ) -> jax.Array: ...
+        self, rollout: Rollout, value: Values = None, next_value: Values = None
+    ) -> jax.Array:
+        """Return the advantages, [T, B]."""
+        return self.advantage(rollout, value, next_value)
+
+
+def value_target_of(estimator: Estimator) -> Estimator | None:
+    """Return the critic's target that an estimator declares, or None.
+
+    Use it in a wrapper, to keep the target of the estimator that it wraps.
+
+    Args:
+      estimator: any estimator; a plain function, or a wrapper around one, declares no target.
+
+    Returns:
+      (rollout, value, next_value) -> target [T, B], or None.
+
+    Example:
+      >>> from pgjax.advantages import AdvantageEstimator, gae, value_target_of
+      >>> def doubled(estimator):
+      ...     def advantage(rollout, value=None, next_value=None):
+      ...         return 2 * estimator(rollout, value, next_value)
+      ...     return AdvantageEstimator(advantage, value_target_of(estimator))
+      >>> inner = gae()
+      >>> value_target_of(doubled(inner)) is inner.value_target
+      True
+    """
+    return getattr(estimator, "value_target", None)
+
+
+def _with_returns_as_target(advantage: Estimator) -> AdvantageEstimator:
+    """Declare advantage + value, an estimate of the return, as the critic's target."""
+
+    def value_target(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
+        estimate = advantage(rollout, value, next_value)
+        return estimate if value is None else estimate + value
+
+    return AdvantageEstimator(advantage, value_target)
 
 
 def _check_unit(**rates: float) -> None:
     for name, rate in rates.items():
         if not 0.0 <= rate <= 1.0:
-            raise ConfigError(f"{name} must lie in [0, 1], got {rate}")
+            raise ConfigError(f"{name} must be in [0, 1], got {rate}")
 
 
 def _masked(rollout: Rollout, x: jax.Array) -> jax.Array:
     return jnp.where(rollout.weight > 0, x, jnp.zeros_like(x))
 
 
-def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Estimator:
-    """The discounted sum of the rewards from each step on; less the critic's value if there is one.
+def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> AdvantageEstimator:
+    """Discounted sum of the rewards from each step on, minus the critic's value if there is one.
 
-    With a critic, what a truncation (or the end of the rollout) cut off is estimated by
-    V(next_obs). Without one an episode that was cut counts its sum so far, so that the
-    objective is the return up to there. A critic changes the expected gradient only by where it
-    bootstraps.
+    Use it without a critic, or with a critic as a baseline. An episode that is cut off, by
+    truncation or by the end of the rollout, counts its rewards so far; with a critic, V(next_obs)
+    estimates the rest. A critic changes the expected gradient only through this bootstrapping.
 
     Args:
       gamma: discount in [0, 1].
-      reward_scale: factor on the rewards, to bring a critic's values near 1.
+      reward_scale: factor on the rewards; choose it such that a critic's values are near 1.
+
+    Returns:
+      An estimator whose critic's target is the return: advantage + value.
+
+    Raises:
+      ConfigError: if gamma is out of range.
 
     Source: Williams 1992; Sutton & Barto, 2nd ed., section 13.3-13.4.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
+      >>> rollout = Rollout(obs=ones, action=ones, reward=ones, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> advantages.reward_to_go(gamma=0.5)(rollout)[:, 0].tolist()
+      [1.75, 1.5, 1.0]
     """
     _check_unit(gamma=gamma)
 
-    def estimate(
-        rollout: Rollout, value: jax.Array | None = None, next_value: jax.Array | None = None
-    ) -> jax.Array:
+    def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         rollout = zero_padding(rollout)
         cut, reward = segment_ends(rollout), reward_scale * rollout.reward
         if value is None or next_value is None:
@@ -65,34 +160,53 @@ def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Estimator
         discount = gamma * jnp.where(cut, 0.0, 1.0).astype(reward.dtype)
         return _masked(rollout, returns.discounted_returns(reward, discount) - value)
 
-    return estimate
+    return _with_returns_as_target(advantage)
 
 
-def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0) -> Estimator:
-    """Generalised advantage estimation; needs a critic.
+def gae(
+    gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
+) -> AdvantageEstimator:
+    """Generalised advantage estimation (GAE); needs a critic.
+
+    Use it to trade variance for bias: the smaller `lambda_`, the more the estimate relies on the
+    critic. That lowers the variance if the critic is good, and adds bias where the critic is wrong:
+    an exact critic adds none at any `lambda_`, and with `lambda_=1` a critic adds bias only where
+    an episode is cut off.
 
     Args:
-      gamma, lambda_: in [0, 1]; lambda_=1 has no bias from the critic, and the smaller it is, the
-        less variance with a critic that is good. One that is right gives no bias at any lambda_.
-      reward_scale: factor on the rewards, to bring the critic's values near 1.
+      gamma: discount in [0, 1].
+      lambda_: λ in [0, 1].
+      reward_scale: factor on the rewards; choose it such that the critic's values are near 1.
+
+    Returns:
+      An estimator whose critic's target is the λ-return: advantage + value. It raises a
+      ConfigError if it is called without values.
 
     Raises:
-      ConfigError: when called without values.
+      ConfigError: if gamma or lambda_ is out of range.
 
     Source: Schulman et al. 2016, eq. 16; see `pgjax.returns.gae`.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
+      >>> rollout = Rollout(obs=ones, action=ones, reward=ones, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> estimator = advantages.gae(gamma=0.5, lambda_=1.0)
+      >>> estimator(rollout, value=ones, next_value=ones)[:, 0].tolist()
+      [0.875, 0.75, 0.5]
     """
     _check_unit(gamma=gamma, lambda_=lambda_)
 
-    def estimate(
-        rollout: Rollout, value: jax.Array | None, next_value: jax.Array | None
-    ) -> jax.Array:
+    def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         if value is None or next_value is None:
             raise ConfigError(
                 "gae bootstraps from a critic and there is none: pass critic=ValueNetwork() to "
                 "reinforce (--critic), or use reward_to_go"
             )
         rollout = zero_padding(rollout)
-        advantage = returns.gae(
+        estimate = returns.gae(
             reward_scale * rollout.reward,
             _masked(rollout, value),
             _masked(rollout, next_value),
@@ -101,25 +215,40 @@ def gae(gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
             gamma,
             lambda_,
         )
-        return _masked(rollout, advantage)
+        return _masked(rollout, estimate)
 
-    return estimate
+    return _with_returns_as_target(advantage)
 
 
-def normalized(estimator: Estimator) -> Estimator:
-    """Less the mean and over the standard deviation of all real steps (ddof 1, plus 1e-9).
+def normalized(estimator: Estimator) -> AdvantageEstimator:
+    """Normalise the advantages of a batch to mean 0 and standard deviation 1.
 
-    One step, or equal advantages, give exactly zero. The gradient is biased, since an episode is
-    compared with a mean that it is part of (a bandit's without the scaling is (n - 1) / n of it).
+    Use it to make the step size independent of the scale of the rewards. The mean and the sample
+    standard deviation (ddof 1, plus 1e-9) are over all real steps; one step, or equal advantages,
+    give exactly zero. The gradient becomes biased, because each episode contributes to the mean
+    that is subtracted from it: on a bandit, subtracting the mean alone leaves (n - 1) / n of the
+    gradient with n episodes.
+
+    Args:
+      estimator: the estimator to normalise.
+
+    Returns:
+      An estimator with the same critic's target as `estimator`.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
+      >>> rollout = Rollout(obs=ones, action=ones, reward=ones, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> advantages.normalized(advantages.reward_to_go(gamma=1.0))(rollout)[:, 0].tolist()
+      [1.0, 0.0, -1.0]
     """
 
-    @functools.wraps(estimator)
-    def estimate(
-        rollout: Rollout, value: jax.Array | None = None, next_value: jax.Array | None = None
-    ) -> jax.Array:
+    def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         x = estimator(rollout, value, next_value)
-        # Centred on one of the values first: the float32 mean of equal numbers is not always
-        # equal to them, and what is left would be divided by 1e-9.
+        # Subtract one of the values before taking the mean: the float32 mean of equal numbers is
+        # not always equal to them, and the difference would be divided by 1e-9.
         first = x.ravel()[jnp.argmax(rollout.weight.ravel() > 0)]
         x = _masked(rollout, x - first)
         total, count = sum_rows((x, rollout.weight))
@@ -127,60 +256,89 @@ def normalized(estimator: Estimator) -> Estimator:
         std = jnp.sqrt(sum_rows(x**2) / jnp.maximum(count - 1, 1))
         return x / (std + 1e-9)
 
-    return estimate
+    return AdvantageEstimator(advantage, value_target_of(estimator))
 
 
-def leave_one_out(estimator: Estimator) -> Estimator:
-    """Less the mean over the *other* episodes at the same time step: a baseline without bias.
+def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
+    """Subtract the mean over the *other* episodes at the same time step: an unbiased baseline.
 
-    An episode that has ended counts 0 from then on: it has nothing left to gain. Columns are whole
-    episodes.
+    Use it to reduce the variance without a critic and without bias. It needs whole episodes as
+    columns, and at least two of them. An episode that has already ended counts as 0.
 
-    Raises:
-      ConfigError: with fewer than two episodes.
+    Args:
+      estimator: the estimator to subtract the baseline from.
+
+    Returns:
+      An estimator with the same critic's target as `estimator`. It raises a ConfigError for fewer
+      than two episodes.
 
     Source: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!, eq. 8.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((1, 3)), np.zeros((1, 3), bool)  # three episodes of one step
+      >>> reward = np.array([[1.0, 2.0, 6.0]])
+      >>> rollout = Rollout(obs=ones, action=ones, reward=reward, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> advantages.leave_one_out(advantages.reward_to_go())(rollout)[0].tolist()
+      [-3.0, -1.5, 4.5]
     """
 
-    @functools.wraps(estimator)
-    def estimate(
-        rollout: Rollout, value: jax.Array | None = None, next_value: jax.Array | None = None
-    ) -> jax.Array:
+    def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         num_episodes = rollout.weight.shape[1]
         if num_episodes < 2:
             raise ConfigError(
-                "leave_one_out compares an episode with the others of its batch and needs at least "
-                f"2, got {num_episodes}: collect more per update (--episodes-per-update)"
+                "leave_one_out compares each episode with the others of its batch and needs at "
+                f"least 2, got {num_episodes}: collect more per update (--episodes-per-update)"
             )
         x = estimator(rollout, value, next_value)
-        # A column of nothing but padding is no episode.
+        # A column with only padding is not an episode.
         count = (rollout.weight > 0).any(0).sum()
-        # One after the other: how a sum of columns is grouped depends on the length of the batch.
+        # Column by column: jnp.sum groups columns differently for batches of different lengths.
         total, _ = jax.lax.scan(
             lambda s, column: (s + column, None), jnp.zeros_like(x[:, 0]), x.T, unroll=8
         )
         others = (total[:, None] - x) / jnp.maximum(count - 1, 1)
         return _masked(rollout, x - others)
 
-    return estimate
+    return AdvantageEstimator(advantage, value_target_of(estimator))
 
 
-def time_discounted(estimator: Estimator, gamma: float = 0.99) -> Estimator:
-    """Step t of an episode weighed by gamma^t: the textbook gradient of the discounted objective.
+def time_discounted(estimator: Estimator, gamma: float = 0.99) -> AdvantageEstimator:
+    """Weight step t of an episode by γᵗ: the textbook gradient of the discounted objective.
 
-    Without it (the lesson's choice, and nearly everybody's) late steps count as much as early ones.
-    Wrap it outermost, so that normalising does not see the weights.
+    Use it where the gradient must be that of the discounted return. Without it (as in the lesson,
+    and in nearly every implementation) late steps count as much as early ones. Make it the
+    outermost wrapper, so that `normalized` does not see the weights.
 
-    Source: Sutton & Barto, 2nd ed., section 13.3, the gamma^t of the boxed algorithm.
+    Args:
+      estimator: the estimator to weight.
+      gamma: discount in [0, 1].
+
+    Returns:
+      An estimator with the same critic's target as `estimator`.
+
+    Raises:
+      ConfigError: if gamma is out of range.
+
+    Source: Sutton & Barto, 2nd ed., section 13.3, the γᵗ of the boxed algorithm.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
+      >>> rollout = Rollout(obs=ones, action=ones, reward=ones, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> estimator = advantages.time_discounted(advantages.reward_to_go(gamma=1.0), gamma=0.5)
+      >>> estimator(rollout)[:, 0].tolist()
+      [3.0, 1.0, 0.25]
     """
     _check_unit(gamma=gamma)
 
-    @functools.wraps(estimator)
-    def estimate(
-        rollout: Rollout, value: jax.Array | None = None, next_value: jax.Array | None = None
-    ) -> jax.Array:
+    def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         x = estimator(rollout, value, next_value)
-        # A new episode begins behind an end, and behind a gap.
+        # An episode starts after the end of another, and after a gap of padding.
         ended = segment_ends(zero_padding(rollout)) | ~(rollout.weight > 0)
 
         def step(w: jax.Array, end: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -188,4 +346,4 @@ def time_discounted(estimator: Estimator, gamma: float = 0.99) -> Estimator:
 
         return x * jax.lax.scan(step, jnp.ones_like(x[0]), ended)[1]
 
-    return estimate
+    return AdvantageEstimator(advantage, value_target_of(estimator))

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ BAD = [np.nan, 1e30]
 
 
 def by_hand(rollout, gamma, value=None, next_value=None):
-    """Reward-to-go of each column, as the sum it stands for."""
+    """Reward-to-go of each column, as a plain sum."""
     out = np.zeros_like(rollout.reward)
     for b in range(out.shape[1]):
         length = int(rollout.weight[:, b].sum())
@@ -55,7 +56,7 @@ def test_reward_scale_scales(rng):
 def test_gae_at_lambda_one_is_reward_to_go(rng):
     rollout = make_rollout(rng, [3, 8, 5], terminated=[True, False, False], padding=np.nan)
     value, next_value = rng.normal(size=(2, 8, 3)).astype(np.float32)
-    # V of the step after is the next_value of the step before, where there is one
+    # next_value of a step is the value of the next step
     value[1:] = next_value[:-1]
     np.testing.assert_allclose(
         advantages.gae(0.9, 1.0)(rollout, value, next_value),
@@ -70,7 +71,7 @@ def test_gae_without_a_critic_says_what_to_do(rng):
         advantages.gae()(make_rollout(rng, [2]), None, None)
 
 
-def test_normalized_is_torchs_over_real_steps(rng):
+def test_normalized_equals_torch_over_real_steps(rng):
     torch = pytest.importorskip("torch")
     rollout = make_rollout(rng, [3, 8, 5], padding=np.nan)
     plain = np.asarray(advantages.reward_to_go(0.9)(rollout))
@@ -95,7 +96,7 @@ def test_leave_one_out_by_hand(rng):
     rollout = make_rollout(rng, [2, 1, 2])
     reward = np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 5.0]], np.float32)
     result = advantages.leave_one_out(advantages.reward_to_go(1.0))(rollout._replace(reward=reward))
-    # To go: 5 2 8 and then 4 - 5; the others' means: 5, 6.5, 3.5 and 2.5, -, 2.
+    # rewards-to-go 5 2 8, then 4 - 5; means of the others 5 6.5 3.5, then 2.5 - 2
     np.testing.assert_allclose(result, [[0.0, -4.5, 4.5], [1.5, 0.0, 3.0]])
 
 
@@ -104,7 +105,7 @@ def test_leave_one_out_needs_another_episode(rng):
         advantages.leave_one_out(advantages.reward_to_go())(make_rollout(rng, [4]), None, None)
 
 
-def test_time_discounted_weighs_by_gamma_to_the_t_and_restarts_with_an_episode(rng):
+def test_time_discounted_weights_by_gamma_to_the_t_and_restarts_with_an_episode(rng):
     rollout = make_rollout(rng, [4, 3])
     rollout.terminated[1, 0] = True  # a stream: an episode of two steps, then another
 
@@ -115,8 +116,8 @@ def test_time_discounted_weighs_by_gamma_to_the_t_and_restarts_with_an_episode(r
     np.testing.assert_allclose(result, [[1, 1], [0.5, 0.5], [1, 0.25], [0.5, 0]])
 
 
-def test_streams_are_cut_at_their_ends(rng):
-    """A column with an end in the middle is two episodes, one after the other."""
+def test_streams_are_split_at_episode_ends(rng):
+    """A column with an end in the middle holds two episodes, one after the other."""
     joined = make_rollout(rng, [6])
     joined.terminated[2, 0] = True
     halves = [pgjax.Rollout(*(x[part] for x in joined)) for part in (slice(3), slice(3, 6))]
@@ -126,8 +127,8 @@ def test_streams_are_cut_at_their_ends(rng):
 
 
 @pytest.mark.parametrize("padding", [0.0, np.nan])
-def test_a_gap_of_padding_is_a_wall(rng, padding):
-    """Two stretches of a column with a gap between are estimated as two columns are."""
+def test_a_gap_of_padding_separates_episodes(rng, padding):
+    """Two parts of a column with a gap between them give the same as two columns."""
     joined = make_rollout(rng, [7], terminated=False)
     value, next_value = rng.normal(size=(2, 7, 1)).astype(np.float32)
     joined.weight[3] = 0.0
@@ -156,17 +157,50 @@ def test_leave_one_out_does_not_count_a_column_of_padding(rng):
 
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, np.nan])
-def test_rates_out_of_range(gamma):
+def test_discounts_out_of_range_are_refused(gamma):
     for make in (advantages.reward_to_go, advantages.gae):
         with pytest.raises(pgjax.ConfigError, match="gamma"):
             make(gamma)
 
 
 @pytest.mark.parametrize("padding", BAD)
-def test_zero_padding_touches_nothing_real(rng, padding):
+def test_zero_padding_changes_only_padding(rng, padding):
     rollout = make_rollout(rng, [3, 8], padding=padding)
     clean = zero_padding(rollout)
     real = rollout.weight > 0
     for before, after in zip(rollout, clean, strict=True):
         np.testing.assert_array_equal(np.asarray(before)[real], np.asarray(after)[real])
         np.testing.assert_array_equal(np.asarray(after)[~real], 0)
+
+
+INNER = [advantages.reward_to_go(0.9), advantages.gae(0.9, 0.8)]
+WRAPPERS = [advantages.normalized, advantages.leave_one_out, advantages.time_discounted]
+
+
+@pytest.mark.parametrize("estimator", INNER, ids=["reward_to_go", "gae"])
+def test_the_target_of_the_critic_is_advantage_plus_value(rng, estimator):
+    rollout = make_rollout(rng, [3, 8], terminated=[True, False])
+    value, next_value = rng.normal(size=(2, 8, 2)).astype(np.float32)
+    target = advantages.value_target_of(estimator)(rollout, value, next_value)
+    np.testing.assert_array_equal(target, estimator(rollout, value, next_value) + value)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_keep_the_target_of_the_critic(wrapper):
+    for inner in INNER:
+        assert wrapper(inner).value_target is inner.value_target
+        assert wrapper(wrapper(inner)).value_target is inner.value_target
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_plain_functions_declare_no_target(wrapper):
+    def plain(rollout, value, next_value):
+        return rollout.reward
+
+    assert advantages.value_target_of(plain) is None
+    assert wrapper(plain).value_target is None
+
+
+def test_estimators_are_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        advantages.gae().value_target = None

@@ -1,4 +1,4 @@
-"""Algorithms: policy, critic, estimator and optimiser tied into five pure functions."""
+"""Algorithms: policy, critic, estimator and optimiser combined into five pure functions."""
 
 import lazy_loader
 

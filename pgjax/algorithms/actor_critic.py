@@ -1,38 +1,169 @@
-"""Policy, critic and estimator as one objective: what every algorithm shares."""
+"""What all algorithms share: an Objective, and pure functions of it.
+
+An algorithm binds `init`, `act` and `log_prob` to its objective, adds a loss and an update of its
+own, and jits the five; see `reinforce`.
+"""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from pgjax.advantages import Estimator
+from pgjax.advantages import Estimator, value_target_of
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.numerics import running_moments
-from pgjax.numerics.sums import Sharding
-from pgjax.types import Params, Rollout
+from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier
+from pgjax.types import Params, Rollout, TrainState
 
 
 class Objective(NamedTuple):
-    """What the loss is made of."""
+    """The parts and coefficients of a loss."""
 
     policy: nn.Module
     critic: nn.Module | None
     estimator: Estimator
+    value_target: Estimator  # what the critic is fitted to; see resolve_value_target
     entropy_coef: float | optax.Schedule
     value_coef: float
-    mean_over: str
+    mean_over: Literal["episodes", "steps"]
     chunk_size: int | None
-    scale_rewards: float | None
+    normalize_rewards: float | None  # discount of the returns whose RMS divides the rewards
     sharding: Sharding
+
+
+def check_objective(objective: Objective) -> None:
+    """Raise ConfigError for a coefficient or an option that is out of range."""
+    chunk_size, discount = objective.chunk_size, objective.normalize_rewards
+    if objective.mean_over not in ("episodes", "steps"):
+        raise ConfigError(f'mean_over must be "episodes" or "steps", got {objective.mean_over!r}')
+    if chunk_size is not None and not 1 <= chunk_size <= CHUNK_SIZE:
+        raise ConfigError(f"chunk_size must be None or in 1..{CHUNK_SIZE}, got {chunk_size}")
+    if objective.sharding.num_shards < 1:
+        raise ConfigError(f"num_shards must be at least 1, got {objective.sharding.num_shards}")
+    if discount is not None and not 0.0 <= discount <= 1.0:
+        raise ConfigError(f"normalize_rewards must be None or in [0, 1], got {discount}")
+    for name in ("entropy_coef", "value_coef"):
+        coef = getattr(objective, name)
+        if not callable(coef) and not 0.0 <= coef < float("inf"):
+            raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
+
+
+def resolve_value_target(
+    critic: nn.Module | None, estimator: Estimator, value_target: Estimator | None
+) -> Estimator:
+    """Return what the critic is fitted to: `value_target`, or else what the estimator declares.
+
+    Without a critic the target is zero.
+
+    Raises:
+      ConfigError: if there is a critic, and no target for it.
+    """
+    if critic is None:
+        return lambda rollout, value, next_value: jnp.zeros_like(rollout.reward)
+    target = value_target_of(estimator) if value_target is None else value_target
+    if target is None:
+        raise ConfigError(
+            "the estimator does not declare what the critic is fitted to: pass it, for example "
+            "value_target=pgjax.advantages.gae(0.99, 0.95).value_target"
+        )
+    return target
+
+
+def init(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    obs: ArrayLike,
+) -> TrainState:
+    """Initialise policy, critic, moments and optimiser, after checking that the parts fit.
+
+    The key is split: one half initialises, the other becomes `state.key`.
+    """
+    policy, critic = objective.policy, objective.critic
+    check_key(key)
+    init_key, run_key = jax.random.split(key)
+    policy_key, critic_key = jax.random.split(init_key)
+    # One dict for both: Flax ignores collections that a module does not use, so that
+    # policy.apply(state.params, obs) works with and without a critic.
+    with as_config_error(type(policy).__name__, "a policy takes observations [..., d]"):
+        params = dict(policy.init(policy_key, obs))
+    if critic is not None:
+        with as_config_error(type(critic).__name__, "a critic takes observations [..., d]"):
+            of_critic = dict(critic.init(critic_key, obs))
+        params["critic"] = of_critic.pop("params", {})
+        if both := (params.keys() & of_critic.keys()) - {running_moments.OBS}:
+            raise ConfigError(f"policy and critic both have a collection named {sorted(both)}")
+        params |= of_critic
+    if objective.normalize_rewards is not None:
+        params[running_moments.RETURNS] = running_moments.nothing_seen(1)
+    check_parts(objective, params, obs)
+    opt_state = optimizer.init(running_moments.trained(params))
+    return TrainState(params, opt_state, run_key, jnp.zeros((), jnp.int32))
+
+
+def act(objective: Objective, params: Params, key: jax.Array, obs: ArrayLike) -> jax.Array:
+    """Sample actions; `key` is one key for all rows of obs, or a batch with one for each row."""
+    check_key(key)
+    distribution: Any = objective.policy.apply(params, obs)
+    if key.ndim == 0:
+        return distribution.sample(key)
+    return jax.vmap(lambda d, k: d.sample(k))(distribution, key)
+
+
+def log_prob(objective: Objective, params: Params, obs: ArrayLike, action: ArrayLike) -> jax.Array:
+    """Return log pi(action | obs), [...]."""
+    distribution: Any = objective.policy.apply(params, obs)
+    return distribution.log_prob(action)
+
+
+def entropy_coef_at(objective: Objective, step: ArrayLike) -> Any:
+    """Return the entropy coefficient after `step` updates; a Python float if it is constant."""
+    coef = objective.entropy_coef
+    return coef(step) if callable(coef) else float(coef)
+
+
+def apply_gradient(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    total: jax.Array,
+    n: jax.Array,
+    unravel: Callable[[jax.Array], Params],
+) -> tuple[Params, Any, jax.Array]:
+    """Make one optimiser step with the gradient `unravel(total / n)`.
+
+    Args:
+      objective: its sharding decides whether XLA may fuse the step with the code around it.
+      optimizer: an optax transformation.
+      state: the parameters, of which only the trained ones change, and the optimiser's state.
+      total: the sum of the gradients, as one vector [P].
+      n: what the sum is divided by, [].
+      unravel: from [P] to a tree like the trained parameters.
+
+    Returns:
+      (trained parameters, optimiser state, L2 norm of the gradient []).
+    """
+    trained = running_moments.trained(state.params)
+
+    def step(total: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
+        grads = unravel(total / n.astype(total.dtype))
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = optax.apply_updates(trained, updates)
+        return params, opt_state, optax.tree.norm(grads)
+
+    if objective.sharding.num_shards > 1:
+        step = fusion_barrier(step, state.step >= 0)  # always true, which XLA cannot know
+    return step(total, n)
 
 
 @contextlib.contextmanager
 def as_config_error(part: str, should: str) -> Iterator[None]:
-    """Raise what a part of a user's own raises as one ConfigError, with what it should be."""
+    """Re-raise any exception from a user's part as a ConfigError that says what it should do."""
     try:
         yield
     except PgjaxError:
@@ -42,59 +173,70 @@ def as_config_error(part: str, should: str) -> Iterator[None]:
         raise ConfigError(f"{part} fails ({reason}): {should}") from e
 
 
-def check_parts(objective: Objective, params: Params, obs: jax.Array) -> None:
-    """Raise ConfigError unless the parts of an objective fit each other; nothing is computed.
+def check_parts(objective: Objective, params: Params, obs: ArrayLike) -> None:
+    """Raise ConfigError unless the parts of an objective fit together; nothing is computed.
 
-    `obs` is one observation [d] or a batch of them [n, d], or one of more axes.
+    `obs` is one observation [d], a batch of them [n, d], or one observation of several axes.
     """
     shape = jnp.shape(obs)
     each = shape if len(shape) > 2 else shape[-1:]
     rows = jax.ShapeDtypeStruct((2, *each), jnp.result_type(obs))
-
-    def parts(rows: jax.Array, key: jax.Array) -> Any:
-        distribution: Any = objective.policy.apply(params, rows)
-        action, _ = distribution.sample(key), distribution.mode()
-        shapes = {"log_prob": distribution.log_prob(action), "entropy": distribution.entropy()}
-        value = None
-        if objective.critic is not None:
-            value = shapes["critic"] = objective.critic.apply(
-                running_moments.of_critic(params), rows
-            )
-        return action, shapes, value
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    with as_config_error(
-        type(objective.policy).__name__,
-        "a policy gives a distribution, an object with sample(key), log_prob(action), entropy() "
-        "and mode(), for two observations as for one",
-    ):
-        action, shapes, value = jax.eval_shape(parts, rows, key)
-    for name, x in shapes.items():
-        if getattr(x, "shape", None) != (2,):
-            whose = "the critic" if name == "critic" else f"the policy's {name}"
-            raise ConfigError(
-                f"{whose} gives {jax.tree.map(jnp.shape, x)} for two observations, not (2,): one "
-                "number for each row"
-            )
-    if action.shape[:1] != (2,):
-        raise ConfigError(f"the policy's sample has shape {action.shape} for two observations")
+    action = _check_networks(objective, params, rows)
     square = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     flags = jax.ShapeDtypeStruct((2, 2), bool)
     seen, done = (jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for x in (rows, action))
     rollout = Rollout._make((seen, done, square, flags, flags, seen, square))
-    value = None if value is None else square
+    value = None if objective.critic is None else square
     none = "" if value is not None else "; without a critic the values are None"
-    with as_config_error(
-        "the estimator", f"(rollout, value, next_value) -> advantage [T, B]{none}"
+    for part, fn, result in (
+        ("the estimator", objective.estimator, "advantage"),
+        ("value_target", objective.value_target, "target"),
     ):
-        advantage = jax.eval_shape(objective.estimator, rollout, value, value)
-    if getattr(advantage, "shape", None) != (2, 2):
+        with as_config_error(part, f"(rollout, value, next_value) -> {result} [T, B]{none}"):
+            given = jax.eval_shape(fn, rollout, value, value)
+        if getattr(given, "shape", None) != (2, 2):
+            raise ConfigError(
+                f"{part} gives {jax.tree.map(jnp.shape, given)} for a rollout of two steps of two "
+                "episodes, not (2, 2): it must give one number for each step"
+            )
+
+
+def _check_networks(objective: Objective, params: Params, rows: jax.ShapeDtypeStruct) -> Any:
+    """Check policy and critic on two observations; return the shape and dtype of two actions."""
+    policy, critic = objective.policy, objective.critic
+
+    def draw(rows: jax.Array, key: jax.Array) -> Any:
+        distribution: Any = policy.apply(params, rows)
+        action, _ = distribution.sample(key), distribution.mode()
+        return action, distribution.log_prob(action), distribution.entropy()
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with as_config_error(
+        type(policy).__name__,
+        "a policy returns a distribution, an object with sample(key), log_prob(action), entropy() "
+        "and mode(), for two observations as well as for one",
+    ):
+        action, log_prob, entropy = jax.eval_shape(draw, rows, key)
+    per_row = {"the policy's log_prob": log_prob, "the policy's entropy": entropy}
+    if critic is not None:
+        variables = running_moments.of_critic(params)
+        with as_config_error(type(critic).__name__, "a critic returns a value for each row"):
+            per_row["the critic"] = jax.eval_shape(critic.apply, variables, rows)
+    for part, x in per_row.items():
+        if getattr(x, "shape", None) != (2,):
+            raise ConfigError(
+                f"{part} gives {jax.tree.map(jnp.shape, x)} for two observations, not (2,): it "
+                "must give one number for each row"
+            )
+    if action.shape[:1] != (2,):
         raise ConfigError(
-            f"the estimator gives {jax.tree.map(jnp.shape, advantage)} for a rollout of two steps "
-            "of two episodes, not (2, 2): one number for each step"
+            f"the policy's sample has shape {action.shape} for two observations: it must give one "
+            "action for each row"
         )
+    return action
 
 
 def check_key(key: jax.Array) -> None:
+    """Raise ConfigError unless `key` is a typed key."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ConfigError("a typed key is needed: jax.random.key(seed), not PRNGKey(seed)")
+        raise ConfigError("a typed key is needed: pass jax.random.key(seed), not PRNGKey(seed)")

@@ -1,6 +1,5 @@
-"""A rollout as rows that are ready for the loss, in the chunks that it is summed in."""
+"""Prepare a rollout for the loss: advantages and targets, in chunks that are summed one by one."""
 
-import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +10,16 @@ from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.metrics import episode_info, explained_variance
 from pgjax.errors import ConfigError
 from pgjax.numerics import running_moments
+from pgjax.numerics.running_moments import Moments
 from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, split_rows
 from pgjax.returns import discounted_returns
 from pgjax.types import Info, Params, Rollout, repeat_first, segment_ends, zero_padding
 
 
 class Batch(NamedTuple):
-    """Rows ready for the loss; nothing in it depends on what is differentiated.
+    """All that the loss needs of each step; the loss is not differentiated through any of it.
 
-    [T, B, ...], then in chunks [shards, n, chunk_size, ...].
+    Leaves are [T, B, ...], then in chunks [shards, n, chunk_size, ...].
     """
 
     obs: jax.Array
@@ -27,55 +27,56 @@ class Batch(NamedTuple):
     weight: jax.Array
     advantage: jax.Array
     target: jax.Array  # what the critic is fitted to; zero without one
-    returns: jax.Array | None  # discounted, of the rewards as they came; None if nobody asks
+    returns: jax.Array | None  # discounted returns of the rewards as collected, if normalised
 
 
 def prepare(
     objective: Objective, params: Params, rollout: Rollout
 ) -> tuple[Batch, jax.Array, Info]:
-    """Computed once: chunks [shards, n, chunk_size, ...], what the loss is divided by, counts."""
+    """Compute all that stays fixed while the loss is differentiated.
+
+    Returns:
+      (chunks [shards, n, chunk_size, ...], the N that the loss is divided by, counts and returns).
+    """
     sharding = objective.sharding
     rollout = _fill_shards(sharding, zero_padding(rollout))
-    # An estimator sees the whole batch, and so does what is told of it.
+    # Estimators and metrics see the columns of all devices.
     whole, value, next_value = sharding.gather(rollout, axis=1), None, None
     if objective.critic is not None:
         values = _values(objective, params, rollout)
         value, next_value = sharding.gather(values, axis=1)
     info, returns = episode_info(whole), None
-    if objective.scale_rewards is not None:
-        goes_on = jnp.where(segment_ends(whole), 0.0, objective.scale_rewards)
-        returns = sharding.mine(discounted_returns(whole.reward, goes_on))
+    if objective.normalize_rewards is not None:
+        discount = jnp.where(segment_ends(whole), 0.0, objective.normalize_rewards)
+        returns = sharding.mine(discounted_returns(whole.reward, discount))
         scale = running_moments.reciprocal_size(params[running_moments.RETURNS])
-        # Fused into a recursion it would be rounded with it, and otherwise for another length.
+        # Fused into a recursion, the product would round differently for other lengths.
         scaled = fusion_barrier(jnp.multiply, info["env_steps"] >= 0)(scale, whole.reward)
         whole = whole._replace(reward=scaled)
-    advantage, target = objective.estimator(whole, value, next_value), jnp.zeros_like(whole.reward)
+    advantage = objective.estimator(whole, value, next_value)
+    target = objective.value_target(whole, value, next_value)
     if value is not None:
-        target = inspect.unwrap(objective.estimator)(whole, value, next_value) + value
         info["explained_variance"] = explained_variance(whole.weight, value, target)
     advantage, target = sharding.mine(advantage), sharding.mine(target)
-    # An estimator or a critic of a user's own may leave anything in padded slots.
+    # A user's estimator or critic may return anything in padded slots.
     advantage, target = (jnp.where(rollout.weight > 0, x, 0.0) for x in (advantage, target))
     batch = Batch(rollout.obs, rollout.action, rollout.weight, advantage, target, returns)
-    # At least one, so that a batch without a real step gives nothing over one.
+    # At least one, so that a batch without any real step has a loss of 0.
     n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
-    shards = sharding.num_shards // sharding.num_devices()
-    chunks = split_rows(batch, objective.chunk_size, shards)
+    chunks = split_rows(batch, objective.chunk_size, _shards_per_device(sharding))
     obs, action = (repeat_first(chunks.weight > 0, x) for x in (chunks.obs, chunks.action))
     return chunks._replace(obs=obs, action=action), n, info
 
 
 def _fill_shards(sharding: Sharding, rollout: Rollout) -> Rollout:
-    """With columns of padding, so that each shard has equally many."""
-    held = rollout.reward.shape[1]
-    columns = held * sharding.num_devices()
-    missing = sharding.pad(columns) - columns
+    """Append columns of padding, so that all shards have the same number of columns."""
+    num_columns = rollout.reward.shape[1] * sharding.num_devices()
+    missing = sharding.pad(num_columns) - num_columns
     if missing and sharding.axis_name is not None:
         raise ConfigError(
-            f"{columns} columns on all devices do not fill {sharding.num_shards} shards evenly: "
-            "pad them to a multiple, as collect_episodes_on_device does"
+            f"{num_columns} columns on all devices cannot be divided into {sharding.num_shards} "
+            "equal shards: pad them to a multiple, as collect_episodes_on_device does"
         )
-
     if not missing:
         return rollout
     return jax.tree.map(
@@ -83,8 +84,26 @@ def _fill_shards(sharding: Sharding, rollout: Rollout) -> Rollout:
     )
 
 
+def _shards_per_device(sharding: Sharding) -> int:
+    return sharding.num_shards // sharding.num_devices()
+
+
+def _values(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
+    """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit."""
+    critic: Any = objective.critic
+    variables, shape = running_moments.of_critic(params), rollout.reward.shape
+    shards = _shards_per_device(objective.sharding)
+
+    def apply(obs: jax.Array) -> Any:
+        chunks = split_rows(obs, objective.chunk_size, shards)
+        value = lax.map(lambda shard: lax.map(lambda x: critic.apply(variables, x), shard), chunks)
+        return join_rows(value, shape)
+
+    return apply(rollout.obs), apply(rollout.next_obs)
+
+
 def skip_empty(fn: Any) -> Any:
-    """`fn`, but zeros at once for a chunk that holds only padding."""
+    """Wrap a function of a chunk to return zeros, without computing, if all rows are padding."""
 
     def maybe(chunk: Batch) -> Any:
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, chunk))
@@ -94,21 +113,52 @@ def skip_empty(fn: Any) -> Any:
 
 
 def count_real(chunks: Batch) -> jax.Array:
-    """[shards]: how many chunks there are up to the last one with a real row."""
+    """Number of chunks of each shard up to the last one that has a real row, [shards]."""
     real = (chunks.weight > 0).any(2)
     return jnp.max(jnp.where(real, jnp.arange(1, real.shape[1] + 1), 0), 1)
 
 
-def _values(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
-    """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit."""
-    critic: Any = objective.critic
-    variables, shape = running_moments.of_critic(params), rollout.reward.shape
+def weighted_sums(tree: Any, weight: jax.Array) -> Any:
+    """Sum weight * leaf over the real rows of a chunk, for each leaf [chunk_size]."""
+    leaves, treedef = jax.tree.flatten(tree)
+    weighted = jnp.where((weight > 0)[:, None], weight[:, None] * jnp.stack(leaves, -1), 0.0)
+    total = weighted.sum(0)
+    return jax.tree.unflatten(treedef, [total[i] for i in range(len(leaves))])
 
-    shards = objective.sharding.num_shards // objective.sharding.num_devices()
 
-    def apply(obs: jax.Array) -> Any:
-        chunks = split_rows(obs, objective.chunk_size, shards)
-        value = lax.map(lambda shard: lax.map(lambda x: critic.apply(variables, x), shard), chunks)
-        return join_rows(value, shape)
+def loss_info(sums: dict[str, jax.Array], n: jax.Array, info: Info) -> Info:
+    """Add the terms of the loss to `info`: policy_loss over n, others as means over real steps."""
+    steps = jnp.maximum(info["env_steps"], 1)
+    return info | {name: sums[name] / (n if name == "policy_loss" else steps) for name in sums}
 
-    return apply(rollout.obs), apply(rollout.next_obs)
+
+def moments_before(objective: Objective, params: Params, chunks: Batch) -> dict[str, Moments]:
+    """Running moments as they are before an update.
+
+    If they are empty, sums are taken around the first row.
+    """
+    first = {name: x[0, 0, :1] for name, x in _observed(chunks).items() if name in params}
+    first = objective.sharding.gather(first)
+    return {name: running_moments.centred_on(params[name], x[0]) for name, x in first.items()}
+
+
+def moment_sums(before: dict[str, Moments], chunk: Batch) -> dict[str, Moments]:
+    """Sums over a chunk that `merge_moments` adds."""
+    rows = _observed(chunk)
+    return {
+        name: running_moments.weighted_sums(moments, rows[name], chunk.weight)
+        for name, moments in before.items()
+    }
+
+
+def merge_moments(before: dict[str, Moments], sums: dict[str, Moments]) -> dict[str, Moments]:
+    """Running moments after an update, from those before it and the sums over its batch."""
+    return {name: running_moments.merge(before[name], sums[name]) for name in sums}
+
+
+def _observed(batch: Batch) -> dict[str, jax.Array]:
+    """Rows [..., d] that the running moments are of."""
+    rows = {running_moments.OBS: batch.obs}
+    if batch.returns is not None:
+        rows[running_moments.RETURNS] = batch.returns[..., None]
+    return rows

@@ -1,4 +1,4 @@
-"""What a person wants to know of a batch: counts, returns, lengths, and how well a critic fits."""
+"""Metrics of a batch: counts, returns and lengths of episodes, and how well a critic fits."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from pgjax.types import Info, Rollout, segment_ends
 
 
 def episode_info(rollout: Rollout) -> Info:
-    """Counts, returns and lengths of the episodes of a rollout whose padding is zero."""
+    """Counts, returns and lengths of the episodes of a rollout; its padding must be zero."""
     real, ends, dtype = rollout.weight > 0, segment_ends(rollout), rollout.reward.dtype
     starts = real & jnp.concatenate([jnp.ones_like(real[:1]), (ends | ~real)[:-1]])
-    # Summed by the recursion, whose order is fixed; [T, B, 2], so that one loop serves both.
+    # Returns and lengths are sums in the fixed order of the recursion, in one loop: [T, B, 2].
     per_step = jnp.stack([rollout.reward, rollout.weight.astype(dtype)], -1)
     sums = discounted_returns(per_step, jnp.where(ends, 0.0, 1.0).astype(dtype)[..., None])
     cut = ends & rollout.truncated & ~rollout.terminated

@@ -70,7 +70,7 @@ def _reinforce(
         value_coef=config.value_coef,
         mean_over=config.mean_over,
         chunk_size=config.chunk_size,
-        scale_rewards=config.gamma if config.normalize_rewards else None,
+        normalize_rewards=config.gamma if config.normalize_rewards else None,
         sharding=sharding,
     )
 

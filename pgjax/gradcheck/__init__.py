@@ -1,4 +1,4 @@
-"""Estimators compared with exact gradients of small MDPs."""
+"""Compare estimators with exact gradients of small MDPs."""
 
 import lazy_loader
 

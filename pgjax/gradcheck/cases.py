@@ -1,8 +1,8 @@
-"""What each estimator's gradient is in expectation, exactly: the cases that `gradcheck` compares.
+"""The cases that `gradcheck` compares: estimators, and their exact expected gradients.
 
-A loss here is a function of the parameters whose gradient is the expectation of the gradient of
-`Algorithm.loss`, as documented. They are made of an MDP's tables and linear systems, and share
-nothing with the estimators.
+The expected gradient of an estimator is written as a loss: a function of the parameters whose
+gradient is the expectation of the gradient of `Algorithm.loss`, as documented. These losses are
+computed from the tables of an MDP, by linear systems, and share no code with the estimators.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from pgjax.envs.tabular import MDP, Trajectories
 from pgjax.policies import GaussianPolicy, SoftmaxPolicy, ValueNetwork
 from pgjax.types import Params, Rollout
 
-GAMMA = 0.9  # of the cases
+GAMMA = 0.9  # discount of all cases
 VALUE_COEF = 0.5  # the default of `reinforce`
 CRITIC = ValueNetwork((4,))
 
@@ -35,24 +35,51 @@ Loss = Callable[[Params], jax.Array]  # params -> []
 
 
 class Task(NamedTuple):
-    """A policy, what can happen to it, and what it is worth."""
+    """A policy, all trajectories that it can take, and its exact objective.
+
+    Use the tasks of `CASES`, or make one from a small MDP.
+
+    Example:
+      >>> import pgjax
+      >>> from pgjax.envs import tabular
+      >>> from pgjax.gradcheck import Task
+      >>> mdp, policy = tabular.layered_mdp(seed=0), pgjax.SoftmaxPolicy(num_actions=2)
+      >>> def objective(params):
+      ...     return tabular.objective(mdp, tabular.action_probabilities(mdp, policy, params), 0.9)
+      >>> task = Task("layers", policy, tabular.trajectories(mdp, horizon=3), objective)
+      >>> task.trajectories.rollout.reward.shape  # 3 steps, 42 trajectories
+      (3, 42)
+    """
 
     name: str
     policy: nn.Module
     trajectories: Trajectories
-    objective: Loss  # J, exactly
+    objective: Loss  # J(params), exact
 
 
 class Case(NamedTuple):
-    """An estimator, and what its expectation is documented to be."""
+    """An estimator, and the gradient that it is documented to have in expectation.
+
+    Use it to check an estimator of your own with `check`.
+
+    Example:
+      Claim that `reward_to_go` follows the gradient of J; `check([case])` shows that it does not:
+
+      >>> import pgjax
+      >>> from pgjax.gradcheck import CASES, Case
+      >>> estimator = pgjax.advantages.reward_to_go(gamma=0.9)
+      >>> case = Case(CASES[0].task, "mine", estimator, "grad J", CASES[0].expected_loss)
+      >>> case.critic, case.num_episodes
+      (False, 2)
+    """
 
     task: Task
-    name: str  # of the estimator, for a person
+    name: str  # of the estimator, for tables
     estimator: Estimator
-    meaning: str  # of the expectation, for a person
-    expected_loss: Loss  # its gradient is the expectation of the gradient of Algorithm.loss
-    critic: bool = False
-    num_episodes: int = 2  # of a batch
+    meaning: str  # of the expected gradient, for tables
+    expected_loss: Loss  # its gradient is the expected gradient of Algorithm.loss
+    critic: bool = False  # use CRITIC; the estimator must then declare its value_target
+    num_episodes: int = 2  # per batch
 
 
 def expected_loss(
@@ -64,16 +91,42 @@ def expected_loss(
     critic: nn.Module | None = None,
     gamma: float = GAMMA,
 ) -> Loss:
-    """What time_discounted(gae(gamma, lambda_)) follows, truncated after `horizon` steps.
+    """Loss whose gradient is the expected one of time_discounted(gae(gamma, lambda_)).
 
-    With lambda_ = 1 what time_discounted(reward_to_go(gamma)) follows, with a critic or without.
-    The advantage of action a in state s at time t is expected to be
+    Use it as `expected_loss` of a Case. With lambda_=1 it is also that of
+    time_discounted(reward_to_go(gamma)), with or without a critic. The expected advantage of action
+    a in state s at time t is
 
       A_t(s, a) = E[r + gamma V(s') - V(s) + gamma lambda sum_a' pi(a' | s') A_{t+1}(s', a')],
 
-    where V and A are 0 in terminal states, and A beyond the horizon; V is the critic, even where
-    it is wrong, or 0 without one. The gradient is -sum_t gamma^t sum_s d_t(s) sum_a grad pi A_t,
-    with d_t the states at time t; the critic's is that of its squared distance to V + A.
+    where V and A are 0 in terminal states, A is 0 after the horizon, and V is the critic, right or
+    wrong, or 0 without one. The gradient is -sum_t gamma^t sum_s d_t(s) sum_a grad pi A_t, where
+    d_t is the distribution of states at time t. The critic's gradient is that of its squared
+    distance from V + A.
+
+    Args:
+      mdp: the MDP.
+      policy: a policy over the actions of the MDP.
+      horizon: steps after which episodes are truncated, at least 1.
+      lambda_: λ in [0, 1].
+      critic: the critic, or None.
+      gamma: discount in [0, 1].
+
+    Returns:
+      A function of the parameters.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> from pgjax.envs import tabular
+      >>> from pgjax.gradcheck.cases import expected_loss
+      >>> mdp, policy = tabular.two_state_chain(), pgjax.SoftmaxPolicy(2, hidden_sizes=())
+      >>> loss = expected_loss(mdp, policy, horizon=3)
+      >>> params = policy.init(jax.random.key(0), jnp.asarray(mdp.obs))
+      >>> gradient = jax.jit(jax.grad(loss))(params)
+      >>> [x.shape for x in jax.tree.leaves(gradient)]
+      [(2,), (3, 2)]
     """
 
     def loss(params: Params) -> jax.Array:
@@ -81,7 +134,7 @@ def expected_loss(
         fixed, seen = jax.lax.stop_gradient((pi, tabular.occupancies(mdp, pi, horizon)))
         value = jnp.zeros(len(seen[0]))
         if critic is not None:
-            # A terminal state's value must not be used, wherever it is looked up.
+            # V of a terminal state must never be used: it counts as 0.
             value = _value(critic, params, mdp)
         known = jax.lax.stop_gradient(value)
         after = jnp.zeros_like(known)  # sum_a' pi A
@@ -100,12 +153,13 @@ def expected_loss(
 
 
 def _value(critic: nn.Module, params: Params, mdp: MDP) -> jax.Array:
+    """V of each state [S], 0 in terminal states."""
     value: Any = critic.apply({"params": params["critic"]}, jnp.asarray(mdp.obs))
     return jnp.where(mdp.terminal, 0.0, value)
 
 
-def _and_critic(mdp: MDP, policy: nn.Module, policy_loss: Loss) -> Loss:
-    """With a critic's distance to the true values, each state as often as it is visited."""
+def _with_critic_loss(mdp: MDP, policy: nn.Module, policy_loss: Loss) -> Loss:
+    """Add the squared distance of the critic from the true values, weighted by visits."""
 
     def loss(params: Params) -> jax.Array:
         pi = jax.lax.stop_gradient(tabular.action_probabilities(mdp, policy, params))
@@ -116,9 +170,9 @@ def _and_critic(mdp: MDP, policy: nn.Module, policy_loss: Loss) -> Loss:
 
 
 def _surrogate(mdp: MDP, policy: nn.Module) -> Loss:
-    """What is left of the gradient of J without gamma^t: -sum_s d(s) sum_a pi(a | s) q(s, a).
+    """Loss that is followed without gamma^t: -sum_s d(s) sum_a pi(a | s) q(s, a), with d, q fixed.
 
-    d(s) counts visits without a discount, and q with one: it is the gradient of nothing.
+    The visits d(s) are not discounted, and q is: it is not the gradient of any objective.
     """
 
     def loss(params: Params) -> jax.Array:
@@ -131,29 +185,29 @@ def _surrogate(mdp: MDP, policy: nn.Module) -> Loss:
     return loss
 
 
-def _of_normalized(task: Task, num_episodes: int = 2) -> Loss:
-    """The mean over all batches of -sum_t log pi (G_t - mean) / (std + 1e-9) / episodes, in numpy.
+def _normalized_loss(task: Task, num_episodes: int = 2) -> Loss:
+    """Mean over all batches of -sum_t log pi (G_t - mean) / (std + 1e-9) / num_episodes, in NumPy.
 
-    Mean and deviation are the batch's own, so that an episode is compared with itself: every return
-    is shrunk, in each batch by another factor.
+    Mean and standard deviation are those of the batch, which includes the episode itself: every
+    return is shrunk, by a factor that differs from batch to batch.
     """
-    rollout, theirs = task.trajectories
+    rollout, env_probability = task.trajectories
     returns = np.zeros_like(rollout.reward)
     for t in reversed(range(len(returns))):
         returns[t] = rollout.reward[t] + (GAMMA * returns[t + 1] if t + 1 < len(returns) else 0.0)
-    batches = np.indices((len(theirs),) * num_episodes).reshape(num_episodes, -1).T
-    weight = np.zeros((len(batches), *returns.shape))  # of each step's log pi in each batch
+    batches = np.indices((len(env_probability),) * num_episodes).reshape(num_episodes, -1).T
+    weight = np.zeros((len(batches), *returns.shape))  # of log pi of each step, in each batch
     for i, columns in enumerate(batches):
         real = rollout.weight[:, columns] > 0
         x = returns[:, columns]
         std = x[real].std(ddof=1) if np.ptp(x[real]) else 1.0
         shared = np.where(real, (x - x[real].mean()) / (std + 1e-9), 0.0) / num_episodes
-        np.add.at(weight[i].T, columns, shared.T)  # an episode may be there twice
+        np.add.at(weight[i].T, columns, shared.T)  # a batch may hold an episode twice
 
     def loss(params: Params) -> jax.Array:
         distribution: Any = task.policy.apply(params, rollout.obs)
         log_prob = jnp.where(rollout.weight > 0, distribution.log_prob(rollout.action), 0.0)
-        p = jax.lax.stop_gradient(theirs * jnp.exp(log_prob.sum(0)))[batches].prod(1)
+        p = jax.lax.stop_gradient(env_probability * jnp.exp(log_prob.sum(0)))[batches].prod(1)
         return -(jnp.tensordot(p, weight, 1) * log_prob).sum()
 
     return loss
@@ -170,9 +224,9 @@ def _task(name: str, mdp: MDP, horizon: int) -> Task:
 
 
 def _clipped_task(low: float = -0.5, high: float = 1.0) -> Task:
-    """One step; the reward is the action, clipped to bounds. Actions are nodes of a quadrature."""
+    """One step whose reward is the clipped action; the actions are the nodes of a quadrature."""
     policy = GaussianPolicy(1, (3,), nn.tanh)
-    ends = [-12.0, low, high, 12.0]  # the reward is smooth between them
+    ends = [-12.0, low, high, 12.0]  # between two of them the reward is smooth
     nodes, weights = np.polynomial.legendre.leggauss(80)
     half = np.diff(ends)[:, None] / 2
     action = (half * (nodes[None] + 1) + np.array(ends[:-1])[:, None]).reshape(1, -1, 1)
@@ -197,58 +251,63 @@ def _clipped_task(low: float = -0.5, high: float = 1.0) -> Task:
     return Task("clipped", policy, Trajectories(rollout, (half * weights).ravel()), objective)
 
 
-def _cases() -> list[Case]:
-    """What is documented of pgjax's own estimators."""
-    layers, chain, random = tabular.layered_mdp(0), tabular.two_state_chain(), tabular.random_mdp(1)
-    whole = _task("layers", layers, 3)  # no episode is longer
-    cut, mixed = _task("chain", chain, 3), _task("random", random, 2)
-    clipped = _clipped_task()
+def _minus(objective: Loss) -> Loss:
+    return lambda params: -objective(params)
+
+
+def _discounted(estimator: Estimator) -> Estimator:
+    return time_discounted(estimator, GAMMA)
+
+
+def _whole_episodes() -> list[Case]:
+    """Cases whose episodes all end by themselves, within 3 steps."""
+    mdp = tabular.layered_mdp(0)
+    task = _task("layers", mdp, 3)
     to_go = reward_to_go(GAMMA)
+    grad_j = _minus(task.objective)
+    fitted = _with_critic_loss(mdp, task.policy, grad_j)
+    surrogate, own_batch = _surrogate(mdp, task.policy), _normalized_loss(task)
 
-    def discounted(estimator: Estimator) -> Estimator:
-        return time_discounted(estimator, GAMMA)
+    def biased(lambda_: float) -> Case:
+        loss = expected_loss(mdp, task.policy, 3, lambda_=lambda_, critic=CRITIC)
+        name, estimator = f"gamma^t gae({lambda_:g})", _discounted(gae(GAMMA, lambda_))
+        return Case(task, name, estimator, "biased by V", loss, critic=True)
 
-    def grad_j(params: Params) -> jax.Array:
-        return -whole.objective(params)
-
-    def grad_j_clipped(params: Params) -> jax.Array:
-        return -clipped.objective(params)
-
-    def grad_j_cut(params: Params) -> jax.Array:
-        pi = tabular.action_probabilities(chain, cut.policy, params)
-        return -tabular.truncated_objective(chain, pi, GAMMA, 3)
-
-    def gae_case(lambda_: float) -> Case:
-        loss = expected_loss(layers, whole.policy, 3, lambda_=lambda_, critic=CRITIC)
-        name, estimator = f"gamma^t gae({lambda_:g})", discounted(gae(GAMMA, lambda_))
-        return Case(whole, name, estimator, "biased by V", loss, critic=True)
-
-    fitted = _and_critic(layers, whole.policy, grad_j)
-    surrogate, own_batch = _surrogate(layers, whole.policy), _of_normalized(whole)
-    of_chain = expected_loss(chain, cut.policy, 3, critic=CRITIC)
-    of_random = expected_loss(random, mixed.policy, 2, lambda_=0.95, critic=CRITIC)
-    left_out = discounted(leave_one_out(to_go))
-    bootstrap = "V at the cut"
     return [
-        Case(whole, "gamma^t reward_to_go", discounted(to_go), "grad J", grad_j),
-        Case(whole, "gamma^t leave_one_out", left_out, "grad J", grad_j),
-        Case(whole, "gamma^t reward_to_go", discounted(to_go), "grad J", fitted, critic=True),
-        Case(whole, "gamma^t gae(1)", discounted(gae(GAMMA, 1.0)), "grad J", fitted, critic=True),
-        *map(gae_case, (0.95, 0.5, 0.0)),
-        Case(whole, "reward_to_go", to_go, "no gamma^t", surrogate),
-        Case(whole, "normalized", normalized(to_go), "own batch", own_batch),
-        Case(cut, "gamma^t reward_to_go", discounted(to_go), "grad J, 3 steps", grad_j_cut),
-        Case(cut, "gamma^t reward_to_go", discounted(to_go), bootstrap, of_chain, critic=True),
-        Case(
-            mixed,
-            "gamma^t gae(0.95)",
-            discounted(gae(GAMMA, 0.95)),
-            bootstrap,
-            of_random,
-            critic=True,
-        ),
-        Case(clipped, "reward_to_go", to_go, "grad J", grad_j_clipped, num_episodes=1),
+        Case(task, "gamma^t reward_to_go", _discounted(to_go), "grad J", grad_j),
+        Case(task, "gamma^t leave_one_out", _discounted(leave_one_out(to_go)), "grad J", grad_j),
+        Case(task, "gamma^t reward_to_go", _discounted(to_go), "grad J", fitted, critic=True),
+        Case(task, "gamma^t gae(1)", _discounted(gae(GAMMA, 1.0)), "grad J", fitted, critic=True),
+        *map(biased, (0.95, 0.5, 0.0)),
+        Case(task, "reward_to_go", to_go, "no gamma^t", surrogate),
+        Case(task, "normalized", normalized(to_go), "own batch", own_batch),
     ]
 
 
-CASES = tuple(_cases())
+def _truncated_episodes() -> list[Case]:
+    """Cases with a time limit, without and with a critic to bootstrap from."""
+    chain, random = tabular.two_state_chain(), tabular.random_mdp(1)
+    cut, mixed = _task("chain", chain, 3), _task("random", random, 2)
+    to_go, by_gae = _discounted(reward_to_go(GAMMA)), _discounted(gae(GAMMA, 0.95))
+
+    def grad_j(params: Params) -> jax.Array:
+        pi = tabular.action_probabilities(chain, cut.policy, params)
+        return -tabular.truncated_objective(chain, pi, GAMMA, 3)
+
+    chain_loss = expected_loss(chain, cut.policy, 3, critic=CRITIC)
+    random_loss = expected_loss(random, mixed.policy, 2, lambda_=0.95, critic=CRITIC)
+    return [
+        Case(cut, "gamma^t reward_to_go", to_go, "grad J, 3 steps", grad_j),
+        Case(cut, "gamma^t reward_to_go", to_go, "V at the cut", chain_loss, critic=True),
+        Case(mixed, "gamma^t gae(0.95)", by_gae, "V at the cut", random_loss, critic=True),
+    ]
+
+
+def _clipped_actions() -> list[Case]:
+    """A case of continuous actions that the environment clips."""
+    task, estimator = _clipped_task(), reward_to_go(GAMMA)
+    loss = _minus(task.objective)
+    return [Case(task, "reward_to_go", estimator, "grad J", loss, num_episodes=1)]
+
+
+CASES = (*_whole_episodes(), *_truncated_episodes(), *_clipped_actions())

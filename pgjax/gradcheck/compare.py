@@ -1,16 +1,17 @@
-"""Estimators held against the exact gradient, without sampling error.
+"""Compare estimators with exact gradients, without sampling error.
 
-On a finite MDP with a short horizon every batch of episodes can be listed, with its probability. So
-what an algorithm's gradient is in expectation, and how it varies, are finite sums, and the gradient
-of J itself comes from a linear system. A `Case` says what an estimator's expectation is documented
-to be; `check` compares. All in float64.
+On a finite MDP with a short horizon, all possible batches of episodes can be listed with their
+probabilities. The expectation and the variance of an algorithm's gradient are then finite sums, and
+the gradient of J itself comes from a linear system. A `Case` says what the expectation of an
+estimator is documented to be, and `check` compares. All computations are in float64.
 
-One of your own, on a task of `CASES`:
+To check an estimator of your own, use a task of `CASES`:
 
   case = Case(CASES[0].task, "mine", my_estimator, "grad J", CASES[0].expected_loss)
   print(check([case]))
 
-and an update rule of your own that takes the arguments of `reinforce`: check(make=my_reinforce).
+To check an update rule of your own that takes the arguments of `reinforce`, use
+check(make=my_reinforce).
 """
 
 from collections.abc import Callable, Iterable
@@ -31,17 +32,27 @@ from pgjax.types import Algorithm, Params, Rollout
 
 __all__ = ["CASES", "TOLERANCE", "Case", "Row", "Task", "check", "moments"]
 
-TOLERANCE = 1e-10  # of an expectation, absolute; gradients are of the order of 1
+TOLERANCE = 1e-10  # absolute, of an expectation; gradients are of the order of 1
 
 
 class Row(NamedTuple):
-    """What came of a case. Gradients are of J, with respect to the policy's parameters."""
+    """Result of a case. Gradients are those of J with respect to the policy's parameters.
+
+    Read `ok` first: it is True if the expectation is the documented one.
+
+    Example:
+      >>> from pgjax.gradcheck import Row
+      >>> row = Row("layers", "mine", critic=False, meaning="grad J", error=1e-15, bias=0.0,
+      ...           variance=2.0, cosine=1.0, num_episodes=2)
+      >>> row.ok
+      True
+    """
 
     task: str
     estimator: str
     critic: bool
     meaning: str
-    error: float  # largest difference of the expectation from the documented one, of any parameter
+    error: float  # largest absolute difference from the documented expectation, of any parameter
     bias: float  # |E g - grad J| / |grad J|
     variance: float  # E |g - E g|^2 / |grad J|^2, for one batch of num_episodes
     cosine: float  # between E g and grad J
@@ -49,21 +60,29 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Is it what is documented?"""
-        return self.error <= TOLERANCE  # not so for NaN
+        """Whether the expectation is the documented one."""
+        return self.error <= TOLERANCE  # False for NaN
 
 
 def check(
     cases: Iterable[Case] | None = None, make: Callable[..., Algorithm] = reinforce
 ) -> list[Row]:
-    """Compare the expectation of each case, by default of all of `CASES`, with the documented one.
+    """Compare the expected gradient of each case with the documented one.
+
+    Use it to find out which gradient an estimator or an update rule follows, and how noisy it is.
 
     Args:
-      cases: what is compared.
+      cases: by default all of `CASES`, which takes some 20 seconds.
       make: (policy, optimizer, *, estimator, critic, chunk_size) -> Algorithm, as `reinforce`.
 
     Returns:
-      A Row for each; `row.ok` tells whether it holds.
+      One Row for each case; `row.ok` is True if the two agree.
+
+    Example:
+      >>> from pgjax.gradcheck import CASES, check
+      >>> [row] = check(CASES[:1])
+      >>> row.estimator, row.ok, round(row.cosine, 3)
+      ('gamma^t reward_to_go', True, 1.0)
     """
     with jax.enable_x64(True):
         return [_check(case, make) for case in (CASES if cases is None else cases)]
@@ -71,7 +90,7 @@ def check(
 
 def _check(case: Case, make: Callable[..., Algorithm]) -> Row:
     task, critic = case.task, CRITIC if case.critic else None
-    algorithm = make(  # chunks that are short enough for there to be several
+    algorithm = make(  # chunks are short, so that a batch has several
         task.policy, optax.identity(), estimator=case.estimator, critic=critic, chunk_size=4
     )
     params = _some_params(algorithm, task.trajectories.rollout)
@@ -101,7 +120,7 @@ def _gradients(objective: Loss, loss: Loss, params: Params) -> tuple[Params, Par
 
 
 def _some_params(algorithm: Algorithm, rollout: Rollout) -> Params:
-    """Parameters that are nothing special, float64; the same ones always."""
+    """Return arbitrary parameters in float64, the same in every call."""
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0), rollout.obs[0, 0]).params
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(0.7 * rng.normal(size=x.shape)), shapes)
@@ -114,18 +133,50 @@ def moments(
     trajectories: Trajectories,
     num_episodes: int = 2,
 ) -> tuple[Params, jax.Array]:
-    """Of the gradient of algorithm.loss, over every batch that `policy` may collect.
+    """Return expectation and variance of the gradient of `algorithm.loss`, over all batches.
+
+    Use it for a task or an algorithm that `check` does not cover. The number of batches is the
+    number of trajectories to the power of num_episodes.
+
+    Args:
+      algorithm: its `loss` is differentiated.
+      policy: collects the batches; its log-probabilities weight them.
+      params: where the gradient is taken.
+      trajectories: all that can happen in an episode, as from `pgjax.envs.tabular.trajectories`.
+      num_episodes: per batch, at least 1.
 
     Returns:
-      (expectation, as a tree like params; variance of the policy's part, summed over its
+      (expectation, a tree like params; variance [] of the policy's part, summed over its
       parameters).
+
+    Example:
+      A choice between rewards 0 and 1, each with probability 1/2:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> import optax
+      >>> import pgjax
+      >>> from pgjax.envs import tabular
+      >>> end = np.broadcast_to([0.0, 1.0], (2, 2, 2))  # both actions lead to the terminal state
+      >>> mdp = tabular.make_mdp(end, [[[0.0], [1.0]]], terminal=[False, True])
+      >>> policy = pgjax.SoftmaxPolicy(num_actions=2, hidden_sizes=())
+      >>> algorithm = pgjax.reinforce(
+      ...     policy, optax.sgd(1.0), estimator=pgjax.advantages.reward_to_go()
+      ... )
+      >>> params = jax.tree.map(jnp.zeros_like, policy.init(jax.random.key(0), mdp.obs))
+      >>> mean, variance = pgjax.gradcheck.moments(
+      ...     algorithm, policy, params, tabular.trajectories(mdp, horizon=1), num_episodes=1
+      ... )
+      >>> mean["params"]["Dense_0"]["bias"].round(3).tolist(), round(float(variance), 3)
+      ([0.25, -0.25], 0.25)
     """
-    rollout, theirs = trajectories
-    index = np.indices((len(theirs),) * num_episodes).reshape(num_episodes, -1).T
-    # By the policy itself: what the algorithm takes log_prob for is to be found out.
+    rollout, env_probability = trajectories
+    index = np.indices((len(env_probability),) * num_episodes).reshape(num_episodes, -1).T
+    # By the policy, not by algorithm.log_prob, which may be what is wrong.
     distribution: Any = policy.apply(params, rollout.obs)
     log_prob = jnp.where(rollout.weight > 0, distribution.log_prob(rollout.action), 0.0)
-    probability = (theirs * jnp.exp(log_prob.sum(0)))[index].prod(1)
+    probability = (env_probability * jnp.exp(log_prob.sum(0)))[index].prod(1)
 
     def gradient(columns: jax.Array) -> Params:
         batch = jax.tree.map(lambda x: jnp.asarray(x)[:, columns], rollout)

@@ -1,4 +1,4 @@
-"""Every estimator is in expectation what it is documented to be, and planted bugs are found."""
+"""Every estimator has its documented expectation, and planted bugs are found."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ def rows():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_estimator_is_what_it_is_documented_to_be(name):
+def test_each_estimator_has_its_documented_expectation(name):
     row = rows()[name]
     assert row.error < 1e-12
     assert row.ok
@@ -68,11 +68,11 @@ def test_the_command_prints_a_table_and_lines(capsys, monkeypatch):
     assert "WRONG" in capsys.readouterr().out
 
 
-# --- bugs, each as somebody might write it ---
+# --- bugs that are easily written ---
 
 
-def of_returns(change):
-    """reward_to_go with something changed: (rollout, returns) -> returns."""
+def changed_returns(change):
+    """reward_to_go with a bug: `change` is a function (rollout, returns) -> returns."""
 
     def estimate(rollout, value=None, next_value=None):
         return change(zero_padding(rollout), advantages.reward_to_go(GAMMA)(rollout))
@@ -84,7 +84,7 @@ def whole_return(rollout, returns):
     return jnp.where(rollout.weight > 0, jnp.broadcast_to(returns[:1], returns.shape), 0.0)
 
 
-def of_shifted_rewards(rollout, value=None, next_value=None):
+def shifted_rewards(rollout, value=None, next_value=None):
     reward = jnp.roll(zero_padding(rollout).reward, -1, axis=0).at[-1].set(0.0)
     return advantages.reward_to_go(GAMMA)(rollout._replace(reward=reward))
 
@@ -96,7 +96,7 @@ def with_ddof_0(rollout, returns):
 
 
 def merged_done(bootstraps_after_the_end):
-    def estimate(rollout, value, next_value):
+    def advantage(rollout, value, next_value):
         rollout = zero_padding(rollout)
         done = rollout.terminated | rollout.truncated
         terminated = jnp.zeros_like(done) if bootstraps_after_the_end else done
@@ -104,7 +104,11 @@ def merged_done(bootstraps_after_the_end):
             rollout.reward, value, next_value, terminated, done | segment_ends(rollout), GAMMA, 0.95
         )
 
-    return advantages.time_discounted(estimate, GAMMA)
+    def value_target(rollout, value, next_value):
+        return advantage(rollout, value, next_value) + value
+
+    estimator = advantages.AdvantageEstimator(advantage, value_target)
+    return advantages.time_discounted(estimator, GAMMA)
 
 
 def mean_of_steps(*args, **kwargs):
@@ -112,7 +116,7 @@ def mean_of_steps(*args, **kwargs):
 
 
 def leaking(policy, optimizer, *, estimator, critic, chunk_size):
-    """The advantage is differentiated too."""
+    """Differentiates the advantage too."""
     algorithm = pgjax.reinforce(policy, optimizer, estimator=estimator, critic=critic)
 
     def loss(params, rollout):
@@ -130,7 +134,7 @@ def leaking(policy, optimizer, *, estimator, critic, chunk_size):
 
 
 class _Clipping:
-    """A policy whose log_prob is of the action as the environment got it."""
+    """A policy whose log_prob is that of the clipped action, as the environment receives it."""
 
     def __init__(self, policy):
         self.policy = policy
@@ -148,18 +152,18 @@ class _Clipping:
         return Distribution
 
 
-def of_clipped_actions(policy, *args, **kwargs):
+def clipped_actions(policy, *args, **kwargs):
     wrong = pgjax.reinforce(_Clipping(policy), *args, **kwargs)
     return pgjax.reinforce(policy, *args, **kwargs)._replace(loss=wrong.loss)
 
 
 BUGS = {
-    "G_0 at every step": ("layers: reward_to_go", of_returns(whole_return), None),
-    "shifted rewards": ("layers: reward_to_go", of_shifted_rewards, None),
+    "G_0 at every step": ("layers: reward_to_go", changed_returns(whole_return), None),
+    "shifted rewards": ("layers: reward_to_go", shifted_rewards, None),
     "mean instead of sum": ("layers: gamma^t reward_to_go", None, mean_of_steps),
     "leaked gradients": ("layers: gamma^t gae(0.5), V", None, leaking),
-    "wrong ddof": ("layers: normalized", of_returns(with_ddof_0), None),
-    "clipped log-prob": ("clipped: reward_to_go", None, of_clipped_actions),
+    "wrong ddof": ("layers: normalized", changed_returns(with_ddof_0), None),
+    "clipped log-prob": ("clipped: reward_to_go", None, clipped_actions),
     "merged done": ("random: gamma^t gae(0.95), V", merged_done(False), None),
     "merged done, the other way": ("random: gamma^t gae(0.95), V", merged_done(True), None),
 }
@@ -177,13 +181,13 @@ def test_planted_bugs_are_found(bug):
     assert not row.ok
 
 
-# --- documented biases that can be worked out by hand ---
+# --- documented biases, computed by hand ---
 
 
 def bandit(p, num_episodes, estimator):
-    """The expected gradient, and its variance, of one choice with rewards 0 and 1.
+    """Expectation and variance of the gradient, for one choice between rewards 0 and 1.
 
-    The policy has one logit between the two, so that grad log pi is 1 - p or -p.
+    The policy has one logit, the difference of the two, so that grad log pi is 1 - p or -p.
     """
     mdp = tabular.make_mdp(
         [[[0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]],
@@ -210,9 +214,10 @@ def bandit(p, num_episodes, estimator):
 
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_normalized_on_a_bandit_by_hand(n):
-    """k of n episodes win; winners have (1 - k/n) / s and weight 1 - p, losers -k/n / s and -p.
+    """k of n episodes win.
 
-    So a batch gives k (n - k) / n^2 / s, with s^2 = k (n - k) / (n (n - 1)).
+    Winners have advantage (1 - k/n) / s and grad log pi 1 - p, losers -k/n / s and -p. The gradient
+    of a batch is then k (n - k) / n^2 / s, with s^2 = k (n - k) / (n (n - 1)).
     """
     p = 0.3
     expected = sum(
@@ -230,7 +235,7 @@ def test_normalized_on_a_bandit_by_hand(n):
 
 
 def test_leave_one_out_on_a_bandit_by_hand():
-    """grad J is p (1 - p): mean and variance from the few batches there are."""
+    """grad J is p (1 - p); mean and variance are sums over the few possible batches."""
     p, n = 0.3, 2
     plain, variance = bandit(p, 1, advantages.reward_to_go(1.0))
     np.testing.assert_allclose(plain, p * (1 - p), atol=1e-12)
@@ -238,12 +243,12 @@ def test_leave_one_out_on_a_bandit_by_hand():
     np.testing.assert_allclose(variance, p * (1 - p) ** 2 - (p * (1 - p)) ** 2, atol=1e-12)
     mean, variance = bandit(p, n, advantages.leave_one_out(advantages.reward_to_go(1.0)))
     np.testing.assert_allclose(mean, p * (1 - p), atol=1e-12)
-    # Of two, where they differ: (1 (1 - p) + (-1) (-p)) / 2 = 1/2, with probability 2 p (1 - p).
+    # Two different rewards give (1 (1 - p) + (-1) (-p)) / 2 = 1/2, with probability 2 p (1 - p).
     np.testing.assert_allclose(variance, p * (1 - p) / 2 - (p * (1 - p)) ** 2, atol=1e-12)
 
 
-def test_a_true_critic_has_no_bias_at_any_lambda():
-    """GAE is biased by what the critic gets wrong, and by nothing else."""
+def test_an_exact_critic_adds_no_bias_at_any_lambda():
+    """GAE is biased by the errors of the critic, and by nothing else."""
     mdp = tabular.layered_mdp(0)
     case = CASES["layers: gamma^t gae(0), V"]
     with jax.enable_x64(True):

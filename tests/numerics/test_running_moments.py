@@ -147,7 +147,7 @@ def padded_to(rollout, length):
 def test_padding_changes_no_bit(estimator, critic, lengths, rng):
     """In a second update, for fewer and more rows than a chunk, and for partial loop turns."""
     algorithm = pgjax.reinforce(
-        POLICY, optax.adam(0.01), critic=critic, estimator=estimator, scale_rewards=0.9
+        POLICY, optax.adam(0.01), critic=critic, estimator=estimator, normalize_rewards=0.9
     )
     rollout = make_rollout(rng, lengths, obs_dim=3)
     state, _ = algorithm.update(algorithm.init(jax.random.key(0), OBS), rollout)
@@ -160,7 +160,7 @@ def test_padding_changes_no_bit(estimator, critic, lengths, rng):
 def test_rewards_are_divided_by_the_rms_of_earlier_returns(rng):
     """The first update divides by 1, the second by the root mean square of the first batch."""
     options = dict(critic=pgjax.ValueNetwork((8,)), estimator=advantages.gae(0.9, 0.9))
-    scaled = pgjax.reinforce(POLICY.module, optax.sgd(0.1), scale_rewards=0.5, **options)
+    scaled = pgjax.reinforce(POLICY.module, optax.sgd(0.1), normalize_rewards=0.5, **options)
     plain = pgjax.reinforce(POLICY.module, optax.sgd(0.1), **options)
     state = scaled.init(jax.random.key(0), OBS)
     first, second = (make_rollout(rng, [2, 1], obs_dim=3) for _ in range(2))
@@ -191,8 +191,8 @@ def test_reciprocal_size_is_one_for_no_data_and_for_zeros():
 
 @pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
 def test_a_discount_out_of_range_raises(scale):
-    with pytest.raises(pgjax.ConfigError, match="scale_rewards"):
-        make(scale_rewards=scale)
+    with pytest.raises(pgjax.ConfigError, match="normalize_rewards"):
+        make(normalize_rewards=scale)
 
 
 def test_an_entropy_schedule_counts_updates(rng):

@@ -1,0 +1,51 @@
+"""REINFORCE without and with a critic, and rollouts for each, shared by tests of algorithms."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from conftest import make_rollout
+
+import pgjax
+from pgjax import advantages
+
+OBS = np.zeros(4, np.float32)
+KINDS = ["softmax", "critic"]
+
+
+def gaussian_actions(rng):
+    return lambda shape: rng.normal(size=(*shape, 2)).astype(np.float32)
+
+
+def plain():
+    return pgjax.reinforce(pgjax.SoftmaxPolicy(2, (8,)), optax.adam(0.01))
+
+
+def with_critic(**options):
+    return pgjax.reinforce(
+        pgjax.GaussianPolicy(2, (8,)),
+        optax.adam(0.01),
+        critic=pgjax.ValueNetwork((8,)),
+        estimator=advantages.normalized(advantages.gae(0.9, 0.9)),
+        entropy_coef=0.01,
+        **options,
+    )
+
+
+class AlgorithmCase(NamedTuple):
+    algorithm: pgjax.Algorithm
+    state: pgjax.TrainState
+    rollout: Any  # (rng, lengths, **options of make_rollout) -> Rollout
+
+
+@functools.cache
+def algorithm_case(kind):
+    algorithm = {"softmax": plain, "critic": with_critic}[kind]()
+
+    def rollout(rng, lengths, **options):
+        action = None if kind == "softmax" else gaussian_actions(rng)
+        return make_rollout(rng, lengths, action=action, **options)
+
+    return AlgorithmCase(algorithm, algorithm.init(jax.random.key(0), OBS), rollout)

@@ -1,0 +1,185 @@
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from algorithm_cases import KINDS, OBS, algorithm_case, plain
+from conftest import make_rollout
+
+import pgjax
+from pgjax import advantages
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_policy_applies_to_the_params_with_and_without_a_critic(kind):
+    algorithm, state, _ = algorithm_case(kind)
+    policy = (
+        pgjax.GaussianPolicy(2, (8,)) if "critic" in state.params else pgjax.SoftmaxPolicy(2, (8,))
+    )
+    dist = policy.apply(state.params, OBS)
+    action = dist.mode()
+    np.testing.assert_allclose(
+        dist.log_prob(action), algorithm.log_prob(state.params, OBS, action), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_act_samples_row_by_row_with_a_batch_of_keys(kind):
+    algorithm, state, _ = algorithm_case(kind)
+    obs = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(7), 3)
+    rows = [algorithm.act(state.params, k, o) for k, o in zip(keys, obs, strict=True)]
+    np.testing.assert_allclose(algorithm.act(state.params, keys, obs), np.stack(rows), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"mean_over": "batches"}, "mean_over"),
+        ({"chunk_size": 0}, "chunk_size"),
+        ({"chunk_size": 256}, "chunk_size"),
+        ({"entropy_coef": -1.0}, "entropy_coef"),
+        ({"value_coef": np.nan}, "value_coef"),
+        ({"sharding": pgjax.Sharding(0)}, "num_shards"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, word):
+    with pytest.raises(pgjax.ConfigError, match=word):
+        pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01), **options)
+
+
+def test_a_raw_key_is_refused():
+    with pytest.raises(pgjax.ConfigError, match=r"jax.random.key\(seed\)"):
+        plain().init(jax.random.PRNGKey(0), OBS)
+    state = plain().init(jax.random.key(0), OBS)
+    with pytest.raises(pgjax.ConfigError, match=r"jax.random.key\(seed\)"):
+        plain().act(state.params, jax.random.PRNGKey(0), OBS)
+
+
+def _rewards(rollout, value, next_value):
+    return rollout.reward
+
+
+def test_a_critic_without_a_target_is_refused():
+    critic = pgjax.ValueNetwork((8,))
+    for estimator in (_rewards, advantages.normalized(_rewards)):
+        with pytest.raises(pgjax.ConfigError, match="value_target=") as e:
+            pgjax.reinforce(
+                pgjax.SoftmaxPolicy(2), optax.sgd(0.1), critic=critic, estimator=estimator
+            )
+        assert "\n" not in str(e.value)
+        pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.sgd(0.1), estimator=estimator)
+
+
+class _Wide(nn.Module):
+    """A critic that returns [..., 1], as beginners write it."""
+
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(1)(obs)
+
+
+class _PerDimension(NamedTuple):
+    mean: jax.Array
+
+    def sample(self, key):
+        return self.mean
+
+    def log_prob(self, action):
+        return -((action - self.mean) ** 2)  # not summed
+
+    def entropy(self):
+        return self.mean.sum(-1)
+
+    def mode(self):
+        return self.mean
+
+
+class _OwnPolicy(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return _PerDimension(nn.Dense(3)(obs))
+
+
+class _Torso(nn.Module):
+    fn: Any
+
+    def __call__(self, obs):
+        return self.fn(obs)
+
+
+class _NoDistribution(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(2)(obs)
+
+
+class _OneRowOnly(nn.Module):
+    """A critic that works for one observation, and fails for two."""
+
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(1)(obs.reshape(4))[0]
+
+
+def _minus_value(rollout, value, next_value):
+    return rollout.reward - value
+
+
+def _missing_field(rollout, value, next_value):
+    return rollout.rewards
+
+
+def _per_column(rollout, value, next_value):
+    return rollout.reward.sum(0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "words"),
+    [
+        (pgjax.SoftmaxPolicy(2), {"critic": _Wide()}, r"critic gives \(2, 1\) for two"),
+        (pgjax.SoftmaxPolicy(2), {"critic": _OneRowOnly()}, "_OneRowOnly fails .*each row"),
+        (_OwnPolicy(), {}, r"log_prob gives \(2, 3\) for two"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": advantages.gae(0.9, 0.9)}, "there is none"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": _per_column}, r"estimator gives \(2,\)"),
+        (
+            pgjax.SoftmaxPolicy(2),
+            {"critic": pgjax.ValueNetwork(), "value_target": _per_column},
+            r"value_target gives \(2,\)",
+        ),
+        (pgjax.SoftmaxPolicy(2), {"estimator": _minus_value}, "estimator fails .*without a critic"),
+        (pgjax.SoftmaxPolicy(2), {"estimator": _missing_field}, "no attribute 'rewards'"),
+        (_NoDistribution(), {}, "_NoDistribution fails .*a policy returns a distribution"),
+        (pgjax.SoftmaxPolicy(2, torso=_Torso(jnp.ravel)), {}, "SoftmaxPolicy fails .*two obs"),
+        (pgjax.SoftmaxPolicy(2, torso=_Torso(jnp.sum)), {}, "SoftmaxPolicy fails"),
+        (pgjax.SoftmaxPolicy(2, torso=_Torso(lambda x: (x, x))), {}, "SoftmaxPolicy fails"),
+        (
+            pgjax.SoftmaxPolicy(2),
+            {"critic": pgjax.ValueNetwork(torso=_Torso(jnp.sum))},
+            "ValueNetwork fails .*a critic takes",
+        ),
+    ],
+)
+def test_init_refuses_parts_that_do_not_fit(policy, options, words):
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
+    with pytest.raises(pgjax.ConfigError, match=words) as e:
+        algorithm.init(jax.random.key(0), OBS)
+    assert "\n" not in str(e.value)
+
+
+def test_observations_need_not_be_flat(rng):
+    class Pictures(nn.Module):
+        @nn.compact
+        def __call__(self, obs):
+            x = nn.Conv(2, (3, 3))(obs).reshape(*obs.shape[:-3], -1)
+            return pgjax.distributions.Categorical(nn.Dense(2)(x))
+
+    algorithm = pgjax.reinforce(Pictures(), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros((4, 4, 1), np.float32))
+    batch = make_rollout(rng, [3, 2])
+    obs = rng.normal(size=(*batch.weight.shape, 4, 4, 1)).astype(np.float32)
+    _, info = algorithm.update(state, batch._replace(obs=obs, next_obs=obs))
+    assert info["grad_norm"] > 0
