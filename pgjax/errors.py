@@ -1,5 +1,6 @@
 """What pgjax raises, so that a caller can catch one type. Every message says what to do."""
 
+import numbers
 from typing import Any
 
 
@@ -40,3 +41,10 @@ class RunError(PgjaxError, OSError):
 
 class RunWarning(UserWarning):
     """Something about a run that its owner should know, though it goes on."""
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a count as an int; raise ConfigError unless it is an integer of at least 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(value)
