@@ -123,9 +123,10 @@ class EpisodeLog:
 
     def _check(self, episode: Episode) -> None:
         """Raise RolloutError for the first value of an episode that is not finite."""
-        steps, slot = slice(episode.start, self.time), slice(episode.slot, episode.slot + 1)
+        steps, slot = slice(episode.start, self.time), episode.slot
         obs = self._obs[episode.start : self.time + 1, slot]
-        found = find_nonfinite(obs, self._action[steps, slot], self._reward[steps, slot])
+        action, reward = self._action[steps, slot], self._reward[steps, slot]
+        found = find_nonfinite(obs, action, reward, slot=slot)
         if found:
             num_steps, error = found
             raise self.rollout_error(error, episode, episode.start + num_steps)
