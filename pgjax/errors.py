@@ -1,5 +1,6 @@
 """Exceptions and warnings that pgjax raises on purpose. Every message says what to do."""
 
+import numbers
 from typing import Any
 
 
@@ -118,3 +119,10 @@ class RunWarning(UserWarning):
       ...         print(warning)
       resumable, not bit-exact
     """
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a count as an int; raise ConfigError unless it is an integer of at least 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(value)

@@ -1,4 +1,4 @@
-"""Environments that fail in the second step of the episode that `fails` names by its reset seed."""
+"""Environments that fail: in a given reset or step, or by what they return."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from probe_envs import Scripted
 
 
 class Fails(Scripted):
-    """How: raises, hangs or dies, in `step` or in `reset`."""
+    """Raises, hangs or dies in a given reset, or in the second step after it."""
 
     def __init__(self, how="raises", where="step", resets=3):
         super().__init__()
@@ -16,7 +16,7 @@ class Fails(Scripted):
 
     def _fail(self):
         if self._how == "raises":
-            raise ZeroDivisionError("of their own")
+            raise ZeroDivisionError("in the environment")
         if self._how == "dies":
             os._exit(3)
         while True:
@@ -36,14 +36,14 @@ class Fails(Scripted):
 
 
 class Drifts(Scripted):
-    """Its observations depend on how often it was reset."""
+    """Returns observations that depend on how often it was reset."""
 
     def _obs(self):
         return super()._obs() + len(self.seeds)
 
 
 class Returns(Scripted):
-    """Something else from reset or step, which may be an error to raise; and it does not close."""
+    """Returns a given result from reset or step, or raises it if it is an error; cannot close."""
 
     def __init__(self, where, result, **spaces):
         super().__init__(**spaces)

@@ -1,4 +1,4 @@
-"""A space of every kind, and environments of them whose episodes follow from the reset seed."""
+"""A space of every kind, and environments with them whose episodes follow from the reset seed."""
 
 import functools
 
@@ -39,7 +39,7 @@ FEW_KINDS = pytest.mark.parametrize(
 
 
 class Scripted(gym.Env):
-    """Observations, rewards and lengths that follow from the reset seed; refuses other actions."""
+    """Its episodes follow from the reset seed; it refuses actions outside of its space."""
 
     def __init__(self, obs_space, action_space):
         self.observation_space, self.action_space = obs_space, action_space
@@ -66,12 +66,12 @@ def _script(name, seed):
 
 
 def ends(seed):
-    """(terminated, truncated) of the last step of an episode: either, or both."""
+    """Return (terminated, truncated) of the last step of an episode: either or both are true."""
     return [(True, False), (False, True), (True, True)][int(seed) % 3]
 
 
 def script(space, seed):
-    """The observations of the episode that is reset with a seed."""
+    """Return the observations of the episode with a reset seed."""
     name = next(name for name, known in SPACES.items() if known == space)
     return _script(name, int(seed))
 

@@ -1,4 +1,4 @@
-"""Environment and policy to Rollout: whole episodes or streams, in Python or on the device."""
+"""Collect rollouts: whole episodes or streams of steps, in Python or on the device."""
 
 import lazy_loader
 

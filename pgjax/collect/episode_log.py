@@ -1,4 +1,4 @@
-"""What the Python loop reads and writes down, and how whole episodes are cut out of it."""
+"""The log of a Python loop over environments, from which whole episodes are cut."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -7,40 +7,47 @@ from typing import Any
 import numpy as np
 
 from pgjax.collect.dispatch import BLOCK, ROWS
+from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.packing import Layout
 from pgjax.errors import RolloutError
 from pgjax.gym.spaces import Observations
-from pgjax.gym.stepping import ResultError, StepError, write_obs, write_step
+from pgjax.gym.stepping import EnvError, write_obs, write_step
 from pgjax.types import Rollout
 
-_CAPACITY = 128  # steps of the log, at first
-_MIN_LENGTH = 8  # of the padded time axis, which doubles from here
+_CAPACITY = 128  # initial length of the log, in steps
+_MIN_LENGTH = 8  # of the padded time axis, which grows by doubling
 
 
 @dataclasses.dataclass(slots=True)
 class Episode:
-    """Where an episode stands in the log."""
+    """An episode and its place in the log."""
 
     column: int  # of the rollout
     number: int  # in the run
-    seed: int  # it was reset with
+    seed: int  # that its environment is reset with
     slot: int  # the sub-environment that runs it
     start: int  # its first step in the log
     planned: int = 0  # one past the last step in the log whose noise is laid out
-    stop: int = 0  # one past its last step in the log
+    stop: int = 0  # one past its last step in the log, once it has ended
     terminated: bool = False
     truncated: bool = False
-    final_obs: Any = None  # [d]
+    final_obs: np.ndarray | None = None  # [d], the successor of its last step
 
     def __str__(self) -> str:
         return f"environment {self.slot}, episode {self.number} (reset seed {self.seed})"
 
 
 class EpisodeLog:
-    """Arrays [time, slot, ...] that grow by doubling.
+    """Arrays [time, slots, ...] of what the policy reads and the environments return.
 
-    Every value of an episode is checked to be finite, when it ends and whenever the log grows, so
-    that an environment that returns NaN is found out even if its episode never ends.
+    They grow by doubling. All values of an episode are checked to be finite when it ends and
+    whenever the log grows, so that a NaN is found even in an episode that never ends.
+
+    Args:
+      num_envs: number of environments; the slots are this, rounded up to a multiple of ROWS.
+      observations: how observations are encoded.
+      layout: of the rows that the policy reads, the noise followed by the observation.
+      send: converts raw actions to what an environment receives, for the replay of an error.
     """
 
     def __init__(
@@ -52,21 +59,20 @@ class EpisodeLog:
     ):
         self._slots = -(-num_envs // ROWS) * ROWS
         self._fields, self._encode, self._send = layout.fields, observations.encode, send
-        self.time = 0
+        self.time = 0  # number of steps whose actions are recorded
         rows = zip(layout.widths, layout.dtypes, strict=True)
-        self._lay([self._zeros((width,), dtype) for width, dtype in rows])
+        self._set_rows([self._zeros((width,), dtype) for width, dtype in rows])
         self._reward = self._zeros((), np.float32)
-        self._action = self._reward  # its shape is known at the first step
+        self._action = self._reward  # replaced at the first step, when its shape is known
         self._done: list[Episode] = []
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        # Longer by a block, since noise is laid out that far ahead.
+        # Longer by a block, because noise is laid out that far ahead.
         return np.zeros((_CAPACITY + BLOCK, self._slots, *shape), dtype)
 
-    def _lay(self, rows: list[np.ndarray]) -> None:
-        """What the policy reads at each time: noise, and behind it the observation."""
+    def _set_rows(self, rows: list[np.ndarray]) -> None:
         self.rows, obs = rows, self._fields[-1]
-        self._obs = rows[obs.row][..., obs.columns]
+        self._obs = rows[obs.row][..., obs.columns]  # a view
 
     def plan(self, episode: Episode, noise: Iterable[np.ndarray]) -> None:
         """Lay out the noise of an episode's next steps, arrays [BLOCK, ...]."""
@@ -76,99 +82,76 @@ class EpisodeLog:
             steps[:, field.columns] = x.reshape(BLOCK, -1)
 
     def observe(self, episode: Episode, obs: Any) -> None:
-        """The first observation of an episode."""
-        try:
-            write_obs(self._obs[self.time], episode.slot, self._encode, obs)
-        except ResultError as e:
-            raise self._error(episode, 0, str(e)) from None
+        """Record the first observation of an episode."""
+        write_obs(self._obs[self.time], episode.slot, self._encode, obs)
 
     def act(self, running: dict[int, Episode], action: np.ndarray) -> None:
-        """Record the raw actions of all slots, before anybody steps."""
+        """Record the raw actions [slots, ...] of the next step, before the environments step."""
         now = self.time
         if now == 0:
             self._action = self._zeros(action.shape[1:], action.dtype)
         if now + 1 + BLOCK == len(self._obs):
             self._grow(running.values())
         self._action[now] = action
+        self.time = now + 1
 
     def step(self, running: dict[int, Episode], results: Iterable[Any]) -> list[int]:
-        """Record one step of the running episodes; return the slots of those that ended."""
-        now = self.time
-        rewards, successors = self._reward[now], self._obs[now + 1]
+        """Record what the running episodes' steps returned; return the slots of those that end."""
+        stop = self.time
+        rewards, successors = self._reward[stop - 1], self._obs[stop]
         ended = []
         encode = self._encode
         for (slot, episode), result in zip(running.items(), results, strict=True):
-            try:
-                terminated, truncated = write_step(result, slot, successors, rewards, encode)
-            except ResultError as e:
-                raise self._error(episode, now - episode.start + e.later, str(e), now + 1) from None
+            terminated, truncated = write_step(result, slot, successors, rewards, encode)
             if terminated or truncated:
-                episode.stop, episode.final_obs = now + 1, successors[slot].copy()
+                episode.stop, episode.final_obs = stop, successors[slot].copy()
                 episode.terminated, episode.truncated = terminated, truncated
-                self._check(episode, now + 1)
+                self._check(episode)
                 self._done.append(episode)
                 ended.append(slot)
-        self.time = now + 1
         return ended
 
     def _grow(self, running: Iterable[Episode]) -> None:
         for episode in running:
-            self._check(episode, self.time)
+            self._check(episode)
 
-        def doubled(x: np.ndarray) -> np.ndarray:
+        def double(x: np.ndarray) -> np.ndarray:
             return np.concatenate([x, np.zeros_like(x[:-BLOCK])])
 
-        self._lay([doubled(x) for x in self.rows])
-        self._action, self._reward = doubled(self._action), doubled(self._reward)
+        self._set_rows([double(x) for x in self.rows])
+        self._action, self._reward = double(self._action), double(self._reward)
 
-    def _check(self, episode: Episode, stop: int) -> None:
-        """Raise for the first value of an episode, up to a time in the log, that is not finite."""
-        steps, slot = slice(episode.start, stop), episode.slot
-        obs = self._obs[episode.start : stop + 1, slot]  # and the successor of the last step
-        # In the order of cause and effect, should several be first in the same step.
-        fields = {"observation": obs, "action": self._action[steps, slot]}
-        fields["reward"] = self._reward[steps, slot]
-        first = {}
-        for name, x in fields.items():
-            finite = np.isfinite(x)
-            if not finite.all():
-                first[name] = int(np.argmin(finite.reshape(len(x), -1).all(1)))
-        if first:
-            name = min(first, key=lambda field: first[field])
-            t, values = first[name], fields[name][first[name]]
-            advice = (
-                "the policy has diverged, lower the learning rate"
-                if name == "action"
-                else "correct the environment"
-            )
-            bad = values[~np.isfinite(values)].ravel()[0]
-            acted = episode.start + t + (name == "reward")
-            raise self._error(episode, t, f"the {name} is {bad}: {advice}", acted)
+    def _check(self, episode: Episode) -> None:
+        """Raise RolloutError for the first value of an episode that is not finite."""
+        steps, slot = slice(episode.start, self.time), episode.slot
+        obs = self._obs[episode.start : self.time + 1, slot]
+        action, reward = self._action[steps, slot], self._reward[steps, slot]
+        found = find_nonfinite(obs, action, reward, slot=slot)
+        if found:
+            num_steps, error = found
+            raise self.rollout_error(error, episode, episode.start + num_steps)
 
-    def failed(self, episode: Episode | None, error: StepError, stop: int) -> RolloutError:
-        """What to raise for an environment that did; `stop` is one past its last action."""
-        if episode is None:  # it cannot be told which, or it was running an old episode again
-            which = f"environment {error.slot}" if error.slot >= 0 else "one of the environments"
-            return RolloutError(f"{which} {error}: correct it")
-        at = stop - 1 - episode.start
-        what = f"the environment {error}: correct it"
-        return self._error(episode, at, what, stop)
+    def rollout_error(
+        self, error: EnvError, episode: Episode | None, stop: int | None = None
+    ) -> RolloutError:
+        """Return the error to raise for an environment that is at fault.
 
-    def _error(self, episode: Episode, t: int, what: str, stop: int | None = None) -> RolloutError:
-        """In step t of an episode, or its reset if that is below 0.
-
-        What leads there are the actions before `stop` in the log, by default those before step t.
+        Args:
+          error: what is wrong.
+          episode: the running episode; None if the environment is unknown or runs none.
+          stop: the actions before it in the log lead to the error; by default all of them.
         """
-        stop = episode.start + t if stop is None else stop
+        if episode is None:
+            return RolloutError(f"{error.env}: {error.reason}: {error.advice}")
+        stop = self.time if stop is None else stop
         raw = self._action[episode.start : stop, episode.slot]
-        actions = _plain(list(self._send(raw))) if stop > episode.start else []
-        when = f"step {t}" if t >= 0 else "reset"
-        error = RolloutError(f"{episode}, {when}: {what}")
-        error.replay = {"reset_seed": episode.seed, "actions": actions}
-        return error
+        actions = _to_json(list(self._send(raw))) if len(raw) else []
+        raised = RolloutError(f"{episode}, {error.after(stop - episode.start)}")
+        raised.replay = {"reset_seed": episode.seed, "actions": actions}
+        return raised
 
     def rollout(self) -> Rollout:
-        """The episodes that ended, each in its column, with its padding behind it."""
+        """Return the episodes that ended, one in each column, padded at the end."""
         done = sorted(self._done, key=lambda episode: episode.column)
         length = max(_MIN_LENGTH, *(e.stop - e.start for e in done))
         shape = (1 << (length - 1).bit_length(), len(done))
@@ -198,10 +181,10 @@ class EpisodeLog:
         return Rollout(**columns)
 
 
-def _plain(x: Any) -> Any:
-    """Lists, dicts and numbers, as JSON has them."""
+def _to_json(x: Any) -> Any:
+    """Convert an action to lists, dicts and numbers."""
     if isinstance(x, dict):
-        return {name: _plain(value) for name, value in x.items()}
+        return {name: _to_json(value) for name, value in x.items()}
     if isinstance(x, list | tuple):
-        return [_plain(value) for value in x]
+        return [_to_json(value) for value in x]
     return np.asarray(x).tolist()

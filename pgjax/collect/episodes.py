@@ -1,12 +1,12 @@
-"""The thin Python loop over Gymnasium: whole episodes, numbered, the same for any width.
+"""Collect whole episodes from Gymnasium environments, in Python.
 
-What costs here is dispatch and the Python between two steps: see pgjax.dispatch for the first. An
-observation is copied once, straight to the row the policy reads, and episodes are cut out of the
-log at the end.
+Most of the time goes into dispatching compiled functions, which `pgjax.collect.dispatch` keeps
+cheap, and into the Python between two steps. Each observation is therefore copied only once, into
+the row that the policy reads. Episodes are cut out of the log at the end.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import gymnasium as gym
 import numpy as np
@@ -14,11 +14,11 @@ from gymnasium.vector import VectorEnv
 
 from pgjax.collect.dispatch import compile_for
 from pgjax.collect.episode_log import Episode, EpisodeLog
-from pgjax.collect.policy_fit import check_action
-from pgjax.errors import ConfigError
+from pgjax.collect.policy_fit import RawActions, check_action
+from pgjax.errors import check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.stepping import StepError, adapt
+from pgjax.gym.stepping import EnvError, ManualResetVector, SerialEnvs, adapt
 from pgjax.types import Algorithm, Rollout, TrainState
 
 
@@ -31,80 +31,99 @@ def collect_episodes(
     squash: bool = False,
     step_timeout: float = math.inf,
 ) -> Rollout:
-    """Run whole episodes, each until it is terminated or truncated.
+    """Collect whole episodes, each until it is terminated or truncated.
 
-    Episode e of a run, e = state.step * num_episodes + b, is column b of the rollout. It is reset
-    with a seed hashed from (state.key, e) and acts at time t with
-    fold_in(fold_in(state.key, e), t), whichever sub-environment runs it: the result does not depend
-    on their number. A sub-environment that finishes takes the next episode. state.key is not
-    consumed: the same state gives the same rollout. Keep num_episodes the same over a run, or
-    episodes come up twice. All this holds for JAX's default keys (threefry): batches of rbg keys do
-    not draw what each would alone.
+    Use it with any Gymnasium environment. For a functional environment,
+    `collect_episodes_on_device` returns the same rollout faster; for a fixed number of steps per
+    update there is `collect_steps`.
+
+    Column b of the rollout is episode e = state.step * num_episodes + b of the run. It is reset
+    with a seed hashed from (state.key, e), and its action at time t is drawn with the key
+    fold_in(fold_in(state.key, e), t), whichever sub-environment runs it. The result therefore does
+    not depend on the number of sub-environments; one that finishes an episode takes the next one.
+
+    state.key is not consumed: the same state gives the same rollout. Keep num_episodes constant
+    during a run, or episodes repeat. All this holds for JAX's default keys (threefry); a batch of
+    rbg keys does not draw what each key draws alone.
 
     Args:
-      env: one environment, or a vector of them. A plain SyncVectorEnv may have any autoreset mode,
-        since its environments are stepped one by one; any other vector needs DISABLED.
+      env: one environment or a vector of them. A plain SyncVectorEnv may have any autoreset mode,
+        because its environments are stepped one by one; any other vector needs mode DISABLED.
       algorithm: `act` is used.
       state: `params`, `key` and `step` are used.
-      num_episodes: columns of the rollout, at least 1.
+      num_episodes: number of columns, at least 1.
       squash: send tanh of the raw action, scaled to the bounds of a Box, instead of clipping it.
-      step_timeout: seconds after which a step or reset that has not come back is given up. Without
-        processes of their own environments are found out after up to twice as long, on Unix, in the
-        main thread, and unless they hang outside Python.
+      step_timeout: seconds after which a step or reset that has not returned is an error. For
+        environments in this process it is noticed within twice that, only on Unix, in the main
+        thread, and in Python code.
 
     Returns:
-      Rollout of numpy arrays, [T, num_episodes, ...], T the longest length rounded up to a power of
-      two and at least 8. Observations are flattened: [T, num_episodes, d].
+      Rollout of NumPy arrays [T, num_episodes, ...], where T is the longest length, rounded up to a
+      power of two and at least 8. Observations are flattened: [T, num_episodes, d].
 
     Raises:
-      ConfigError: num_episodes below 1.
-      SpaceError: a space or vector mode that is not supported.
-      RolloutError: an environment raised, hung, died, or returned an observation of the wrong shape
-        or a value that is not finite; its `replay` holds the reset seed and the actions that lead
-        there.
+      ConfigError: num_episodes is not an integer of at least 1.
+      SpaceError: a space or vector mode is not supported, or the policy does not fit the action
+        space.
+      RolloutError: an environment raised, hung, died, or returned something malformed or not
+        finite. Its `replay` holds the reset seed and the actions that lead there.
+
+    Example:
+      >>> import gymnasium, jax, optax, pgjax
+      >>> env = gymnasium.make("CartPole-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> state = algorithm.init(jax.random.key(0), jax.numpy.zeros(4))
+      >>> rollout = pgjax.collect_episodes(env, algorithm, state, num_episodes=3)
+      >>> rollout.obs.shape  # [T, B, d]
+      (8, 3, 4)
+      >>> rollout.truncated[-1].tolist()
+      [True, True, True]
     """
-    integer = isinstance(num_episodes, int | np.integer) and not isinstance(num_episodes, bool)
-    if not integer or num_episodes < 1:
-        raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
+    num_episodes = check_count("num_episodes", num_episodes)
     envs = adapt(env)
     sends = actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)
-    first = int(state.step) * int(num_episodes)
     compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
-    check_action(sends, compiled.like, compiled.choices)
+    needed = RawActions(sends.discrete, sends.shape, sends.choices)
+    check_action(needed, compiled.like, compiled.choices)
     params, seeds, noise = compiled.begin(state, num_episodes)
     log = EpisodeLog(envs.num_envs, seen, compiled.layout, sends.send)
-    waiting = iter(range(num_episodes))
-    running: dict[int, Episode] = {}  # by sub-environment
-
-    def start(slots: Iterable[int]) -> None:
-        pairs = zip(slots, waiting)  # noqa: B905
-        new = [Episode(b, first + b, seeds[b], slot, log.time) for slot, b in pairs]
-        if new:
-            running.update((episode.slot, episode) for episode in new)
-            try:
-                all_obs = envs.reset({episode.slot: episode.seed for episode in new})
-            except StepError as e:
-                raise log.failed(running.get(e.slot), e, log.time) from e.__cause__
-            for episode, obs in zip(new, all_obs, strict=True):
-                log.observe(episode, obs)
+    first = int(state.step) * num_episodes
+    waiting = ((b, first + b, seed) for b, seed in enumerate(seeds))
+    running: dict[int, Episode] = {}  # by slot
 
     with envs.step_timeout(step_timeout):
-        start(range(envs.num_envs))
-        while running:
-            time = log.time
-            for episode in running.values():
-                if episode.planned <= time:
-                    log.plan(episode, noise(episode.column, time - episode.start))
-            action = np.asarray(compiled.act(params, [row[time] for row in log.rows]))
-            log.act(running, action)
-            try:
-                results = envs.step(sends.send(action), running)
-            except StepError as e:
-                raise log.failed(running.get(e.slot), e, time + 1) from e.__cause__
-            ended = log.step(running, results)
-            if ended:
-                for slot in ended:
-                    del running[slot]
-                start(ended)
+        try:
+            _start(envs, log, running, range(envs.num_envs), waiting)
+            while running:
+                time = log.time
+                for episode in running.values():
+                    if episode.planned <= time:
+                        log.plan(episode, noise(episode.column, time - episode.start))
+                action = np.asarray(compiled.act(params, [row[time] for row in log.rows]))
+                log.act(running, action)
+                ended = log.step(running, envs.step(sends.send(action), running))
+                if ended:
+                    for slot in ended:
+                        del running[slot]
+                    _start(envs, log, running, ended, waiting)
+        except EnvError as e:
+            raise log.rollout_error(e, running.get(e.slot)) from e.__cause__
     return log.rollout()
+
+
+def _start(
+    envs: SerialEnvs | ManualResetVector,
+    log: EpisodeLog,
+    running: dict[int, Episode],
+    slots: Iterable[int],
+    waiting: Iterator[tuple[int, int, int]],
+) -> None:
+    """Start the next waiting episodes (column, number, seed) in free slots."""
+    pairs = zip(slots, waiting)  # noqa: B905  (there may be more slots than episodes)
+    new = [Episode(*episode, slot, log.time) for slot, episode in pairs]
+    if new:
+        running.update((episode.slot, episode) for episode in new)
+        all_obs = envs.reset({episode.slot: episode.seed for episode in new})
+        for episode, obs in zip(new, all_obs, strict=True):
+            log.observe(episode, obs)

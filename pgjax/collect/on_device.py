@@ -1,9 +1,9 @@
-"""The on-device engine: whole episodes of a functional environment inside one compiled program.
+"""Collect whole episodes of a functional environment inside one compiled program.
 
-The episodes are the Python loop's: by number, with its seeds, its noise and its way of acting on
-rows. All of an update start together, and steps are taken in blocks until the last is over, so that
-short episodes early in training do not cost what the longest possible would. The noise of a block
-is drawn at once.
+The episodes are those of the Python loop: the same numbers, seeds, noise and way of acting on rows.
+All episodes of an update start together, and steps are taken in blocks until the last one has
+ended, so that short episodes early in training do not cost as much as the longest possible ones.
+The noise of a block is drawn in one operation.
 """
 
 import functools
@@ -14,17 +14,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.collect.noise import episode_keys, noise_at, reset_seeds, split_noise
+from pgjax.collect.noise import Noise, episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.collect.policy_fit import check_action, choices_of, raw_actions
 from pgjax.envs import base, wrappers
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.sums import Sharding, max_over_vmap
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
-_BLOCK = 64  # steps at most between two looks at whether all episodes are over
-# The policy acts on this many rows at a time: a batch of another size may be computed, and so
-# rounded, another way. Blocks of 8 to 40 rows were seen to agree, with each other and with the
-# Python loop's.
+_Carry = tuple[Any, jax.Array, jax.Array]  # of all environments: states, obs [n, d], over [n]
+
+_BLOCK = 64  # at most this many steps between two checks of whether all episodes have ended
+# The policy acts on this many rows at a time, since a batch of another size may be computed, and so
+# rounded, differently. Blocks of 8 to 40 rows gave the same bits in all tests, also as the Python
+# loop.
 _ROWS = 32
 
 
@@ -37,35 +39,49 @@ def collect_episodes_on_device(
     squash: bool = False,
     sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Rollout:
-    """Run whole episodes of a functional environment, each until it is terminated or truncated.
+    """Collect whole episodes of a functional environment, each until terminated or truncated.
 
-    Pure and jittable; compiled as it is. Episode e of a run, e = state.step * num_episodes + b, is
-    column b. Its environment is reset with a key made of a seed hashed from (state.key, e), and it
-    acts at time t with fold_in(fold_in(state.key, e), t): as in `collect_episodes`, which gives the
-    same for `pgjax.envs.as_gymnasium(env)` (with `squash`, to rounding). state.key is not consumed.
+    Use it for environments written in JAX: nothing leaves the device between two steps. It is pure
+    and jittable, and compiles itself if it is called outside jit.
+
+    Column b of the rollout is episode e = state.step * num_episodes + b of the run. Its environment
+    is reset with a key made from a seed hashed from (state.key, e), and its action at time t is
+    drawn with the key fold_in(fold_in(state.key, e), t). `collect_episodes` does the same, and
+    gives the same result for `pgjax.envs.as_gymnasium(env)` (to rounding, with `squash`). state.key
+    is not consumed.
 
     Args:
-      env: with a time limit.
+      env: an environment with a time limit.
       algorithm: `act` is used.
       state: `params`, `key` and `step` are used.
-      num_episodes: columns of the rollout, at least 1.
+      num_episodes: number of columns, at least 1.
       squash: give the environment tanh of the raw action, scaled to the bounds of a Box, instead of
         clipping it.
-      sharding: with an axis_name of a mapped axis (jax.shard_map) the columns are divided among its
-        devices.
+      sharding: with the axis_name of a mapped axis (jax.shard_map), the columns are divided among
+        its devices.
 
     Returns:
-      Rollout [T, num_episodes, ...], T at least the time limit, with observations flattened. What
-      stands in padded slots is arbitrary. With an axis_name, this device's columns: equally many
-      on each, the last ones all padding where the episodes do not fill the shards.
+      Rollout [T, num_episodes, ...], with T at least the time limit and observations flattened.
+      Padded slots hold arbitrary values. With an axis_name, the columns of this device: each device
+      has equally many, and the last columns are all padding if the episodes do not fill the shards.
 
     Raises:
-      ConfigError: no time limit; reset and step that do not fit; num_episodes below 1; devices
-        that do not divide the shards.
-      SpaceError: a policy that does not fit the action space.
+      ConfigError: there is no time limit; reset and step do not fit each other; num_episodes is not
+        an integer of at least 1; or the devices do not divide the shards.
+      SpaceError: the policy does not fit the action space.
+
+    Example:
+      >>> import jax, optax, pgjax
+      >>> env = pgjax.envs.make("CartPole-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
+      >>> rollout = pgjax.collect_episodes_on_device(env, algorithm, state, num_episodes=3)
+      >>> rollout.obs.shape  # [T, B, d]
+      (8, 3, 4)
+      >>> rollout.weight.sum(0).tolist()  # length of each episode
+      [8.0, 8.0, 8.0]
     """
-    if not isinstance(num_episodes, int) or num_episodes < 1:
-        raise ConfigError(f"num_episodes must be an integer of at least 1, got {num_episodes!r}")
+    num_episodes = check_count("num_episodes", num_episodes)
     if env.max_episode_steps is None:
         raise ConfigError(
             "the environment has no time limit, and the compiled loop needs one: "
@@ -83,14 +99,31 @@ def training_step(
     squash: bool = False,
     sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Callable[[TrainState], tuple[TrainState, Info]]:
-    """Collecting and updating as one pure function, (TrainState) -> (TrainState, Info).
+    """Return one update, collecting included, as a pure function of a TrainState.
 
-    Jit it, scan it for many updates in one dispatch, `lax.map` or `vmap` it over seeds (the first
-    keeps the bits of a single run if there are two shards or more, the second rounds otherwise and
-    is quicker), or shard it: with the `sharding` that `reinforce` was given, under jax.shard_map
-    with a replicated state.
+    Use it to write a training loop in JAX: jit it, scan it to make many updates per dispatch, map
+    it over seeds, or shard it. `lax.map` over seeds gives the bits of a single run if there are two
+    shards or more; `vmap` is faster but rounds differently. To shard it, use the same `sharding` as
+    for `reinforce`, and call it under jax.shard_map with a replicated state.
 
-    Args: as of `collect_episodes_on_device`.
+    Args:
+      algorithm: `act` and `update` are used.
+      env: an environment with a time limit.
+      num_episodes: episodes per update, at least 1.
+      squash: as in `collect_episodes_on_device`.
+      sharding: as in `collect_episodes_on_device`.
+
+    Returns:
+      step: (TrainState) -> (TrainState, Info). It raises what `collect_episodes_on_device` raises.
+
+    Example:
+      >>> import jax, optax, pgjax
+      >>> env = pgjax.envs.make("CartPole-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> step = jax.jit(pgjax.training_step(algorithm, env, num_episodes=3))
+      >>> state, info = step(pgjax.init_on_device(algorithm, env, jax.random.key(0)))
+      >>> int(state.step), int(info["env_steps"])
+      (1, 24)
     """
 
     def step(state: TrainState) -> tuple[TrainState, Info]:
@@ -103,7 +136,25 @@ def training_step(
 
 
 def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> TrainState:
-    """The TrainState to begin with, for the environment's observations."""
+    """Return the initial TrainState for the observations of a functional environment.
+
+    Use it in place of `algorithm.init`, which needs an example of a flattened observation.
+
+    Args:
+      algorithm: `init` is used.
+      env: a functional environment.
+      key: a typed key [], the root of all randomness of the run. It is kept as `state.key`.
+
+    Returns:
+      TrainState with step 0.
+
+    Example:
+      >>> import jax, optax, pgjax
+      >>> env = pgjax.envs.make("CartPole-v1")
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> int(pgjax.init_on_device(algorithm, env, jax.random.key(0)).step)
+      0
+    """
     space = wrappers.flatten_observations(env).observation_space
     return algorithm.init(key, jnp.zeros(space.shape, space.dtype))
 
@@ -117,13 +168,9 @@ def _collect(
     squash: bool,
     sharding: Sharding,
 ) -> Rollout:
-    limit: Any = env.max_episode_steps
     env = wrappers.bound_actions(wrappers.flatten_observations(env), squash)
-    num_blocks = -(-limit // _BLOCK)
-    size = -(-limit // num_blocks)
-
     column, columns = _share(num_episodes, sharding)
-    # More than are asked for are simulated, to fill the policy's rows; those are over already.
+    # More episodes are simulated to fill the policy's rows; the added ones are over from the start.
     width = -(-columns // 8) * 8 if columns <= _ROWS else -(-columns // _ROWS) * _ROWS
     numbers = column + jnp.arange(width, dtype=jnp.uint32)
     over = (jnp.arange(width) >= columns) | (numbers >= num_episodes)
@@ -134,12 +181,25 @@ def _collect(
     like, choices = choices_of(act, state.params, state.key, obs[0])
     check_action(raw_actions(env.action_space), like, choices)
     draw, act_on = split_noise(act, state.params, state.key, obs[0])
-    act_on_rows = _in_blocks(act_on, state.params, width)
+    step = _vector_step(env, _in_blocks(act_on, state.params, width), step_keys)
 
-    def step(carry: Any, x: Any) -> tuple[Any, Rollout]:
+    def noise(times: jax.Array) -> Noise:
+        return noise_at(draw, keys, times, time_axis=0)
+
+    log = _run(step, noise, (env_state, obs, over), env.max_episode_steps)
+    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:, :columns], log)
+
+
+def _vector_step(
+    env: base.Env, act: Callable[[Noise, jax.Array], jax.Array], step_keys: jax.Array
+) -> Callable[[_Carry, tuple[jax.Array, Noise]], tuple[_Carry, Rollout]]:
+    """Return one step of all environments, for lax.scan: its row of the rollout is [n, ...]."""
+    limit: Any = env.max_episode_steps
+
+    def step(carry: _Carry, x: tuple[jax.Array, Noise]) -> tuple[_Carry, Rollout]:
         env_state, obs, over = carry
         time, noise = x
-        action = act_on_rows(noise, obs)
+        action = act(noise, obs)
         now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(step_keys, time)
         result = jax.vmap(env.step)(now, env_state, action)
         env_state, next_obs, reward, terminated, truncated = result
@@ -148,11 +208,33 @@ def _collect(
         row = Rollout(obs, action, reward, terminated, truncated, next_obs, weight)
         return (env_state, next_obs, over | terminated | truncated), row
 
+    return step
+
+
+def _run(
+    step: Callable[[_Carry, tuple[jax.Array, Noise]], tuple[_Carry, Rollout]],
+    noise: Callable[[jax.Array], Noise],
+    begin: _Carry,
+    limit: Any,
+) -> Rollout:
+    """Step in blocks until all episodes have ended.
+
+    Args:
+      step: one step of all environments.
+      noise: times [T] -> noise [T, n, ...].
+      begin: the carry before the first step.
+      limit: the longest possible episode, in steps.
+
+    Returns:
+      Rollout [blocks, steps of a block, n, ...], zero after the last block that was run.
+    """
+    num_blocks = -(-limit // _BLOCK)
+    size = -(-limit // num_blocks)
+
     def block(carry: Any) -> Any:
         i, inner, log = carry
         times = i * size + jnp.arange(size, dtype=jnp.uint32)
-        noise = noise_at(draw, keys, times, time_axis=0)
-        inner, rows = lax.scan(step, inner, (times, noise))
+        inner, rows = lax.scan(step, inner, (times, noise(times)))
         put = functools.partial(lax.dynamic_update_index_in_dim, index=i, axis=0)
         return i + 1, inner, jax.tree.map(put, log, rows)
 
@@ -160,17 +242,15 @@ def _collect(
         i, (_, _, over), _ = carry
         return (i < num_blocks) & max_over_vmap(~over.all())
 
-    begin = (env_state, obs, over)
-    some_noise = noise_at(draw, keys, jnp.zeros(1, jnp.uint32), time_axis=0)
+    some_noise = noise(jnp.zeros(1, jnp.uint32))
     xs = (jnp.zeros(1, jnp.uint32), some_noise)
     _, like = jax.eval_shape(lambda carry, xs: lax.scan(step, carry, xs), begin, xs)
     log = jax.tree.map(lambda x: jnp.zeros((num_blocks, size, *x.shape[1:]), x.dtype), like)
-    log = lax.while_loop(unfinished, block, (jnp.uint32(0), begin, log))[2]
-    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:, :columns], log)
+    return lax.while_loop(unfinished, block, (jnp.uint32(0), begin, log))[2]
 
 
 def _share(num_episodes: int, sharding: Sharding) -> tuple[jax.Array, int]:
-    """(the first of this device's columns, how many there are)."""
+    """Return the first of this device's columns, and how many columns it has."""
     if sharding.axis_name is None:
         return jnp.uint32(0), num_episodes
     columns = sharding.pad(num_episodes) // sharding.num_devices()
@@ -180,9 +260,10 @@ def _share(num_episodes: int, sharding: Sharding) -> tuple[jax.Array, int]:
 def _in_blocks(
     act_on: Callable[[Params, Any, jax.Array], jax.Array], params: Params, width: int
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """(noise, obs [width, d]) -> actions [width, ...], in blocks of rows.
+    """Return (noise, obs [width, d]) -> actions [width, ...], which acts on blocks of rows.
 
-    Every block has a copy of the parameters, so that XLA makes a product for each, not one of all.
+    Every block has its own copy of the parameters, so that XLA computes one product per block
+    instead of one for all rows.
     """
     on_rows = jax.vmap(act_on, in_axes=(None, 0, 0))
     if width <= _ROWS:

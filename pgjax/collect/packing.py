@@ -1,4 +1,4 @@
-"""Several arrays side by side in one, since every argument of a compiled call costs."""
+"""Pack several arrays into one, because every argument and result of a compiled call costs time."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,15 +12,15 @@ from pgjax.types import Info
 
 
 class Field(NamedTuple):
-    """Where one of the arrays lies."""
+    """The place of one array."""
 
-    row: int  # which of the joined arrays
+    row: int  # index of the joined array
     columns: slice  # of its last axis
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the array itself, without leading axes
 
 
 class Layout(NamedTuple):
-    """One joined array [..., width] for each dtype."""
+    """Several arrays side by side in joined arrays [..., width], one for each dtype."""
 
     widths: tuple[int, ...]
     dtypes: tuple[np.dtype, ...]
@@ -28,7 +28,11 @@ class Layout(NamedTuple):
 
 
 def lay_out(shapes: Iterable[tuple[tuple[int, ...], Any]]) -> Layout:
-    """A layout for arrays of given shapes and dtypes."""
+    """Return a layout for arrays with the given shapes and dtypes.
+
+    >>> lay_out([((2,), "float32"), ((), "uint32"), ((1, 3), "float32")]).widths
+    (5, 1)
+    """
     widths: dict[np.dtype, int] = {}
     fields = []
     for shape, dtype in shapes:
@@ -41,14 +45,14 @@ def lay_out(shapes: Iterable[tuple[tuple[int, ...], Any]]) -> Layout:
 
 
 def split(layout: Layout, rows: Sequence[Any]) -> list[Any]:
-    """The arrays [..., *shape] of joined ones [..., width]."""
+    """Return the arrays [..., *shape] that joined arrays [..., width] hold."""
     return [
         rows[f.row][..., f.columns].reshape(rows[f.row].shape[:-1] + f.shape) for f in layout.fields
     ]
 
 
 def pack(info: Info) -> dict[tuple[str, ...], jax.Array]:
-    """One array [k] for each dtype, by the names of what it holds: each array costs time."""
+    """Stack scalars of the same dtype into one array [k], keyed by their names."""
     groups: dict[Any, Info] = {}
     for name, value in info.items():
         groups.setdefault(value.dtype, {})[name] = value
@@ -56,7 +60,7 @@ def pack(info: Info) -> dict[tuple[str, ...], jax.Array]:
 
 
 def unpack(groups: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    """The inverse, of arrays [..., k], with plain numbers (or nested lists of them) by name."""
+    """Return what `pack` packed, in arrays [..., k], as Python numbers or nested lists by name."""
     values = {
         name: value
         for names, array in groups.items()

@@ -1,13 +1,14 @@
-"""How many values an action may take, read off the traced program that chooses it.
+"""Check that a policy fits an action space, before the first step.
 
-A policy of too many choices would be found out only when it makes one of them, and inside a
+The number of values that an action may take is read off the traced program that samples it.
+Otherwise a policy with too many choices would fail only once it makes one of them, and in a
 compiled loop never.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,61 @@ from jax.extend.core import Literal
 from pgjax.envs.base import Discrete, Space
 from pgjax.errors import SpaceError
 
-Choices = tuple[int | None, ...]  # of each number of an action; None where it cannot be told
+Choices = tuple[int | None, ...]  # for each number of an action; None if any value or unknown
 
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call")
 _SAME_VALUES = ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim", "stop_gradient")
 
 
-def choices_of(act: Callable[..., Any], *args: Any) -> tuple[Any, Choices]:
-    """(shape and dtype of one action, how many values each of its numbers may take).
+class RawActions(NamedTuple):
+    """What a space requires of a policy's raw actions."""
 
-    Sampling a softmax ends in an argmax over its choices, and a coin in a comparison; of what ends
-    in anything else nothing is known.
+    discrete: bool  # whether all of their numbers are integers
+    shape: tuple[int, ...]  # of one raw action
+    choices: Choices  # how many values each of its numbers takes
+
+
+def raw_actions(space: Space) -> RawActions:
+    """Return what the action space of a functional environment requires."""
+    if isinstance(space, Discrete):
+        return RawActions(True, (), (space.n,))
+    return RawActions(False, (math.prod(space.shape),), ())
+
+
+def check_action(needed: RawActions, action: Any, choices: Choices = ()) -> None:
+    """Raise SpaceError unless a policy's raw action is what a space requires.
+
+    Args:
+      needed: what the space requires.
+      action: a raw action of the policy, or its shape and dtype.
+      choices: how many values each of its numbers takes, if known.
+    """
+    kinds = {True: "discrete", False: "continuous"}
+    is_discrete = bool(jnp.issubdtype(action.dtype, jnp.integer))
+    if (is_discrete, action.shape) != (needed.discrete, needed.shape):
+        raise SpaceError(
+            f"the policy's actions are {kinds[is_discrete]} with shape {action.shape}, but the "
+            f"action space needs {kinds[needed.discrete]} actions with shape {needed.shape}: "
+            "SoftmaxPolicy(n) fits Discrete(n), GaussianPolicy(d) fits a Box of d numbers (see "
+            "pgjax.gym.actions.policy_for)"
+        )
+    for number, wanted in zip(choices, needed.choices, strict=False):
+        if number is not None and wanted is not None and number != wanted:
+            raise SpaceError(
+                f"the policy chooses one of {number} values, but the action space has {wanted}: "
+                "SoftmaxPolicy(n) fits Discrete(n) (see pgjax.gym.actions.policy_for)"
+            )
+
+
+def choices_of(act: Callable[..., Any], *args: Any) -> tuple[Any, Choices]:
+    """Return the shape and dtype of one action, and how many values each of its numbers takes.
+
+    Sampling a softmax ends in an argmax over its choices, and sampling a Bernoulli in a comparison.
+    The number is unknown for any other operation.
 
     Args:
       act: (params, key, obs) -> action.
-      *args: examples of its arguments, for one key and one observation.
+      *args: examples of its arguments, with one key and one observation.
     """
     closed, like = jax.make_jaxpr(act, return_shape=True)(*args)
     known = _choices(closed.jaxpr, closed.jaxpr.outvars[0], _unknown)
@@ -42,7 +83,7 @@ def _unknown(var: Any) -> list[int | None]:
 
 
 def _choices(jaxpr: Any, var: Any, outside: Callable[[Any], list[int | None]]) -> list[int | None]:
-    """Of a variable's numbers; `outside` tells those of what the jaxpr is given."""
+    """Return the choices of a variable's numbers; `outside` returns those of a jaxpr's inputs."""
     if isinstance(var, Literal):
         return _unknown(var)
     if var.aval.dtype == bool:
@@ -67,59 +108,3 @@ def _choices(jaxpr: Any, var: Any, outside: Callable[[Any], list[int | None]]) -
     if name in ("concatenate", "stack") and len(var.aval.shape) == 1:
         return [n for part in eqn.invars for n in before(part)]
     return _unknown(var)
-
-
-class RawActions(Protocol):
-    """The raw actions that a space needs of a policy."""
-
-    @property
-    def discrete(self) -> bool:
-        """Whether all of its numbers are whole."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one raw action."""
-        ...
-
-    @property
-    def choices(self) -> Choices:
-        """How many values each number takes."""
-        ...
-
-
-class _Needs(NamedTuple):
-    discrete: bool
-    shape: tuple[int, ...]
-    choices: Choices
-
-
-def raw_actions(space: Space) -> RawActions:
-    """The raw actions that a functional environment's space needs."""
-    if isinstance(space, Discrete):
-        return _Needs(True, (), (space.n,))
-    return _Needs(False, (math.prod(space.shape),), ())
-
-
-def check_action(needed: RawActions, action: Any, choices: Choices = ()) -> None:
-    """Raise SpaceError unless a policy's raw action is what a space needs.
-
-    Args:
-      needed: the raw actions of the space.
-      action: an array, or its shape and dtype.
-      choices: how many values each number of the policy's action takes, where that is known.
-    """
-    kinds = {True: "discrete", False: "continuous"}
-    is_discrete = bool(jnp.issubdtype(action.dtype, jnp.integer))
-    if (is_discrete, action.shape) != (needed.discrete, needed.shape):
-        raise SpaceError(
-            f"the policy's actions are {kinds[is_discrete]} of shape {action.shape}, but the "
-            f"action space needs {kinds[needed.discrete]} ones of shape {needed.shape}: SoftmaxPolicy(n) fits "
-            "Discrete(n), GaussianPolicy(d) a Box of d numbers (see pgjax.gym.actions.policy_for)"
-        )
-    for number, wanted in zip(choices, needed.choices, strict=False):
-        if number is not None and wanted is not None and number != wanted:
-            raise SpaceError(
-                f"the policy chooses one of {number}, where the action space has {wanted}: "
-                "SoftmaxPolicy(n) fits Discrete(n) (see pgjax.gym.actions.policy_for)"
-            )

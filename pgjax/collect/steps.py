@@ -1,117 +1,127 @@
-"""Streams of steps: rollouts of a fixed length, whose columns go on from one to the next.
+"""Collect streams of steps from Gymnasium environments: rollouts of a fixed length.
 
-For tasks where whole episodes are wasteful. A critic bootstraps where a rollout stops. What the
-environments are in the midst of is no part of the TrainState: a run is resumed with episodes begun
-anew, and so not to the bit.
+Each column continues where the previous rollout stopped, and a critic bootstraps there. Use them
+for tasks whose episodes are too long to wait for. The state of the environments is not part of the
+TrainState: a resumed run begins new episodes, and so is not bit-identical to an uninterrupted one.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
+from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.packing import Layout
-from pgjax.collect.policy_fit import check_action
-from pgjax.errors import ConfigError, RolloutError, SpaceError
+from pgjax.collect.policy_fit import RawActions, check_action
+from pgjax.errors import RolloutError, check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.stepping import (
-    AutoresetVector,
-    ManualResetVector,
-    ResultError,
-    SerialEnvs,
-    StepError,
-    write_obs,
-    write_step,
-)
+from pgjax.gym.stepping import AutoresetVector, EnvError, adapt_stream, write_obs, write_step
 from pgjax.types import Algorithm, Rollout, TrainState
 
 
-class _SlotError(Exception):
-    """Something wrong in what one of the environments returned."""
-
-    def __init__(self, slot: int, result: ResultError):
-        super().__init__(slot, result)
-        self.slot, self.result = slot, result
-
-
 class Stream:
-    """Environments that are stepped side by side and go on with another episode at each end.
+    """Environments that step side by side and begin a new episode whenever one ends.
+
+    A stream keeps the running episodes from one call of `collect_steps` to the next.
 
     Args:
-      env: one environment or a vector of them, in any autoreset mode: NEXT_STEP, whose steps after
-        an end have weight 0; SAME_STEP, whose true successors are taken from `final_obs`; DISABLED,
-        or a plain SyncVectorEnv, whose resets get seeds that follow from (state.key, update, time).
-        Not Gymnasium's FunctionalJaxVectorEnv (SpaceError).
-      squash: as of `collect_episodes`.
-      step_timeout: as of `collect_episodes`.
+      env: one environment or a vector of them, in any autoreset mode. NEXT_STEP: the steps that
+        reset an environment have weight 0. SAME_STEP: true successors come from `final_obs`.
+        DISABLED, or a plain SyncVectorEnv: resets get seeds that follow from (state.key, update,
+        time). Gymnasium's FunctionalJaxVectorEnv is not supported.
+      squash: send tanh of the raw action, scaled to the bounds of a Box, instead of clipping it.
+      step_timeout: seconds after which a step or reset that has not returned is an error; see
+        `collect_episodes`.
+
+    Raises:
+      SpaceError: a space or vector that is not supported.
+
+    Example:
+      >>> import gymnasium, pgjax
+      >>> env = gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
+      >>> stream = pgjax.Stream(env)
+      >>> stream.num_envs
+      2
     """
 
     def __init__(
         self, env: gym.Env | VectorEnv, *, squash: bool = False, step_timeout: float = math.inf
     ):
-        self._envs = _adapted(env)
+        self._envs = adapt_stream(env)
         self.num_envs = self._envs.num_envs
         self._sends = actions(self._envs.action_space, squash)
         self._seen = spaces.observations(self._envs.observation_space)
         self._timeout = step_timeout
         self._next: np.ndarray | None = None  # observations to act on next [num_envs, d]
-        self._sums = np.zeros((2, self.num_envs))  # return and length of running episodes
+        self._sums = np.zeros((2, self.num_envs))  # return and length of the running episodes
+        # Return, length and truncation of the last episodes that ended.
         self._recent: deque[tuple[float, float, bool]] = deque()
-        self._ended = 0
+        self._ended = 0  # how many of them ended in the last rollout
 
     def collect(self, algorithm: Algorithm, state: TrainState, num_steps: int) -> Rollout:
-        """The next steps: see `collect_steps`."""
-        integer = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
-        if not integer or num_steps < 1:
-            raise ConfigError(f"num_steps must be an integer of at least 1, got {num_steps!r}")
+        """Collect the next steps; see `collect_steps`."""
+        num_steps = check_count("num_steps", num_steps)
         compiled = compile_for(algorithm, state, np.zeros(self._seen.size, self._seen.dtype))
-        check_action(self._sends, compiled.like, compiled.choices)
+        needed = RawActions(self._sends.discrete, self._sends.shape, self._sends.choices)
+        check_action(needed, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)
         rows = self._rows(compiled.layout, num_steps)
-        *drawn, seen = compiled.layout.fields
+        seen = compiled.layout.fields[-1]
         obs = rows[seen.row][:, : self.num_envs, seen.columns]
         log = self._log(compiled.like, obs, num_steps)
-        while len(self._recent) > self.num_envs:  # are told of where none ends
+        while len(self._recent) > self.num_envs:  # enough for a rollout in which none ends
             self._recent.popleft()
         self._ended = 0
-        # Unknown until the end: whatever ends this sooner, environments have moved on.
+        # Unknown until the end: if an exception ends this early, the environments have moved on.
         begun, self._next = self._next, None
-        t = -1
+        t = -1  # while they are reset
         try:
             with self._envs.step_timeout(self._timeout):
                 obs[0] = self._begin(seeds) if begun is None else begun
                 for t in range(num_steps):
                     if t % BLOCK == 0:
-                        for column in range(self.num_envs):
-                            for field, x in zip(drawn, noise(column, t), strict=True):
-                                of_column = rows[field.row][t : t + BLOCK, column]
-                                of_column[:, field.columns] = x.reshape(BLOCK, -1)
+                        self._lay_noise(compiled.layout, rows, t, noise)
                     action = np.asarray(compiled.act(params, [row[t] for row in rows]))
                     log["action"][t] = action[: self.num_envs]
                     obs[t + 1] = self._step(action[: self.num_envs], seeds, t, log)
-        except (StepError, _SlotError) as e:
-            cause = e if isinstance(e, StepError) else None
-            raise self._error(e, int(state.step), t) from cause
+        except EnvError as e:
+            raise _rollout_error(e, state, t + 1) from e.__cause__
         self._count(log)
         log["obs"] = obs[:num_steps]
-        self._check(log, int(state.step))
+        found = find_nonfinite(log["obs"], log["action"], log["reward"], log["next_obs"])
+        if found:
+            steps_before, error = found
+            raise _rollout_error(error, state, steps_before)
         self._next = obs[num_steps].copy()
         return Rollout(**log)
 
     def _rows(self, layout: Layout, num_steps: int) -> list[np.ndarray]:
-        """What the policy reads at each time: noise, laid out in blocks, and the observation."""
+        """Return empty rows for what the policy reads: noise in blocks, and the observation."""
         steps, slots = -(-num_steps // BLOCK) * BLOCK + 1, -(-self.num_envs // ROWS) * ROWS
         rows = zip(layout.widths, layout.dtypes, strict=True)
         return [np.zeros((steps, slots, width), dtype) for width, dtype in rows]
 
+    def _lay_noise(
+        self,
+        layout: Layout,
+        rows: list[np.ndarray],
+        t: int,
+        noise: Callable[[int, int], list[np.ndarray]],
+    ) -> None:
+        """Write the noise of the steps from t on, a block of them, to the rows."""
+        for column in range(self.num_envs):
+            for field, x in zip(layout.fields[:-1], noise(column, t), strict=True):
+                of_column = rows[field.row][t : t + BLOCK, column]
+                of_column[:, field.columns] = x.reshape(BLOCK, -1)
+
     def _log(self, action: Any, obs: np.ndarray, num_steps: int) -> dict[str, Any]:
-        """Empty fields of a Rollout, but for obs."""
+        """Return empty fields of a Rollout, except obs."""
         shape = (num_steps, self.num_envs)
         log: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in ("reward", "weight")}
         log |= {name: np.zeros(shape, bool) for name in ("terminated", "truncated")}
@@ -119,9 +129,10 @@ class Stream:
         return {**log, "next_obs": np.zeros_like(obs[:num_steps])}
 
     def episode_info(self) -> dict[str, float]:
-        """Of the episodes that ended in the last rollout; if none did, of the last that had.
+        """Return metrics of the episodes that ended in the last rollout.
 
-        Until one has ended, of those that are running, so far.
+        If none did, of the last that ended before; if none has ended yet, of the running episodes
+        so far.
         """
         running = [(*sums, False) for sums in self._sums.T]
         last = list(self._recent)[-(self._ended or self.num_envs) :] or running
@@ -138,33 +149,31 @@ class Stream:
         }
 
     def _begin(self, seeds: list[int]) -> np.ndarray:
+        """Reset all environments; return their observations [num_envs, d]."""
         self._sums[:] = 0.0
         if isinstance(self._envs, AutoresetVector):
-            return self._encoded(self._envs.reset(seeds))
+            return self._encode(self._envs.reset(seeds))
         return self._reset(dict(enumerate(seeds)))
 
     def _reset(self, seeds: dict[int, int]) -> np.ndarray:
-        """First observations [n, d] of some, by their number."""
+        """Reset some environments with seeds; return their observations [len(seeds), d]."""
         envs: Any = self._envs
-        return self._encoded(envs.reset(seeds), list(seeds))
+        return self._encode(envs.reset(seeds), list(seeds))
 
     def _step(self, action: np.ndarray, seeds: list[int], t: int, log: dict[str, Any]) -> Any:
-        """One step of all; returns the observations to act on next."""
+        """Step all environments; return the observations to act on next [num_envs, d]."""
         sent, now = self._sends.send(action), {name: x[t] for name, x in log.items()}
         if isinstance(self._envs, AutoresetVector):
             seen, *of_step, successors = self._envs.step(sent)
             names = "reward", "terminated", "truncated", "weight"
             for name, x in zip(names, of_step, strict=True):
                 now[name][:] = x
-            obs = self._encoded(seen)
-            now["next_obs"][:] = obs if successors is seen else self._encoded(successors)
+            obs = self._encode(seen)
+            now["next_obs"][:] = obs if successors is seen else self._encode(successors)
             return obs
         results = self._envs.step(sent, range(self.num_envs))
         for slot, result in enumerate(results):
-            try:
-                flags = write_step(result, slot, now["next_obs"], now["reward"], self._seen.encode)
-            except ResultError as e:
-                raise _SlotError(slot, e) from None
+            flags = write_step(result, slot, now["next_obs"], now["reward"], self._seen.encode)
             now["terminated"][slot], now["truncated"][slot] = flags
         now["weight"][:] = 1.0
         over = np.flatnonzero(now["terminated"] | now["truncated"])
@@ -175,11 +184,11 @@ class Stream:
         return obs
 
     def _count(self, log: dict[str, Any]) -> None:
-        """Clear what is no step, and add the rest to the episodes it is of."""
+        """Clear the steps of weight 0, and add the others to the sums of their episodes."""
         real = log["weight"] > 0
         for name in ("reward", "terminated", "truncated"):
             log[name][~real] = 0
-        done = np.zeros(self.num_envs, int)  # steps already counted, of each
+        done = np.zeros(self.num_envs, int)  # steps of each that are already counted
         for t, slot in np.argwhere(log["terminated"] | log["truncated"]):
             self._add(log, slot, done[slot], t + 1)
             cut = log["truncated"][t, slot] and not log["terminated"][t, slot]
@@ -193,90 +202,68 @@ class Stream:
         for i, name in enumerate(("reward", "weight")):
             self._sums[i, slot] += log[name][start:stop, slot].sum(dtype=np.float64)
 
-    def _encoded(self, observations: Any, slots: Sequence[int] | None = None) -> np.ndarray:
-        """Of each, a row; at once where they are one array already."""
+    def _encode(self, observations: Any, slots: Sequence[int] | None = None) -> np.ndarray:
+        """Return a row [d] for each observation; of `slots`, by default of all."""
         space = self._envs.observation_space
         whole = isinstance(observations, np.ndarray) and isinstance(space, gym.spaces.Box)
         if whole and observations.shape[1:] == space.shape:
-            return observations.reshape(len(observations), -1)
-        rows = np.zeros((len(observations), self._seen.size), self._seen.dtype)
-        for i, obs in enumerate(observations):
-            try:
-                write_obs(rows, i, self._seen.encode, obs, later=1)
-            except ResultError as e:
-                raise _SlotError(slots[i] if slots else i, e) from None
-        return rows
-
-    def _error(self, error: "StepError | _SlotError", step: int, t: int) -> RolloutError:
-        """What to raise for what happened at time t, or at the first reset if that is below 0."""
-        which = f"environment {error.slot}" if error.slot >= 0 else "one of the environments"
-        if isinstance(error, StepError):
-            what = f"the environment {error}: correct it"
-            when = f"step {t}" if t >= 0 else "reset"
-        else:
-            what, when = str(error.result), f"step {t + error.result.later}"
-        return RolloutError(f"{which}, update {step + 1}, {when}: {what}")
-
-    def _check(self, log: dict[str, Any], step: int) -> None:
-        for name in ("obs", "action", "reward", "next_obs"):
-            finite = np.isfinite(log[name]).reshape(*log["weight"].shape, -1).all(-1)
-            if not finite.all():
-                t, slot = np.argwhere(~finite)[0]
-                advice = (
-                    "the policy has diverged, lower the learning rate"
-                    if name == "action"
-                    else "correct the environment"
-                )
-                at, what = t + (name == "next_obs"), "observation" if "obs" in name else name
-                raise RolloutError(
-                    f"environment {slot}, update {step + 1}, step {at}: the {what} is not finite: "
-                    f"{advice}"
-                )
+            return observations.reshape(len(observations), -1)  # they are one array already
+        rows = np.zeros((self.num_envs, self._seen.size), self._seen.dtype)
+        chosen = range(self.num_envs) if slots is None else slots
+        for slot, obs in zip(chosen, observations, strict=True):
+            write_obs(rows, slot, self._seen.encode, obs)
+        return rows if slots is None else rows[slots]
 
 
 def collect_steps(
     stream: Stream, algorithm: Algorithm, state: TrainState, num_steps: int
 ) -> Rollout:
-    """The next `num_steps` steps of each of a stream's environments.
+    """Collect the next `num_steps` steps of each of a stream's environments.
 
-    Column b acts at time t of the rollout with fold_in(fold_in(state.key, e), t), where e =
-    state.step * num_envs + b. A column may hold the end of one episode and the beginning of
-    another; where it stops in the midst of one it is neither terminated nor truncated, and an
-    estimator bootstraps from the critic's value of `next_obs`. So the number of environments
-    changes the result, unlike that of `collect_episodes`.
+    Use it with a critic, for tasks whose episodes are too long to collect whole. Column b is
+    environment b; its action at time t of the rollout is drawn with the key
+    fold_in(fold_in(state.key, e), t), where e = state.step * num_envs + b. So the result depends on
+    the number of environments, unlike that of `collect_episodes`.
+
+    A column may hold the end of one episode and the beginning of another. Where it stops in the
+    middle of an episode it is neither terminated nor truncated, and an estimator bootstraps from
+    the critic's value of `next_obs`.
 
     Args:
-      stream: goes on where it stopped.
+      stream: the environments; continues where its last rollout stopped.
       algorithm: `act` is used.
       state: `params`, `key` and `step` are used.
-      num_steps: rows of the rollout, at least 1.
+      num_steps: number of rows, at least 1.
 
     Returns:
-      Rollout of numpy arrays, [num_steps, num_envs, ...]; weight is 0 for steps that an environment
-      took to reset itself.
+      Rollout of NumPy arrays [num_steps, num_envs, ...]. Weight is 0 for steps that an environment
+      took to reset itself. Observations are flattened: [num_steps, num_envs, d].
 
     Raises:
-      ConfigError, SpaceError: as `collect_episodes`.
-      RolloutError: as `collect_episodes`, but it names environment, update and step, and has no
-        `replay`. After it, or anything else that cuts a rollout short, all episodes begin anew.
+      ConfigError: num_steps is not an integer of at least 1.
+      SpaceError: the policy does not fit the action space.
+      RolloutError: as in `collect_episodes`, but it names environment, update and step, and has no
+        `replay`. After it, or any other exception, the stream begins new episodes.
+
+    Example:
+      >>> import gymnasium, jax, optax, pgjax
+      >>> env = gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
+      >>> stream = pgjax.Stream(env)
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> state = algorithm.init(jax.random.key(0), jax.numpy.zeros(4))
+      >>> rollout = pgjax.collect_steps(stream, algorithm, state, num_steps=5)
+      >>> rollout.obs.shape  # [T, B, d]
+      (5, 2, 4)
     """
     return stream.collect(algorithm, state, num_steps)
 
 
-def _adapted(env: gym.Env | VectorEnv) -> SerialEnvs | ManualResetVector | AutoresetVector:
-    if type(env) is SyncVectorEnv:
-        return SerialEnvs(env.envs)
-    if not isinstance(env, VectorEnv):
-        return SerialEnvs([env])
-    if any(of.__name__ == "FunctionalJaxVectorEnv" for of in type(env.unwrapped).__mro__):
-        raise SpaceError(
-            "gymnasium's FunctionalJaxVectorEnv loses a step of every environment when one of them "
-            'ends: make it with vectorization_mode="sync", or take pgjax.envs.from_func_env'
-        )
-    disabled = env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED
-    return ManualResetVector(env) if disabled else AutoresetVector(env)
+def _rollout_error(error: EnvError, state: TrainState, num_steps: int) -> RolloutError:
+    """Return the error to raise for an environment at fault, after steps of this rollout."""
+    where = f"{error.env}, update {int(state.step) + 1}"
+    return RolloutError(f"{where}, {error.after(num_steps)}")
 
 
 def _reset_seed(seed: int, t: int) -> int:
-    """Of the episode that begins behind step t of a column whose own seed is given."""
+    """Return the seed of the episode that begins after step t, in a column with a seed."""
     return int(np.random.SeedSequence([seed, t]).generate_state(1)[0])

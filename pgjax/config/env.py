@@ -35,9 +35,7 @@ class OpenEnv(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_env(
-    config: TrainConfig, num_envs: int | None = None, **kwargs: Any
-) -> Iterator[OpenEnv]:
+def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Iterator[OpenEnv]:
     """Open the environment of a config: the functional one where the run is on the device.
 
     Its processes end with the block, also when an exception leaves it.

@@ -1,4 +1,4 @@
-"""The border with Gymnasium: its spaces, the actions it receives, the results it returns."""
+"""The interface to Gymnasium: spaces, actions to send, and checks of what is returned."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Action spaces: the policy for one, and how its raw actions become what an environment receives.
+"""Convert the raw actions of a policy to what an environment receives, for every action space.
 
-A Dict or Tuple is its parts side by side: a raw action is then one row of numbers, whole ones for
-what is discrete, as `distributions.Joint` has them.
+A raw action of a Dict or Tuple is one row with the numbers of all parts side by side, as in
+`distributions.Joint`; those of discrete parts are whole numbers.
 """
 
 import math
@@ -28,26 +28,41 @@ _Layers = dict[str, Any]  # hidden_sizes, activation and torso of a policy
 
 
 class Actions(NamedTuple):
-    """How the raw actions of a policy become what an environment of a space receives."""
+    """The raw actions that a space requires, and how they are converted to actions of the space."""
 
-    discrete: bool  # whole numbers, all of them
+    discrete: bool  # whether all of their numbers are integers
     shape: tuple[int, ...]  # of one raw action
-    choices: tuple[
-        int | None, ...
-    ]  # how many values each of its numbers takes; None for any number
+    choices: tuple[int | None, ...]  # how many values each of its numbers takes; None for any
     send: Callable[[np.ndarray], Any]  # raw [n, *shape] -> n actions, each contained in the space
-    policy: Callable[[_Layers], nn.Module]
+    policy: Callable[[_Layers], nn.Module]  # returns a policy for the space
 
 
 def actions(space: gym.Space, squash: bool = False) -> Actions:
-    """What is sent is always contained in the space, in its shape and dtype.
+    """Return how raw actions are converted to actions of a space.
 
-    Discrete and MultiDiscrete add their start; Box clips to its bounds per dimension, or with
-    `squash` scales tanh to them, and rounds where it is of integers; MultiBinary is 0 and 1. Dict
-    and Tuple are made of these.
+    Use it to step an environment by hand with a policy's actions. What is sent is always contained
+    in the space, with its shape and dtype. Discrete and MultiDiscrete add their start. MultiBinary
+    takes 0 and 1. Box clips to its bounds per dimension, and rounds if its dtype is an integer.
+    Dict and Tuple may contain all of these.
+
+    Args:
+      space: the action space of one environment.
+      squash: scale tanh of the raw action to the bounds of a Box instead of clipping it.
+
+    Returns:
+      Actions. Its `send` raises SpaceError for a choice that the space does not have.
 
     Raises:
-      SpaceError: for any other space, or a bound that tanh cannot be scaled to.
+      SpaceError: a space of another kind, or a Box with infinite bounds and `squash`.
+
+    Example:
+      >>> import numpy as np
+      >>> from gymnasium import spaces
+      >>> box = actions(spaces.Box(-1.0, 2.0, (2,)))
+      >>> box.discrete, box.shape
+      (False, (2,))
+      >>> box.send(np.array([[0.5, 9.0]])).tolist()
+      [[0.5, 2.0]]
     """
     parts = [_leaf(leaf, squash) for leaf in leaves("action", space)]
     if not isinstance(space, spaces.Dict | spaces.Tuple):
@@ -60,7 +75,7 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
         sent = []
         for part, width, end in zip(parts, widths, ends, strict=True):
             of_part = raw[:, end - width : end].reshape(-1, *part.shape)
-            sent.append(part.send(_whole(of_part) if part.discrete else of_part))
+            sent.append(part.send(_to_integers(of_part) if part.discrete else of_part))
         return [_rebuild(space, iter(each)) for each in zip(*sent, strict=True)]
 
     def policy(layers: _Layers) -> nn.Module:
@@ -78,13 +93,30 @@ def policy_for(
     squash: bool = False,
     torso: nn.Module | None = None,
 ) -> nn.Module:
-    """The policy for an action space.
+    """Return the policy for an action space.
 
-    A softmax for Discrete, several for MultiDiscrete, coins for MultiBinary, a Gaussian for Box,
-    and for Dict and Tuple all of theirs behind the same hidden layers.
+    Use it to choose a policy by space: SoftmaxPolicy for Discrete, MultiSoftmaxPolicy for
+    MultiDiscrete, BernoulliPolicy for MultiBinary, GaussianPolicy for Box, and JointPolicy for Dict
+    and Tuple, whose parts share the hidden layers.
+
+    Args:
+      space: the action space of one environment.
+      hidden_sizes: width of each hidden layer.
+      activation: of the hidden layers.
+      squash: use the density of tanh of a Gaussian for a Box. Use the same value to collect.
+      torso: a module applied to observations before the hidden layers, e.g. ConvTorso for images.
+
+    Returns:
+      A Flax module: policy.apply(params, obs [..., d]) -> a distribution.
 
     Raises:
-      SpaceError: for any other space, or where there is nothing to choose.
+      SpaceError: a space of another kind, or one with no or too many numbers.
+
+    Example:
+      >>> from gymnasium import spaces
+      >>> policy = policy_for(spaces.Discrete(3), hidden_sizes=(8,))
+      >>> type(policy).__name__, policy.num_actions
+      ('SoftmaxPolicy', 3)
     """
     layers = {"hidden_sizes": hidden_sizes, "activation": activation, "torso": torso}
     return actions(space, squash).policy(layers)
@@ -97,7 +129,7 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         def send_one(raw: np.ndarray) -> list[int]:
             chosen = raw.tolist()
             if min(chosen) < 0 or max(chosen) >= n:
-                raise _no_choice(raw, n)
+                raise _bad_choice(raw, n)
             return [action + start for action in chosen]
 
         return Actions(True, (), (n,), send_one, lambda layers: SoftmaxPolicy(n, **layers))
@@ -122,28 +154,28 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
     raise SpaceError(unsupported("action", space))
 
 
-def _whole(raw: np.ndarray) -> np.ndarray:
-    whole = raw.astype(np.int32)
-    if (whole != raw).any():
+def _to_integers(raw: np.ndarray) -> np.ndarray:
+    integers = raw.astype(np.int32)
+    if (integers != raw).any():
         raise SpaceError(
-            f"the policy chose {raw[whole != raw][0]}, where the action space has whole numbers "
-            "(see pgjax.gym.actions.policy_for)"
+            f"the policy chose {raw[integers != raw][0]}, but the action space takes whole numbers "
+            "there: make the policy with pgjax.gym.actions.policy_for"
         )
-    return whole
+    return integers
 
 
-def _no_choice(raw: np.ndarray, most: Any) -> SpaceError:
-    wrong = raw[(raw < 0) | (raw >= most)][0]
+def _bad_choice(raw: np.ndarray, sizes: Any) -> SpaceError:
+    wrong = raw[(raw < 0) | (raw >= sizes)][0]
     return SpaceError(
-        f"the policy chose {wrong}, of 0 to {np.max(most) - 1}: it has other choices than the "
-        "action space (see pgjax.gym.actions.policy_for)"
+        f"the policy chose {wrong}, but the action space has choices 0 to {np.max(sizes) - 1}: "
+        "make the policy with pgjax.gym.actions.policy_for"
     )
 
 
-def _send_integers(space: Any, start: Any, most: np.ndarray) -> Callable[[np.ndarray], Any]:
+def _send_integers(space: Any, start: Any, sizes: np.ndarray) -> Callable[[np.ndarray], Any]:
     def send(raw: np.ndarray) -> Any:
-        if (raw < 0).any() or (raw >= most).any():
-            raise _no_choice(raw, most)
+        if (raw < 0).any() or (raw >= sizes).any():
+            raise _bad_choice(raw, sizes)
         sent = (raw.reshape(-1, *space.shape) + start).astype(space.dtype)
         return sent if space.shape else [np.asarray(x) for x in sent]
 
@@ -153,11 +185,11 @@ def _send_integers(space: Any, start: Any, most: np.ndarray) -> Callable[[np.nda
 def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
     dtype, shape = space.dtype, space.shape
     low, high = space.low.ravel(), space.high.ravel()
-    whole = dtype.kind in "biu"
-    working = np.float64 if whole else dtype
+    integer = dtype.kind in "biu"
+    working = np.float64 if integer else dtype
     if squash and not space.is_bounded():
         raise SpaceError(
-            f"tanh needs finite bounds, and the action space is {space}: do not squash"
+            f"tanh needs finite bounds, but the action space is {space}: do not squash"
         )
 
     def send(raw: np.ndarray) -> Any:
@@ -165,12 +197,12 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
         if squash:
             share = (np.tanh(raw) + 1) / 2
             raw = (1 - share) * low + share * high
-        if whole:
-            # The bounds themselves, and not what they round to as floats.
+        if integer:
+            # Exactly the bounds, not the floats that they round to.
             raw = np.rint(raw)
             inside = np.where((raw > low) & (raw < high), raw, 0.0).astype(dtype)
             sent = np.where(raw <= low, low, np.where(raw >= high, high, inside))
-        else:  # last, and after the cast: float32(0.1) lies above a float64 bound of 0.1
+        else:  # clip after the cast: float32(0.1) lies above a float64 bound of 0.1
             sent = np.minimum(np.maximum(raw, low), high)
         sent = sent.astype(dtype, copy=False).reshape(-1, *shape)
         # An element of a 1-D array is a scalar, which is not contained in a Box of shape ().
@@ -180,7 +212,7 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
 
 
 def _rebuild(space: gym.Space, parts: Iterator[Any]) -> Any:
-    """The parts of a Dict or Tuple in their places."""
+    """Put the parts of an action of a Dict or Tuple in their places."""
     if isinstance(space, spaces.Dict):
         return {name: _rebuild(sub, parts) for name, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

@@ -1,8 +1,8 @@
-"""What stands between Gymnasium's observations and the rows of numbers that a policy reads."""
+"""Encode Gymnasium's observations as the rows of numbers that a policy reads."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import jax
@@ -11,25 +11,43 @@ from gymnasium import spaces
 
 from pgjax.errors import SpaceError, short_repr
 
-_MOST = 2**20  # numbers in an observation or an action, which a log and a layer hold many times
+Role = Literal["observation", "action"]
+_MAX_SIZE = 2**20  # numbers in an observation or action, of which logs and layers hold many
 
 
 class Observations(NamedTuple):
-    """How observations of a space become the rows that a policy sees."""
+    """How observations of a space are encoded as the rows that a policy reads."""
 
     size: int  # length d of a row
     dtype: Any  # of a row
-    encode: Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError for a wrong one
+    encode: Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError if it does not fit
 
 
 def observations(space: gym.Space) -> Observations:
-    """Flattened as by gymnasium.spaces.flatten, but in the order and dtype of the space's parts.
+    """Return how observations of a space are encoded as rows [d].
 
-    Box of any shape and dtype; Discrete and each of MultiDiscrete one-hot; MultiBinary; Dict and
-    Tuple of these, side by side. 64 bits become float32 where JAX computes in 32 (its default).
+    Use it to find the shape and dtype of what a policy reads, or to encode observations by hand.
+    Rows are as from gymnasium.spaces.flatten, but with the parts in the order of the space and in
+    their common dtype. A Box or MultiBinary is flattened. Discrete is one-hot, and so is each
+    number of a MultiDiscrete. Dict and Tuple put their parts side by side. Numbers of 64 bits
+    become float32 unless JAX computes with 64 bits.
+
+    Args:
+      space: the observation space of one environment.
+
+    Returns:
+      Observations. Its `encode` raises ValueError for an observation that does not fit the space.
 
     Raises:
-      SpaceError: for any other space.
+      SpaceError: a space of another kind, or one with no or too many numbers.
+
+    Example:
+      >>> from gymnasium import spaces
+      >>> seen = observations(spaces.Discrete(4, start=1))
+      >>> seen.size
+      4
+      >>> seen.encode(3).tolist()
+      [0.0, 0.0, 1.0, 0.0]
     """
     parts = [_leaf(leaf) for leaf in leaves("observation", space)]
     if not isinstance(space, spaces.Dict | spaces.Tuple):
@@ -40,14 +58,14 @@ def observations(space: gym.Space) -> Observations:
     size = size_of("observation", space, sum(part.size for part in parts))
 
     def encode(obs: Any) -> np.ndarray:
-        rows = [part.encode(x) for part, x in zip(parts, _taken_apart(space, obs), strict=True)]
+        rows = [part.encode(x) for part, x in zip(parts, _take_apart(space, obs), strict=True)]
         return np.concatenate(rows, dtype=dtype, casting="unsafe")
 
     return Observations(size, dtype, encode)
 
 
-def leaves(role: str, space: gym.Space) -> list[gym.Space]:
-    """The space itself, or what a Dict or Tuple is made of, in order."""
+def leaves(role: Role, space: gym.Space) -> list[gym.Space]:
+    """Return the spaces that a Dict or Tuple is made of, in order; otherwise the space itself."""
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         return [space]
     subs = list(space.spaces.values()) if isinstance(space, spaces.Dict) else list(space.spaces)
@@ -56,30 +74,28 @@ def leaves(role: str, space: gym.Space) -> list[gym.Space]:
     return found
 
 
-def _taken_apart(space: gym.Space, obs: Any) -> list[Any]:
-    """What stands in the place of each leaf."""
+def _take_apart(space: gym.Space, obs: Any) -> list[Any]:
+    """Return the parts of an observation, in the order of `leaves`."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or obs.keys() != space.spaces.keys():
-            raise ValueError(
-                f"is {short_repr(obs)}, but the space says a dict of {list(space.spaces)}"
-            )
+            keys = list(space.spaces)
+            raise ValueError(f"is {short_repr(obs)}, but the space needs a dict with keys {keys}")
         pairs = [(sub, obs[name]) for name, sub in space.spaces.items()]
     elif isinstance(space, spaces.Tuple):
         if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
-            raise ValueError(
-                f"is {short_repr(obs)}, but the space says {len(space.spaces)} in a tuple"
-            )
+            size = len(space.spaces)
+            raise ValueError(f"is {short_repr(obs)}, but the space needs a tuple of {size}")
         pairs = list(zip(space.spaces, obs, strict=True))
     else:
         return [obs]
-    return [x for sub, of_sub in pairs for x in _taken_apart(sub, of_sub)]
+    return [x for sub, of_sub in pairs for x in _take_apart(sub, of_sub)]
 
 
 def _leaf(space: gym.Space) -> Observations:
     if isinstance(space, spaces.Box):
-        return _numbers(space, math.prod(space.shape))
+        return _flat(space, math.prod(space.shape))
     if isinstance(space, spaces.MultiBinary):
-        return _numbers(space, math.prod(space.shape))
+        return _flat(space, math.prod(space.shape))
     if isinstance(space, spaces.Discrete):
         return _one_hot(space, np.array([int(space.n)]), np.array([int(space.start)]), ())
     if isinstance(space, spaces.MultiDiscrete):
@@ -87,14 +103,14 @@ def _leaf(space: gym.Space) -> Observations:
     raise SpaceError(unsupported("observation", space))
 
 
-def _numbers(space: Any, size: int) -> Observations:
-    """As they are, flattened."""
+def _flat(space: Any, size: int) -> Observations:
+    """Return the encoding that flattens observations."""
     shape, dtype = space.shape, space.dtype
     size_of("observation", space, size)
-    kinds = "biuf" if dtype.kind == "f" else "biu"  # no fractions where they would be cut off
-    if dtype.itemsize == 8:  # not always: the call is slow, and made for every update
+    kinds = "biuf" if dtype.kind == "f" else "biu"  # no floats where they would be truncated
+    if dtype.itemsize == 8:  # only then: the call is slow, and this runs at every update
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        if dtype.itemsize == 4:  # of 32 bits where large integers do not come round again
+        if dtype.itemsize == 4:  # float32, since large integers would wrap around in 32 bits
             dtype = np.dtype(np.float32)
 
     is_row = len(shape) == 1
@@ -104,12 +120,12 @@ def _numbers(space: Any, size: int) -> Observations:
         if type(obs) is not np.ndarray:
             try:
                 obs = np.asarray(given)
-            except ValueError:  # a list of lists of unequal lengths
+            except ValueError:  # e.g. a list of lists of unequal lengths
                 obs = np.asarray(None)
         if obs.dtype.kind not in kinds:
-            raise ValueError(f"is {short_repr(given)}, but the space says {space.dtype}")
+            raise ValueError(f"is {short_repr(given)}, but the space needs dtype {space.dtype}")
         if obs.shape != shape:
-            raise ValueError(f"has shape {obs.shape}, but the space says {shape}")
+            raise ValueError(f"has shape {obs.shape}, but the space needs shape {shape}")
         return obs if is_row else obs.ravel()
 
     return Observations(size, dtype, flatten)
@@ -118,7 +134,7 @@ def _numbers(space: Any, size: int) -> Observations:
 def _one_hot(
     space: Any, nvec: np.ndarray, start: np.ndarray, shape: tuple[int, ...]
 ) -> Observations:
-    """A one among zeros for each number."""
+    """Return the encoding of each integer as a one among zeros."""
     nvec, start = nvec.astype(np.int64), start.astype(np.int64)
     size = size_of("observation", space, int(nvec.sum()))
     offset, last = np.cumsum(nvec) - nvec - start, start + nvec - 1
@@ -129,7 +145,7 @@ def _one_hot(
         flat = numbers.ravel().astype(np.int64) if integers else start - 1
         if (flat < start).any() or (flat > last).any():
             a, b = (x.reshape(shape).tolist() for x in (start, last))
-            raise ValueError(f"is {short_repr(obs)}, but the space says {a} to {b}")
+            raise ValueError(f"is {short_repr(obs)}, but the space needs {a} to {b}")
         row = np.zeros(size, np.float32)
         row[flat + offset] = 1.0
         return row
@@ -138,10 +154,26 @@ def _one_hot(
 
 
 def image_shape(space: gym.Space) -> tuple[int, ...] | None:
-    """The shape of what is a picture, or a stack of frames; None of anything else.
+    """Return the shape of a space of images or stacks of frames; None for any other space.
 
-    Bytes from 0 to 255 of [H, W], [H, W, C] or [frames, H, W(, C)], at least eight each way. Of
-    three axes the last is of colours unless it is longer than the first.
+    Use it to decide whether a policy needs a convolutional torso (`ConvTorso`). Images are a Box of
+    uint8 from 0 to 255 with shape [H, W], [H, W, C] or [frames, H, W(, C)], whose two longest axes
+    are at least 8. `ConvTorso` takes the last of three axes as colours unless it is longer than the
+    first.
+
+    Args:
+      space: the observation space of one environment.
+
+    Returns:
+      The shape of one observation, or None.
+
+    Example:
+      >>> import numpy as np
+      >>> from gymnasium import spaces
+      >>> image_shape(spaces.Box(0, 255, (96, 96, 3), np.uint8))
+      (96, 96, 3)
+      >>> image_shape(spaces.Discrete(3)) is None
+      True
     """
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return None
@@ -152,18 +184,34 @@ def image_shape(space: gym.Space) -> tuple[int, ...] | None:
 
 
 def describe(space: gym.Space) -> str:
-    """One line for a person: discrete or continuous, how many, which bounds."""
+    """Describe a space in one line: discrete or continuous, how many values, which bounds.
+
+    Use it to print the spaces of an environment.
+
+    Args:
+      space: an observation or action space of one environment.
+
+    Returns:
+      One line of text.
+
+    Example:
+      >>> from gymnasium import spaces
+      >>> describe(spaces.Discrete(3))
+      'discrete, 3 values from 0'
+      >>> describe(spaces.Box(-1.0, 1.0, (2,)))
+      'continuous, shape (2,), float32, bounded'
+    """
     if isinstance(space, spaces.Discrete):
         return f"discrete, {space.n} values from {space.start}"
     if isinstance(space, spaces.MultiDiscrete):
         return f"discrete, {short_repr(space.nvec.tolist())} values"
     if isinstance(space, spaces.MultiBinary):
-        return f"binary, {math.prod(space.shape)} of them"
+        return f"binary, {math.prod(space.shape)} values"
     if isinstance(space, spaces.Box):
         sides = np.concatenate([space.bounded_below.ravel(), space.bounded_above.ravel()])
         bounds = "bounded" if sides.all() else "partly bounded" if sides.any() else "unbounded"
-        picture = ", a picture" if image_shape(space) else ""
-        return f"continuous, shape {space.shape}, {space.dtype}, {bounds}{picture}"
+        image = ", an image" if image_shape(space) else ""
+        return f"continuous, shape {space.shape}, {space.dtype}, {bounds}{image}"
     if isinstance(space, spaces.Dict):
         return "; ".join(f"{name}: {describe(sub)}" for name, sub in space.spaces.items())
     if isinstance(space, spaces.Tuple):
@@ -171,24 +219,25 @@ def describe(space: gym.Space) -> str:
     return str(space)
 
 
-def size_of(role: str, space: gym.Space, size: int) -> int:
-    """How many numbers: none is nothing to see or to choose."""
-    if not 1 <= size <= _MOST:
+def size_of(role: Role, space: gym.Space, size: int) -> int:
+    """Return a size; raise SpaceError if it is 0 or too large to compute with."""
+    if not 1 <= size <= _MAX_SIZE:
         raise SpaceError(
-            f"{role} space {short_repr(space)} has {size:,} numbers, not 1 to {_MOST:,}: wrap the "
-            "environment (gymnasium.wrappers) so that it has"
+            f"{role} space {short_repr(space)} has {size:,} numbers, not 1 to {_MAX_SIZE:,}: wrap "
+            "the environment (gymnasium.wrappers) to change that"
         )
     return size
 
 
-def unsupported(role: str, space: gym.Space) -> str:
-    """Why a space is refused, and what to do."""
+def unsupported(role: Role, space: gym.Space) -> str:
+    """Return why a space is not supported, and what to do."""
     if not isinstance(space, gym.Space):
         return (
-            f"{role} space {short_repr(space)} is none of gymnasium.spaces: correct the environment"
+            f"{role} space {short_repr(space)} is not one of gymnasium.spaces: correct the "
+            "environment"
         )
     return (
-        f"{role} space {type(space).__name__} is not supported: Box, Discrete, MultiDiscrete, "
-        "MultiBinary, and Dict and Tuple of them are; wrap the environment (gymnasium.wrappers) so "
-        "that it has one of them"
+        f"{role} space {type(space).__name__} is not supported (Box, Discrete, MultiDiscrete, "
+        "MultiBinary, and Dict and Tuple of them are): wrap the environment (gymnasium.wrappers) "
+        "so that it has one of them"
     )

@@ -1,6 +1,7 @@
-"""Gymnasium's environments as numbered slots: one by one, or a vector's all at once.
+"""Check what Gymnasium environments return, and step them as numbered slots.
 
-What goes wrong in one is raised as `StepError`, which says in which.
+A slot is one environment: an `Env` has one slot, a `VectorEnv` has `num_envs`. Everything here
+that finds an environment at fault reports it as an `EnvError`.
 """
 
 import contextlib
@@ -21,42 +22,136 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from pgjax.errors import SpaceError, short_repr
 
+Encode = Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError if it does not fit
 
-class StepError(Exception):
-    """An environment raised, hung or died."""
 
-    def __init__(self, slot: int, reason: str):
+class EnvError(Exception):
+    """An environment raised, hung, died, or returned something unusable.
+
+    Internal: `pgjax.collect` turns it into a RolloutError, which says where it happened.
+
+    Args:
+      reason: what is wrong, as a clause: "the reward is None, not a number".
+      slot: the environment at fault; -1 if unknown.
+      delay: 1 for an observation or an action, which belong to the step after the last one made.
+      advice: what the user should do.
+    """
+
+    def __init__(
+        self, reason: str, slot: int = -1, delay: int = 0, advice: str = "correct the environment"
+    ):
         super().__init__(reason)
-        self.slot = slot  # -1 where it cannot be told
+        self.reason, self.slot, self.delay, self.advice = reason, slot, delay, advice
+
+    @property
+    def env(self) -> str:
+        """The environment at fault, in words."""
+        return f"environment {self.slot}" if self.slot >= 0 else "one of the environments"
+
+    def after(self, num_steps: int) -> str:
+        """Return the message for an error after so many steps, with the step that is at fault.
+
+        Steps are counted from the reset of an episode, or from the start of a rollout of a stream.
+        """
+        step = num_steps - 1 + self.delay
+        when = f"step {step}" if step >= 0 else "reset"
+        return f"{when}: {self.reason}: {self.advice}"
 
 
-class _FaultError(Exception):
-    """What an environment did wrong without raising anything, in our words."""
+def failure_text(error: BaseException) -> str:
+    """Return "raised TYPE: MESSAGE" in one line."""
+    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
+
+
+def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
+    """Write an observation to rows[slot] of rows [slots, d]; EnvError if it does not fit."""
+    try:
+        rows[slot] = encode(obs)
+    except (TypeError, ValueError) as e:
+        raise EnvError(f"the observation {e}", slot, delay=1) from None
+
+
+def write_step(
+    result: Any, slot: int, successors: np.ndarray, rewards: np.ndarray, encode: Encode
+) -> tuple[bool, bool]:
+    """Write the result of `env.step` to successors [slots, d] and rewards [slots].
+
+    Returns:
+      (terminated, truncated)
+
+    Raises:
+      EnvError: something in the result is malformed.
+    """
+    try:
+        obs, reward, terminated, truncated, _ = result
+    except (TypeError, ValueError):
+        given = f"{len(result)} values" if isinstance(result, tuple) else short_repr(result)
+        expected = "(observation, reward, terminated, truncated, info)"
+        raise EnvError(f"step returned {given}, not {expected}", slot) from None
+    try:  # the same as write_obs, inlined because a call here would slow down every step
+        successors[slot] = encode(obs)
+    except (TypeError, ValueError) as e:
+        raise EnvError(f"the observation {e}", slot, delay=1) from None
+    try:
+        if reward is None:  # NumPy would turn it into NaN
+            raise TypeError
+        rewards[slot] = reward
+    except (TypeError, ValueError):
+        raise EnvError(f"the reward is {short_repr(reward)}, not a number", slot) from None
+    try:
+        return bool(terminated), bool(truncated)
+    except (TypeError, ValueError):
+        flags = short_repr((terminated, truncated))
+        raise EnvError(f"(terminated, truncated) is {flags}, not two flags", slot) from None
+
+
+def adapt(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector":
+    """Return the slots of an environment; a vector must leave resets to the caller."""
+    if type(env) is SyncVectorEnv:  # not a wrapper of one, which may change what it returns
+        return SerialEnvs(env.envs)
+    return ManualResetVector(env) if isinstance(env, VectorEnv) else SerialEnvs([env])
+
+
+def adapt_stream(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector | AutoresetVector":
+    """Return the slots of an environment; a vector may reset its environments itself."""
+    if type(env) is SyncVectorEnv or not isinstance(env, VectorEnv):
+        return adapt(env)
+    if any(cls.__name__ == "FunctionalJaxVectorEnv" for cls in type(env.unwrapped).__mro__):
+        raise SpaceError(
+            "gymnasium's FunctionalJaxVectorEnv loses a step of every environment when one of them "
+            'ends: make it with vectorization_mode="sync", or use pgjax.envs.from_func_env'
+        )
+    disabled = env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED
+    return adapt(env) if disabled else AutoresetVector(env)
 
 
 class SerialEnvs:
-    """Environments of this process, stepped one after the other; none that has ended is touched."""
+    """Environments in this process, stepped one after the other and only while they run."""
 
     def __init__(self, envs: Sequence[gym.Env]):
         self.envs, self.num_envs = envs, len(envs)
         self.action_space, self.observation_space = envs[0].action_space, envs[0].observation_space
-        self._inside = False  # an environment's code
+        self._inside = False  # whether an environment's code is running
         self._calls = 0
 
     def reset(self, seeds: dict[int, int]) -> list[Any]:
+        """Reset slots with seeds; return their first observations."""
+
         def reset(slot: int) -> Any:
             result = self.envs[slot].reset(seed=seeds[slot])
             if not isinstance(result, tuple) or len(result) != 2:
-                raise _FaultError(f"returned {short_repr(result)}, not (observation, info)")
+                given = short_repr(result)
+                raise EnvError(f"the environment returned {given}, not (observation, info)")
             return result[0]
 
         return self._each(reset, seeds)
 
     def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
+        """Step slots with actions, which are indexed by slot; return what `env.step` returned."""
         envs = self.envs
         return self._each(lambda slot: envs[slot].step(actions[slot]), slots)
 
-    def _each(self, call: Any, slots: Iterable[int]) -> list[Any]:
+    def _each(self, call: Callable[[int], Any], slots: Iterable[int]) -> list[Any]:
         results: list[Any] = []
         self._calls += 1
         self._inside = True
@@ -64,16 +159,18 @@ class SerialEnvs:
             for slot in slots:
                 results.append(call(slot))
         except (Exception, SystemExit) as e:
-            raise StepError(list(slots)[len(results)], failure_text(e)) from e
+            reason = e.reason if isinstance(e, EnvError) else f"the environment {failure_text(e)}"
+            raise EnvError(reason, list(slots)[len(results)]) from e
         finally:
             self._inside = False
         return results
 
     @contextlib.contextmanager
     def step_timeout(self, seconds: float) -> Iterator[None]:
-        """Raise where all slots' calls take longer, up to twice: in the main thread of Unix only.
+        """Raise if stepping all slots takes over `seconds`; Unix main thread only.
 
-        A timer that looks whether there was any progress costs a step nothing.
+        It is noticed within twice that: a timer checks now and then whether there was progress,
+        which costs a step nothing.
         """
         main = threading.current_thread() is threading.main_thread()
         if not main or not math.isfinite(seconds) or not hasattr(signal, "setitimer"):
@@ -81,13 +178,13 @@ class SerialEnvs:
             return
         seen = -1
 
-        def look(*_: Any) -> None:
+        def check_progress(*_: Any) -> None:
             nonlocal seen
             if self._inside and self._calls == seen:
-                raise _FaultError(f"has not come back for more than {seconds:g} s (--step-timeout)")
+                raise EnvError(_hung(f"more than {seconds:g}"))
             seen = self._calls
 
-        before = signal.signal(signal.SIGALRM, look)
+        before = signal.signal(signal.SIGALRM, check_progress)
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
         try:
             yield
@@ -96,8 +193,12 @@ class SerialEnvs:
             signal.signal(signal.SIGALRM, before)
 
 
+def _hung(seconds: str) -> str:
+    return f"the environment has not returned for {seconds} s (--step-timeout)"
+
+
 class _Vector:
-    """A VectorEnv whose environments all step at once."""
+    """A VectorEnv, whose environments all step together."""
 
     def __init__(self, env: VectorEnv):
         self.env, self.num_envs = env, env.num_envs
@@ -106,7 +207,7 @@ class _Vector:
         self._seconds: float | None = None
 
     def _batch(self, actions: Any) -> Any:
-        """The actions of the slots as the vector takes them."""
+        """Convert the actions of the slots to one batch of the vector's action space."""
         space, actions = self.action_space, actions[: self.num_envs]
         if not isinstance(space, spaces.Dict | spaces.Tuple):
             return np.asarray(actions)
@@ -114,7 +215,7 @@ class _Vector:
         return concatenate(space, actions, batch)
 
     def _each(self, obs: Any) -> Sequence[Any]:
-        """The observations of the slots, of those of the vector."""
+        """Split a batch of the vector's observations into one for each slot."""
         if not isinstance(self.observation_space, spaces.Dict | spaces.Tuple):
             return obs
         return list(iterate(self.env.observation_space, obs))
@@ -128,22 +229,21 @@ class _Vector:
             return getattr(env, f"{name}_wait")(timeout=self._seconds)
         except multiprocessing.TimeoutError as e:
             silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll(0)]
-            reason = f"has not come back for {self._seconds:g} s (--step-timeout)"
-            raise StepError(next(iter(silent), -1), reason) from e
+            raise EnvError(_hung(f"{self._seconds:g}"), next(iter(silent), -1)) from e
         except Exception as e:
-            # Gymnasium takes away the pipe of a process that raised; one that died has ended.
+            # Gymnasium removes the pipe of a process that raised. One that died has exited.
             pipes, processes = getattr(env, "parent_pipes", ()), getattr(env, "processes", ())
             raised = [i for i, pipe in enumerate(pipes) if pipe is None]
             dead = not raised and isinstance(e, EOFError | ConnectionError)
             if dead:
                 connection.wait([process.sentinel for process in processes], timeout=1.0)
             died = [i for i, process in enumerate(processes) if not process.is_alive()]
-            reason = "died: its process has ended" if dead else failure_text(e)
-            raise StepError(next(iter(raised or died), -1), reason) from e
+            what = "died: its process has exited" if dead else failure_text(e)
+            raise EnvError(f"the environment {what}", next(iter(raised or died), -1)) from e
 
     @contextlib.contextmanager
     def step_timeout(self, seconds: float) -> Iterator[None]:
-        """Raise where processes take longer; what they raise is told once, by us."""
+        """Raise if a process takes over `seconds`; keep Gymnasium from logging its errors too."""
         self._seconds = seconds if math.isfinite(seconds) else None
         level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
         try:
@@ -153,10 +253,10 @@ class _Vector:
 
 
 class ManualResetVector(_Vector):
-    """One that leaves resets to us.
+    """A vector in autoreset mode DISABLED, whose environments are reset by the caller.
 
-    A slot that has no episode left to run repeats its last, unrecorded, since Gymnasium lets none
-    be stepped beyond its end.
+    A slot without another episode to run repeats its last one, unrecorded: Gymnasium steps all
+    environments of a vector, and none may be stepped beyond its end.
     """
 
     def __init__(self, env: VectorEnv):
@@ -164,7 +264,7 @@ class ManualResetVector(_Vector):
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.DISABLED:
             raise SpaceError(
-                f"a vector environment must leave resets to pgjax, and this one has {mode}: make "
+                f"a vector environment must leave resets to pgjax, but this one has {mode}: make "
                 'it with gymnasium.make_vec(..., vectorization_mode="sync" or "async", '
                 'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}), or '
                 "collect streams of steps (pgjax.Stream)"
@@ -174,18 +274,20 @@ class ManualResetVector(_Vector):
         self._begun = False
 
     def reset(self, seeds: dict[int, int]) -> list[Any]:
+        """Reset slots with seeds; return their first observations."""
         for slot, seed in seeds.items():
             self._seeds[slot] = seed
-        # All the first time, whoever has an episode: none may be stepped before a reset.
+        # The first time all, also slots without an episode: none may be stepped before a reset.
         mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
         self._begun = True
-        all_seeds: Any = list(self._seeds)  # a list by contract, whatever the base class says
+        all_seeds: Any = list(self._seeds)  # a list, whatever the annotation of the base class
         obs, _ = self._call("reset", seed=all_seeds, options={"reset_mask": mask})
         self._over[mask] = False
         each = self._each(obs)
         return [each[slot] for slot in seeds]
 
     def step(self, actions: Any, slots: Iterable[int]) -> list[Any]:
+        """Step all slots; return (observation, reward, terminated, truncated, None) of `slots`."""
         if self._over.any():
             self.reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
         obs, reward, terminated, truncated, _ = self._call("step", self._batch(actions))
@@ -194,7 +296,7 @@ class ManualResetVector(_Vector):
 
 
 class AutoresetVector(_Vector):
-    """One whose slots go on with another episode by themselves, after an end or with it."""
+    """A vector that resets its environments itself: in the step that ends one, or in the next."""
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)
@@ -202,99 +304,34 @@ class AutoresetVector(_Vector):
         self._over = np.zeros(env.num_envs, bool)
 
     def reset(self, seeds: Sequence[int]) -> Any:
-        """First observations of all; a vector that is no list of environments takes one seed."""
+        """Reset all slots; return their first observations.
+
+        Only vectors made of single environments take a seed for each; others take the first seed.
+        """
         many = isinstance(self.env.unwrapped, AsyncVectorEnv | SyncVectorEnv)
         seed: Any = list(seeds) if many else seeds[0] % 2**31
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # envpool has one of its own already
+            warnings.simplefilter("ignore", UserWarning)  # envpool was given its seed when made
             obs, _ = self._call("reset", seed=seed)
         self._over[:] = False
         return self._each(obs)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
-        """(observations to act on, rewards, terminated, truncated, real, true successors)."""
+        """Step all slots.
+
+        Returns:
+          (observations to act on next, rewards, terminated, truncated, whether the step was real
+          and not a reset, true successors), each with an entry for every slot.
+        """
         obs, reward, *flags, info = self._call("step", self._batch(actions))
         terminated, truncated = (np.asarray(flag, bool) for flag in flags)
         each, real, over = self._each(obs), ~self._over, terminated | truncated
         if self.mode == AutoresetMode.NEXT_STEP:
-            self._over = over  # the step after these is a reset
+            self._over = over  # these slots are reset by the next step
         if self.mode == AutoresetMode.NEXT_STEP or not over.any():
             return each, reward, terminated, truncated, real, each
         finals = info.get("final_obs") if isinstance(info, dict) else None
         if finals is None:
-            raise StepError(-1, "gave no info['final_obs'] at an end, as its mode SAME_STEP says")
+            raise EnvError("an episode ended without info['final_obs'], which SAME_STEP requires")
         successors = [finals[slot] if over[slot] else each[slot] for slot in range(self.num_envs)]
         return each, reward, terminated, truncated, real, successors
-
-
-def failure_text(error: BaseException) -> str:
-    """What an environment did wrong, in one line, as it goes behind its name."""
-    if isinstance(error, _FaultError):
-        return str(error)
-    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
-
-
-def adapt(env: gym.Env | VectorEnv) -> SerialEnvs | ManualResetVector:
-    """The slots of an environment, or of a vector of them."""
-    if type(env) is SyncVectorEnv:  # itself, not a wrapper of it, which may change what it returns
-        return SerialEnvs(env.envs)
-    return ManualResetVector(env) if isinstance(env, VectorEnv) else SerialEnvs([env])
-
-
-_STEP = "(observation, reward, terminated, truncated, info)"
-
-
-Encode = Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError for a wrong one
-
-
-class ResultError(Exception):
-    """What is wrong, in words that follow the name of the environment and the step."""
-
-    def __init__(self, what: str, later: int = 0):
-        super().__init__(f"{what}: correct the environment")
-        self.later = later  # steps between the one that was made and the one that it is told of
-
-
-def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any, later: int = 0) -> None:
-    """Write an observation into rows [slots, d].
-
-    Raises:
-      ResultError: if it is none of its space.
-    """
-    try:
-        rows[slot] = encode(obs)
-    except (TypeError, ValueError) as e:
-        raise ResultError(f"the observation {e}", later) from None
-
-
-def write_step(
-    result: Any, slot: int, successors: np.ndarray, rewards: np.ndarray, encode: Encode
-) -> tuple[bool, bool]:
-    """Write what a step returned into successors [slots, d] and rewards [slots].
-
-    Returns:
-      (terminated, truncated)
-
-    Raises:
-      ResultError: if any of it is not what it should be.
-    """
-    try:
-        obs, reward, terminated, truncated, _ = result
-    except (TypeError, ValueError):
-        given = f"{len(result)} values" if isinstance(result, tuple) else short_repr(result)
-        raise ResultError(f"step returned {given}, not {_STEP}") from None
-    try:  # as write_obs, whose call would cost every step of every environment
-        successors[slot] = encode(obs)
-    except (TypeError, ValueError) as e:
-        raise ResultError(f"the observation {e}", later=1) from None
-    try:
-        if reward is None:  # NumPy would make NaN of it
-            raise TypeError
-        rewards[slot] = reward
-    except (TypeError, ValueError):
-        raise ResultError(f"the reward is {short_repr(reward)}, not a number") from None
-    try:
-        return bool(terminated), bool(truncated)
-    except (TypeError, ValueError):
-        flags = short_repr((terminated, truncated))
-        raise ResultError(f"(terminated, truncated) is {flags}, not two flags") from None

@@ -87,7 +87,9 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
             raise RunError(_TAKEN.format(path))
         yield
     finally:
-        with contextlib.suppress(OSError):  # a process waiting for the lock checks that the file exists
+        with contextlib.suppress(
+            OSError
+        ):  # a process waiting for the lock checks that the file exists
             os.unlink(path / _LOCK)
         lock.release()
         with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ _VECTORS = ("avx", "fma", "f16c", "sse", "amx", "sve", "asimd")
 
 
 def machine_facts(env_id: str) -> dict[str, Any]:
-    """Versions, platform and flags as a flat dict, so that machines can be compared name by name."""
+    """Versions, platform and flags as a flat dict, to compare machines name by name."""
     device = jax.devices()[0]
     versions = {f"{name} version": importlib.metadata.version(name) for name in _PACKAGES}
     return {

@@ -21,8 +21,8 @@ def box_algorithm(action_dim, obs_dim=3):
     return algorithm, algorithm.init(jax.random.key(0), np.zeros(obs_dim, np.float32))
 
 
-def test_a_column_is_an_episode_as_the_environment_tells_it():
-    """Observations, rewards, ends, successors and padding, worked out from the script."""
+def test_a_column_is_an_episode_of_the_environment():
+    """Observations, rewards, ends, successors and padding follow from the script."""
     env = Scripted()
     state = STATE._replace(step=np.int32(3))
     rollout = pgjax.collect_episodes(env, ALGORITHM, state, 5)
@@ -49,7 +49,7 @@ def test_a_column_is_an_episode_as_the_environment_tells_it():
 
 
 def test_actions_are_drawn_with_the_key_of_their_episode_and_step():
-    """fold_in(fold_in(key, e), t), as the design says, through the public act."""
+    """The public act with fold_in(fold_in(key, e), t) gives the same actions."""
     state = STATE._replace(step=np.int32(2))
     rollout = pgjax.collect_episodes(Scripted(mean_length=4), ALGORITHM, state, 3)
     for b in range(3):
@@ -69,20 +69,20 @@ def test_actions_are_drawn_with_the_key_of_their_episode_and_step():
     ),
 ])  # fmt: skip
 @pytest.mark.parametrize("n", [1, 3, 12])
-def test_the_rollout_does_not_depend_on_how_many_run_side_by_side(make, n):
+def test_the_rollout_does_not_depend_on_the_number_of_environments(make, n):
     expected = pgjax.collect_episodes(Scripted(), ALGORITHM, STATE, 7)
     env = make(n)
     assert_trees_equal(pgjax.collect_episodes(env, ALGORITHM, STATE, 7), expected)
-    # and again, from wherever the environments were left
+    # And again, with the environments in another state.
     assert_trees_equal(pgjax.collect_episodes(env, ALGORITHM, STATE, 7), expected)
 
 
-def test_continuous_actions_are_the_same_bits_for_any_number_side_by_side():
-    """A one-wide output is rounded another way for 1, 2, 8 and 80 rows, unless blocks are fixed."""
+def test_continuous_actions_have_the_same_bits_for_any_number_of_environments():
+    """Unless blocks are fixed, an output of width 1 rounds differently for 1, 2, 8 and 80 rows."""
     policy = pgjax.GaussianPolicy(1, (64, 64), jax.numpy.tanh)
     algorithm = pgjax.reinforce(policy, optax.adam(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
-    # not the small first mean, in which no difference would show
+    # Larger than the initial mean, which is too small to show a difference.
     state = state._replace(params=jax.tree.map(lambda x: x + 0.1, state.params))
 
     def env():
@@ -106,7 +106,7 @@ def test_async_environments_give_the_same_rollout():
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_a_vector_that_resets_by_itself_is_told_which_mode_to_use(mode):
+def test_a_vector_that_resets_itself_is_refused_with_the_mode_to_use(mode):
     env = gym.wrappers.vector.RecordEpisodeStatistics(
         SyncVectorEnv([Scripted] * 2, autoreset_mode=mode)
     )
@@ -114,11 +114,11 @@ def test_a_vector_that_resets_by_itself_is_told_which_mode_to_use(mode):
         pgjax.collect_episodes(env, ALGORITHM, STATE, 2)
 
 
-def test_none_idles_while_episodes_are_left():
+def test_no_environment_idles_while_episodes_remain():
     env = SyncVectorEnv([Scripted] * 4)
     rollout = pgjax.collect_episodes(env, ALGORITHM, STATE, 20)
     steps = [len(e.actions) for e in env.envs]
-    assert sum(steps) == rollout.weight.sum()  # and no step was taken for nothing
+    assert sum(steps) == rollout.weight.sum()  # no step is wasted
     longest = int(rollout.weight.sum(0).max())
     assert max(steps) - min(steps) <= longest
 
@@ -126,7 +126,7 @@ def test_none_idles_while_episodes_are_left():
 @pytest.mark.parametrize(("ends", "flags"), [
     ("terminated", (True, False)), ("truncated", (False, True)), ("both", (True, True))
 ])  # fmt: skip
-def test_ends_are_never_merged(ends, flags):
+def test_terminated_and_truncated_are_never_merged(ends, flags):
     rollout = pgjax.collect_episodes(Scripted(ends=ends), ALGORITHM, STATE, 2)
     assert (rollout.terminated.sum() == 2, rollout.truncated.sum() == 2) == flags
 
@@ -143,7 +143,7 @@ BOXES = [
 
 @pytest.mark.parametrize("space", BOXES, ids=str)
 @pytest.mark.parametrize("squash", [False, True])
-def test_what_is_sent_to_a_box_lies_in_it_and_what_is_kept_is_raw(space, squash):
+def test_sent_actions_are_in_the_box_and_recorded_actions_are_raw(space, squash):
     size = int(np.prod(space.shape))
     algorithm, state = box_algorithm(size)
     env = Scripted(action_space=space)  # it asserts action_space.contains
@@ -162,13 +162,13 @@ def test_what_is_sent_to_a_box_lies_in_it_and_what_is_kept_is_raw(space, squash)
     if np.issubdtype(space.dtype, np.integer):
         expected = np.rint(expected)
     np.testing.assert_allclose(sent, expected, rtol=1e-5, atol=1e-6)
-    # and the log-probability is that of the raw action
+    # The log-probability is that of the raw action.
     log_prob = algorithm.log_prob(state.params, rollout.obs[0], rollout.action[0])
     dist = pgjax.GaussianPolicy(size, (8,)).apply(state.params, rollout.obs[0])
     np.testing.assert_allclose(log_prob, dist.log_prob(rollout.action[0]), rtol=1e-6)
 
 
-def test_discrete_actions_start_where_the_space_says():
+def test_discrete_actions_begin_at_the_start_of_the_space():
     env = Scripted(action_space=spaces.Discrete(2, start=-1))
     rollout = pgjax.collect_episodes(env, ALGORITHM, STATE, 6)
     raw = [rollout.action[rollout.weight[:, b] > 0, b] for b in range(6)]
@@ -207,7 +207,7 @@ def test_spaces_that_are_not_supported(space):
 
 
 class Broken(Scripted):
-    """Wrong in one field at step 2 of its second episode; its episodes never end otherwise."""
+    """Returns a wrong value in step 2 of its second episode, which otherwise never ends."""
 
     def __init__(self, field, value):
         super().__init__(mean_length=10**6)
@@ -238,17 +238,21 @@ class Broken(Scripted):
     ("observation", np.zeros(4, np.float32), 2),
     ("observation", np.zeros((1,), np.float32), 2),
     ("observation", "text", 2),
-        ("observation", np.array(["a", "b", "c"]), 2),
-        ("reward", None, 1),
-        ("reward", "text", 1),
+    ("observation", np.array(["a", "b", "c"]), 2),
+    ("reward", None, 1),
+    ("reward", "text", 1),
 ])  # fmt: skip
-def test_what_an_environment_may_not_return(field, value, step):
-    message = rf"environment 0, episode 1 \(reset seed \d+\), step {step}: the {field} "
-    with pytest.raises(pgjax.RolloutError, match=message):
-        pgjax.collect_episodes(Broken(field, value), ALGORITHM, STATE, 2)
+def test_a_wrong_value_is_named_with_episode_seed_and_step(field, value, step):
+    message = rf"environment 0, episode 1 \(reset seed (\d+)\), step {step}: the {field} "
+    env = Broken(field, value)
+    with pytest.raises(pgjax.RolloutError, match=message) as caught:
+        pgjax.collect_episodes(env, ALGORITHM, STATE, 2)
+    # The actions up to the wrong value: an episode that never ends is checked now and then.
+    replay = {"reset_seed": env.seeds[1], "actions": env.actions[3:5]}
+    assert caught.value.replay == replay
 
 
-def test_a_policy_that_has_diverged_is_named():
+def test_a_policy_that_has_diverged_is_named_as_the_cause():
     algorithm, state = box_algorithm(1)
     state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
     env = Scripted(action_space=spaces.Box(-np.inf, np.inf, (1,), np.float32))
@@ -280,7 +284,13 @@ def test_num_episodes_out_of_range(num_episodes):
         pgjax.collect_episodes(Scripted(), ALGORITHM, STATE, num_episodes)
 
 
-def test_neighbouring_runs_share_no_seed():
+def test_a_numpy_integer_counts_episodes():
+    expected = pgjax.collect_episodes(Scripted(), ALGORITHM, STATE, 3)
+    rollout = pgjax.collect_episodes(Scripted(), ALGORITHM, STATE, np.int64(3))
+    assert_trees_equal(rollout, expected)
+
+
+def test_runs_with_adjacent_seeds_share_no_reset_seed():
     seen = []
     env = Scripted(mean_length=1)
     for run in range(20):
@@ -292,7 +302,7 @@ def test_neighbouring_runs_share_no_seed():
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_probe_environments_are_learned_to_their_exact_values(name):
+def test_values_of_probe_environments_are_learned(name):
     reward, length = PROBES[name]
     env = SyncVectorEnv([lambda: Probe(reward, length)])
     gamma = 0.5

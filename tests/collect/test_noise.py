@@ -12,7 +12,7 @@ OBS = np.array([0.3, -1.0], np.float32)
 
 
 class CoinPolicy(nn.Module):
-    """A policy of a user's own, whose distribution mixes its key with its parameters at once."""
+    """A user-defined policy whose distribution combines its key directly with its parameters."""
 
     def __call__(self, obs):
         return distributions.Bernoulli(obs)
@@ -46,7 +46,7 @@ def test_acting_on_drawn_noise_is_acting_with_the_key(policy):
         np.testing.assert_allclose(jax.jit(act_on)(state.params, noise, OBS), expected, rtol=1e-6)
 
 
-def test_the_generator_is_out_of_the_way():
+def test_acting_on_noise_generates_no_random_bits():
     algorithm = pgjax.reinforce(pgjax.GaussianPolicy(2, (4,)), optax.sgd(0.1))
     state = algorithm.init(jax.random.key(0), OBS)
     draw, act_on = split_noise(algorithm.act, state.params, state.key, OBS)

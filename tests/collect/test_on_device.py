@@ -1,4 +1,4 @@
-"""The on-device engine is the Python loop, in one program, on any number of devices."""
+"""The on-device engine gives what the Python loop gives, on any number of devices."""
 
 import os
 import subprocess
@@ -37,8 +37,8 @@ def trimmed(rollout, length):
         ),
     ],
 )
-def test_two_engines_one_result(env_id, policy, num_episodes):
-    """Bit for bit: the episodes, and what is learned of them."""
+def test_both_engines_give_the_same_bits(env_id, policy, num_episodes):
+    """The episodes, the updates and their metrics."""
     env = envs.make(env_id, max_episode_steps=100)
     other = envs.as_gymnasium(env)
     algorithm = pgjax.reinforce(policy, optax.flatten(optax.adam(0.02)))
@@ -59,8 +59,7 @@ def test_two_engines_one_result(env_id, policy, num_episodes):
         assert_trees_equal(info_on_device, info)
 
 
-def test_stops_when_all_are_over():
-    """Nothing is simulated behind the block in which the last episode ends."""
+def test_no_block_is_simulated_after_the_last_episode_has_ended():
     env = envs.make("CartPole-v1")
     state = pgjax.init_on_device(SOFTMAX, env, jax.random.key(SEED))
     rollout = pgjax.collect_episodes_on_device(env, SOFTMAX, state, 8)
@@ -71,7 +70,7 @@ def test_stops_when_all_are_over():
     assert rollout.weight.shape == (504, 8)
 
 
-def test_one_bound_for_all_of_a_batch():
+def test_max_over_vmap_is_the_maximum_of_the_batch():
     x = jnp.array([[1, 5, 2], [4, 3, 0]])
     assert max_over_vmap(x[0, 1]) == 5
     np.testing.assert_array_equal(jax.vmap(max_over_vmap)(x[1]), [4, 4, 4])
@@ -81,7 +80,7 @@ def test_one_bound_for_all_of_a_batch():
 
 
 @pytest.mark.slow
-def test_map_over_seeds_keeps_the_bits_and_vmap_nearly():
+def test_map_over_seeds_keeps_the_bits_and_vmap_rounds_differently():
     sharding = pgjax.Sharding(2)
     algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.03), sharding=sharding)
     step = pgjax.training_step(algorithm, CARTPOLE, 4, sharding=sharding)
@@ -105,7 +104,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import optax, pgjax
 from jax.sharding import PartitionSpec as P
 env = pgjax.envs.make("Pendulum-v1", max_episode_steps=70)
-sharding = pgjax.Sharding(8, "devices")  # of 12 episodes: two each, some of nothing
+sharding = pgjax.Sharding(8, "devices")  # for 12 episodes: two columns each, some of them empty
 algorithm = pgjax.reinforce(
     pgjax.GaussianPolicy(1), optax.adam(0.02), critic=pgjax.ValueNetwork((16,)),
     estimator=pgjax.advantages.normalized(pgjax.advantages.gae(0.95, 0.9)),
@@ -123,7 +122,7 @@ for n in (1, 8):
 """
 
 
-def test_the_same_bits_on_1_and_8_devices():
+def test_1_and_8_devices_give_the_same_bits():
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],
         capture_output=True,
@@ -138,14 +137,15 @@ def test_the_same_bits_on_1_and_8_devices():
     assert "[12 12 12]" in lines[0]
 
 
-def test_errors_say_what_to_do():
+def test_errors_name_the_cause_and_the_remedy():
     state = pgjax.init_on_device(SOFTMAX, CARTPOLE, jax.random.key(SEED))
 
     def collect(env, algorithm=SOFTMAX, n=4, state=state):
         return pgjax.collect_episodes_on_device(env, algorithm, state, n)
 
-    with pytest.raises(pgjax.ConfigError, match="num_episodes"):
-        collect(CARTPOLE, n=0)
+    for n in (0, -1, 2.0, True):
+        with pytest.raises(pgjax.ConfigError, match="num_episodes"):
+            collect(CARTPOLE, n=n)
     with pytest.raises(pgjax.ConfigError, match="time_limit"):
         collect(CARTPOLE._replace(max_episode_steps=None))
     with pytest.raises(pgjax.ConfigError, match="observation must keep"):
@@ -156,14 +156,14 @@ def test_errors_say_what_to_do():
         collect(pendulum, state=misfit)
     of_three = pgjax.reinforce(pgjax.SoftmaxPolicy(3, (4,)), optax.sgd(0.1))
     state = pgjax.init_on_device(of_three, CARTPOLE, jax.random.key(SEED))
-    with pytest.raises(pgjax.SpaceError, match="one of 3, where the action space has 2"):
+    with pytest.raises(pgjax.SpaceError, match="one of 3 values, but the action space has 2"):
         pgjax.collect_episodes_on_device(CARTPOLE, of_three, state, 1)
     with pytest.raises(pgjax.ConfigError, match="num_shards"):
         pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.sgd(0.1), sharding=pgjax.Sharding(0))
 
 
 def test_shards_give_the_same_gradient(rng):
-    """Grouped otherwise, the sums round otherwise and no more."""
+    """Sums that are grouped differently round differently, and differ in nothing else."""
     rollout = make_rollout(rng, [13, 16, 4, 9, 16, 1, 7, 12])
     params = []
     for num_shards in (1, 5):  # 5 shards: two columns of padding

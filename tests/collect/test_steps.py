@@ -1,8 +1,7 @@
-"""Streams of steps: what stands in every row, in each way a vector may reset itself."""
+"""Streams of steps: the content of every row, in each autoreset mode of a vector."""
 
 import functools
 import itertools
-import json
 import time
 
 import gymnasium as gym
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_equal
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from spaces_envs import FEW_KINDS, SPACES, algorithm_for, ends, make, script
@@ -18,19 +16,18 @@ from spaces_envs import FEW_KINDS, SPACES, algorithm_for, ends, make, script
 import pgjax
 from pgjax.collect.noise import episode_keys, reset_seeds
 from pgjax.collect.steps import Stream, collect_steps
-from pgjax.training.verify import verify
 
 NEXT, SAME, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 
 
 def as_vector(kind, n, mode):
-    """A vector that is not taken apart into its environments."""
+    """Return a vector that a stream steps as a whole, not environment by environment."""
     env = SyncVectorEnv([functools.partial(make, kind, kind)] * n, autoreset_mode=mode)
     return gym.vector.VectorWrapper(env)
 
 
 def expected_rows(kind, seeds, gap):
-    """(flattened obs, next obs, reward, flags, weight) of episodes one after the other."""
+    """Yield (flattened obs, next obs, reward, flags, weight) of consecutive episodes."""
     for seed in seeds:
         rows = [spaces.flatten(SPACES[kind], obs) for obs in script(SPACES[kind], seed)]
         last = len(rows) - 2
@@ -42,7 +39,7 @@ def expected_rows(kind, seeds, gap):
 
 
 def assert_columns(kind, rollouts, seeds, gap):
-    """Of several rollouts in a row."""
+    """Check consecutive rollouts; `seeds` returns the reset seeds of a column."""
     for b in range(rollouts[0].weight.shape[1]):
         rows = expected_rows(kind, seeds(b), gap)
         for rollout in rollouts:
@@ -58,8 +55,8 @@ def assert_columns(kind, rollouts, seeds, gap):
 
 @FEW_KINDS
 @pytest.mark.parametrize("mode", [NEXT, SAME], ids=["NEXT_STEP", "SAME_STEP"])
-def test_a_vector_that_resets_itself(kind, mode):
-    """It goes on with the seeds after the first; the rollouts join without a seam."""
+def test_a_vector_that_resets_its_environments_itself(kind, mode):
+    """Its resets use consecutive seeds; the second rollout continues where the first stopped."""
     algorithm, state = algorithm_for(kind, kind)
     stream = Stream(as_vector(kind, 3, mode))
     rollouts = [
@@ -75,8 +72,8 @@ def _seeds_of(state, count):
 
 
 @FEW_KINDS
-def test_one_that_leaves_resets_to_us(kind):
-    """One by one, and a vector in mode DISABLED: the same, with seeds of their own."""
+def test_environments_that_the_stream_resets(kind):
+    """A vector in mode DISABLED gives the same as its environments one by one; no seed repeats."""
     algorithm, state = algorithm_for(kind, kind)
     envs = SyncVectorEnv([functools.partial(make, kind, kind)] * 3)
     seen = [[] for _ in envs.envs]
@@ -110,7 +107,7 @@ def _keep_seeds(env, seeds):
         for mode in (NEXT, SAME, DISABLED)
     ],
 )
-def test_processes_give_the_same(kind, mode):
+def test_a_vector_of_processes_gives_the_same_stream(kind, mode):
     algorithm, state = algorithm_for(kind, kind)
     env = AsyncVectorEnv(
         [functools.partial(make, kind, kind)] * 2, context="spawn", autoreset_mode=mode
@@ -124,7 +121,7 @@ def test_processes_give_the_same(kind, mode):
         np.testing.assert_array_equal(a, b)
 
 
-def test_actions_are_drawn_with_the_key_of_their_column_and_step():
+def test_actions_are_drawn_with_the_key_of_their_column_and_time():
     algorithm, state = algorithm_for("Box", "MultiDiscrete")
     state = state._replace(step=np.int32(5))
     stream = Stream(SyncVectorEnv([functools.partial(make, "Box", "MultiDiscrete")] * 2))
@@ -135,8 +132,8 @@ def test_actions_are_drawn_with_the_key_of_their_column_and_step():
         np.testing.assert_array_equal(action, rollout.action[t, b])
 
 
-def test_gymnasium_s_own_vectors():
-    """CartPole as one program: it takes one seed, and a step to reset itself."""
+def test_vectors_that_are_one_program():
+    """Gymnasium's vector of CartPole takes one seed for all, and one step for each reset."""
     env = gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="vector_entry_point")
     algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))
@@ -145,23 +142,23 @@ def test_gymnasium_s_own_vectors():
     real, over = rollout.weight > 0, rollout.terminated | rollout.truncated
     assert over.sum() > 4
     np.testing.assert_array_equal(~real[1:], over[:-1])
-    # what follows is what came next, but across a reset
-    goes_on = real[:-1] & real[1:]
-    np.testing.assert_array_equal(rollout.obs[1:][goes_on], rollout.next_obs[:-1][goes_on])
+    # The next observation is the successor, except across a reset.
+    continues = real[:-1] & real[1:]
+    np.testing.assert_array_equal(rollout.obs[1:][continues], rollout.next_obs[:-1][continues])
     begun = rollout.obs[1:][~real[:-1]]
     assert (np.abs(begun) <= 0.05).all()
-    told = stream.episode_info()
-    assert told["episodes"] == over.sum()
-    np.testing.assert_allclose(told["mean_return"], told["mean_length"])
+    info = stream.episode_info()
+    assert info["episodes"] == over.sum()
+    np.testing.assert_allclose(info["mean_return"], info["mean_length"])
     lengths = [np.diff(np.flatnonzero(np.r_[True, over[:, b]])) for b in range(4)]
-    # between two ends lies the step of the reset
+    # Between two ends there is also the step of the reset.
     exact = [n - (i > 0) for column in lengths for i, n in enumerate(column.tolist())]
-    np.testing.assert_allclose(told["mean_length"], np.mean(exact))
+    np.testing.assert_allclose(info["mean_length"], np.mean(exact))
 
 
 @pytest.mark.parametrize("mode", [NEXT, SAME, DISABLED])
-def test_cut_short_a_stream_begins_anew(mode):
-    """Environments have moved on: their next observation is not the one that was kept."""
+def test_an_interrupted_stream_begins_new_episodes(mode):
+    """The environments have stepped on, so the observation that the stream kept is outdated."""
 
     class Interrupted(gym.vector.VectorWrapper):
         def __init__(self, env, steps):
@@ -176,7 +173,7 @@ def test_cut_short_a_stream_begins_anew(mode):
 
     algorithm, state = algorithm_for("Box", "Box")
     fresh = collect_steps(Stream(as_vector("Box", 3, mode)), algorithm, state, 20)
-    for last in range(6, 11):  # just after some episode's end, among others
+    for last in range(6, 11):  # some of these are just after the end of an episode
         stream = Stream(Interrupted(as_vector("Box", 3, mode), last))
         collect_steps(stream, algorithm, state, 5)
         with pytest.raises(KeyboardInterrupt):
@@ -186,8 +183,7 @@ def test_cut_short_a_stream_begins_anew(mode):
             np.testing.assert_array_equal(a, b)
 
 
-def test_streams_squash():
-    """tanh of the raw action, scaled to the bounds of each dimension."""
+def test_squash_scales_tanh_to_the_bounds():
     sent = []
 
     class Sent(gym.Env):
@@ -208,7 +204,7 @@ def test_streams_squash():
     np.testing.assert_allclose(sent, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_stream_that_hangs_is_given_up():
+def test_a_stream_that_hangs_is_an_error():
     class Hangs(gym.Env):
         observation_space = spaces.Box(-1, 1, (2,), np.float32)
         action_space = SPACES["Box"]
@@ -221,28 +217,22 @@ def test_a_stream_that_hangs_is_given_up():
                 time.sleep(0.01)
 
     algorithm, state = algorithm_for("Box", "Box")
-    with pytest.raises(pgjax.RolloutError, match=r"step 0: .*not come back for more than 0.2 s"):
+    with pytest.raises(pgjax.RolloutError, match=r"step 0: .*not returned for more than 0.2 s"):
         collect_steps(Stream(Hangs(), step_timeout=0.2), algorithm, state, 4)
 
 
-def test_gymnasium_s_functional_vectors_are_refused():
-    env = gym.make_vec("phys2d/CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
-    with pytest.raises(pgjax.SpaceError, match="loses a step"):
-        Stream(env)
-
-
-def test_same_step_without_the_successor():
+def test_same_step_without_final_observations_is_refused():
     class Forgets(gym.vector.VectorWrapper):
         def step(self, actions):
             return (*super().step(actions)[:-1], {})
 
     algorithm, state = algorithm_for("Box", "Box")
-    with pytest.raises(pgjax.RolloutError, match="gave no info.*SAME_STEP"):
+    with pytest.raises(pgjax.RolloutError, match="ended without info.*SAME_STEP"):
         collect_steps(Stream(Forgets(as_vector("Box", 2, SAME))), algorithm, state, 20)
 
 
 class Failing(gym.Env):
-    """Wrong at step 3."""
+    """Returns or raises something wrong in step 3."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Discrete(2)
@@ -267,8 +257,8 @@ class Failing(gym.Env):
     ("wrong", "words"),
     [
         (RuntimeError("broken"), "environment 0, update 1, step 3: .*broken"),
-        ((np.full(3, np.nan, np.float32), 0.0, False, False, {}), "step 4: the observation is not"),
-        ((np.zeros(3, np.float32), np.inf, False, False, {}), "step 3: the reward is not finite"),
+        ((np.full(3, np.nan, np.float32), 0.0, False, False, {}), "step 4: the observation is nan"),
+        ((np.zeros(3, np.float32), np.inf, False, False, {}), "step 3: the reward is inf, not"),
         ((np.zeros(4, np.float32), 0.0, False, False, {}), "step 4: the observation has shape"),
         ((np.zeros(3, np.float32), 0.0, False, {}), "step 3: step returned 4 values, not"),
         (None, "step 3: step returned None, not"),
@@ -276,11 +266,41 @@ class Failing(gym.Env):
         ((np.zeros(3, np.float32), 0.0, np.zeros(2), False, {}), "step 3: .* not two flags"),
     ],
 )
-def test_what_goes_wrong_is_told(wrong, words):
+def test_what_is_wrong_is_named_with_environment_update_and_step(wrong, words):
     algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
-    with pytest.raises(pgjax.RolloutError, match=words):
+    with pytest.raises(pgjax.RolloutError, match=words) as caught:
         collect_steps(Stream(Failing(wrong)), algorithm, state, 8)
+    assert caught.value.__cause__ is (wrong if isinstance(wrong, Exception) else None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (RuntimeError("broken"), "environment 1, update 1, step 2: the environment raised"),
+        ((np.zeros(3, np.float32), "a", {}), "environment 1, update 1, step 2: .*returned"),
+        ((np.zeros(4, np.float32), {}), "environment 1, update 1, step 3: .*has shape"),
+    ],
+)
+def test_an_error_in_a_reset_between_two_steps(wrong, words):
+    class ResetFails(Failing):
+        resets = 0
+
+        def reset(self, *, seed=None, options=None):
+            self.resets += 1
+            if self.resets == 2 and isinstance(wrong, Exception):
+                raise wrong
+            return wrong if self.resets == 2 else super().reset(seed=seed)
+
+        def step(self, action):
+            self._t += 1
+            return np.zeros(3, np.float32), 0.0, self._t == 3, False, {}
+
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
+    envs = SyncVectorEnv([lambda: Failing(None), lambda: ResetFails(None)])
+    with pytest.raises(pgjax.RolloutError, match=words):
+        collect_steps(Stream(envs), algorithm, state, 8)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 2.0, True])
@@ -290,50 +310,8 @@ def test_num_steps_out_of_range(num_steps):
         collect_steps(Stream(make("Box", "Box")), algorithm, state, num_steps)
 
 
-CONFIG = dict(
-    collect="steps", critic=True, estimator="gae", num_envs=2, num_steps=16, updates=3,
-    hidden_sizes=(8,), eval_episodes=2,
-)  # fmt: skip
-
-
-def test_runs_of_streams(tmp_path):
-    with pytest.warns(pgjax.RunWarning, match="not bit-exact: streams of steps begin anew"):
-        one, two = (
-            pgjax.train(pgjax.TrainConfig("CartPole-v1", run_dir=tmp_path / str(i), **CONFIG))
-            for i in range(2)
-        )
-    assert_trees_equal(one.state, two.state)
-    assert one.metrics[-1]["total_env_steps"] == 3 * 2 * 16
-    manifest = json.loads((one.path / "manifest.json").read_text())
-    assert "begin anew" in str(manifest)
-    # from the beginning, since a stream goes on from no checkpoint
-    assert verify(one.path, first=3)["identical"]
-    with pytest.warns(pgjax.RunWarning, match="begin anew"):
-        [longer] = pgjax.resume(one.path, updates=5)
-    assert len(longer.metrics) == 5
-    assert verify(one.path) == {"identical": True, "first": 1, "last": 3}
-    with pytest.raises(pgjax.ConfigError, match="1:3 can be compared: a stream"):
-        verify(one.path, last=4)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"critic": False, "estimator": "reward_to_go"}, "add --critic"),
-        ({"on_device": True}, "leave out --collect steps"),
-        ({"leave_one_out": True}, "whole episodes"),
-        ({"time_discount": True}, "whole episodes"),
-        ({"vectorization": "envpool", "frame_stack": 2}, "not with envpool"),
-        ({"collect": "episodes", "vectorization": "envpool"}, "add --collect steps"),
-    ],
-)
-def test_what_does_not_go_together(change, words):
-    with pytest.raises(pgjax.ConfigError, match=words):
-        pgjax.TrainConfig("CartPole-v1", **{**CONFIG, **change})
-
-
-def test_an_error_ends_what_was_counted():
-    """Episodes of three rewards of 1; the second observation of the second stream is wrong."""
+def test_after_an_error_episodes_are_counted_anew():
+    """Episodes have three rewards of 1; the third observation of the first one is wrong."""
 
     class Three(gym.Env):
         observation_space = spaces.Box(-1, 1, (3,), np.float32)
@@ -361,26 +339,5 @@ def test_an_error_ends_what_was_counted():
     assert stream.episode_info()["episodes"] == 0
     assert stream.episode_info()["mean_return"] == 2.0  # so far
     collect_steps(stream, algorithm, state, 5)
-    told = stream.episode_info()
-    assert (told["episodes"], told["mean_return"], told["max_length"]) == (2, 3.0, 3.0)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # envpool's own
-def test_envpool(tmp_path):
-    """Its CartPole as Gymnasium's: steps that reset weigh nothing, and runs are evaluated."""
-    pytest.importorskip("envpool")
-    config = pgjax.TrainConfig(
-        "CartPole-v1", vectorization="envpool", run_dir=tmp_path / "run", **CONFIG
-    )
-    with pytest.warns(pgjax.RunWarning, match="begin anew"):
-        run = pgjax.train(config)
-    assert run.metrics[-1]["total_env_steps"] <= 3 * 2 * 16
-    assert pgjax.evaluate(run, 2)["episodes"] == 2
-    assert_trees_equal(pgjax.load(run.path).state, run.state)
-    other = dict(CONFIG, vectorization="envpool", run_dir=tmp_path / "other")
-    with pytest.raises(pgjax.ConfigError, match="other spaces than Gymnasium's"):
-        pgjax.train(pgjax.TrainConfig("Blackjack-v1", **other))
-    with pytest.raises(pgjax.ConfigError, match="envpool cannot make"):
-        pgjax.train(pgjax.TrainConfig("NoSuchThing-v1", **other))
-    assert not (tmp_path / "other").exists()
+    info = stream.episode_info()
+    assert (info["episodes"], info["mean_return"], info["max_length"]) == (2, 3.0, 3.0)
