@@ -9,11 +9,13 @@ deterministic policy reaches the goal; the best policy goes right with probabili
 Each episode is one update, as in the book. But here an update sums the steps of the episode before
 it changes the parameters, so that a long episode changes policy and baseline more. With the
 baseline, the step sizes are therefore smaller than the book's 2^-9 and 2^-6, with which some runs
-get into episodes that never end.
+meet episodes that never end.
 """
 
 import argparse
 import time
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,7 +38,7 @@ class Policy(nn.Module):
     """A softmax policy with two weights, one per action; the same in every state."""
 
     @nn.compact
-    def __call__(self, obs):
+    def __call__(self, obs: jax.Array) -> pgjax.distributions.Categorical:
         return pgjax.distributions.Categorical(nn.Dense(2, use_bias=False)(obs))
 
 
@@ -44,11 +46,11 @@ class Baseline(nn.Module):
     """A critic with one weight: the value of all states."""
 
     @nn.compact
-    def __call__(self, obs):
+    def __call__(self, obs: jax.Array) -> jax.Array:
         return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(obs).squeeze(-1)
 
 
-def collect(act, params, keys):
+def collect(act: Callable[..., jax.Array], params: Any, keys: jax.Array) -> pgjax.Rollout:
     """Collect one episode for each of R runs, each with its own parameters.
 
     Returns:
@@ -86,7 +88,9 @@ def collect(act, params, keys):
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1)[:, :, None], rollout)
 
 
-def train(rate, baseline_rate, episodes, runs):
+def train(
+    rate: float, baseline_rate: float | None, episodes: int, runs: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Train R runs; return their returns [episodes, R] and final probabilities of right [R]."""
     rates = {"params": optax.sgd(rate), "critic": optax.sgd(baseline_rate or 0.0)}
     algorithm = pgjax.reinforce(
@@ -119,7 +123,7 @@ def train(rate, baseline_rate, episodes, runs):
 
 @jax.jit
 @jax.vmap
-def value(p):
+def value(p: jax.Array) -> jax.Array:
     """Compute the exact value of going right with probability p."""
     return tabular.objective(MDP, jnp.broadcast_to(jnp.stack([1 - p, p])[None], (4, 2)))
 
@@ -148,7 +152,7 @@ def main() -> None:
     print(f"wrote {args.out}")
 
 
-def draw(curves, out) -> None:
+def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]], out: str) -> None:
     """Draw Example 13.1, Figure 13.1 and Figure 13.2 side by side."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     example, plain, baseline = figure.subplots(1, 3)

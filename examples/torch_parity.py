@@ -59,28 +59,35 @@ def torch_leaves(module: torch.nn.Module, gradients: bool = False) -> list[np.nd
     return [a.T if a.ndim == 2 else a for a in arrays]
 
 
+def random_episode(discrete: bool, dtype: type[np.floating]) -> pgjax.Rollout:
+    """Draw one episode of LENGTH steps that terminates, with leaves [LENGTH, 1, ...]."""
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(LENGTH, 1, OBS_DIM)).astype(dtype)
+    reward = rng.normal(1.0, 1.0, (LENGTH, 1)).astype(dtype)
+    if discrete:
+        action: np.ndarray = rng.integers(3, size=(LENGTH, 1))
+    else:
+        action = rng.normal(size=(LENGTH, 1, 2)).astype(dtype)
+    terminated = np.arange(LENGTH)[:, None] == LENGTH - 1
+    truncated = np.zeros_like(terminated)
+    weight = np.ones((LENGTH, 1), dtype)
+    return pgjax.Rollout(obs, action, reward, terminated, truncated, obs, weight)
+
+
 def compare(name: str, dtype: type[np.floating]) -> dict[str, Difference]:
     """Compare one policy in the two libraries, in float32 or float64."""
     with jax.enable_x64(dtype is np.float64):
         policy, module = PAIRS[name]
         torch.manual_seed(0)
-        module = type(module)(OBS_DIM, 3 if name == "softmax" else 2).to(
+        discrete = name == "softmax"
+        module = type(module)(OBS_DIM, 3 if discrete else 2).to(
             torch.float64 if dtype is np.float64 else torch.float32
         )
-        rng = np.random.default_rng(0)
-        obs = rng.normal(size=(LENGTH, OBS_DIM)).astype(dtype)
-        reward = rng.normal(1.0, 1.0, LENGTH).astype(dtype)
-        if name == "softmax":
-            action: np.ndarray = rng.integers(3, size=LENGTH)
-        else:
-            action = rng.normal(size=(LENGTH, 2)).astype(dtype)
+        if not discrete:
             with torch.no_grad():  # so that the lesson's last ReLU is active for some rows only
                 module.net[-1].bias += 0.3
-        ended = np.arange(LENGTH) == LENGTH - 1
-        rollout = pgjax.Rollout(
-            *(x[:, None] for x in (obs, action, reward, ended, np.zeros_like(ended), obs)),
-            weight=np.ones((LENGTH, 1), dtype),
-        )
+        rollout = random_episode(discrete, dtype)
+        obs, action, reward = rollout.obs[:, 0], rollout.action[:, 0], rollout.reward[:, 0]
 
         algorithm = pgjax.reinforce(policy, optax.adam(0.01))
         state = algorithm.init(jax.random.key(0), obs[0])
@@ -124,8 +131,7 @@ def main() -> int:
             for quantity, gap in compare(name, dtype).items():
                 row = f"{name:21}{dtype.__name__:10}{quantity:30}"
                 print(f"{row}{gap.absolute:10.1e}{gap.relative:10.1e}")
-                # Adam divides by the size of the gradient, which magnifies the rounding of small
-                # ones.
+                # Adam divides by the size of the gradient, which magnifies rounding.
                 too_large |= gap.relative > bound * (10 if quantity == AFTER else 1)
     print(
         "DIFFERENCES ARE TOO LARGE"
