@@ -133,9 +133,9 @@ def loss_info(sums: dict[str, jax.Array], n: jax.Array, info: Info) -> Info:
 
 
 def moments_before(objective: Objective, params: Params, chunks: Batch) -> dict[str, Moments]:
-    """Running moments as they are before an update.
+    """Running moments before an update; empty ones get the first row of the batch as their mean.
 
-    If they are empty, sums are taken around the first row.
+    Sums of differences from a mean that is close to the data keep their precision in float32.
     """
     first = {name: x[0, 0, :1] for name, x in _observed(chunks).items() if name in params}
     first = objective.sharding.gather(first)
@@ -157,7 +157,7 @@ def merge_moments(before: dict[str, Moments], sums: dict[str, Moments]) -> dict[
 
 
 def _observed(batch: Batch) -> dict[str, jax.Array]:
-    """Rows [..., d] that the running moments are of."""
+    """Rows [..., d] whose running moments may be kept, by collection."""
     rows = {running_moments.OBS: batch.obs}
     if batch.returns is not None:
         rows[running_moments.RETURNS] = batch.returns[..., None]

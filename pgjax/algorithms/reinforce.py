@@ -50,7 +50,8 @@ def reinforce(
         normalized(reward_to_go(gamma=0.99)), as in the lesson.
       critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None.
       value_target: (rollout, value, next_value) -> the returns [T, B] that the critic is fitted to;
-        by default what the estimator declares. A plain function as estimator declares none.
+        by default what the estimator declares. An estimator that is a plain function declares
+        none. Ignored without a critic.
       entropy_coef: at least 0, or an optax schedule over the updates made so far. `loss`, which
         does not know their number, uses its value at 0.
       value_coef: at least 0.
@@ -62,12 +63,12 @@ def reinforce(
         the root mean square of the returns-to-go, with that discount, of all previous updates.
       sharding: Sharding(num_shards) groups the columns of a rollout, in order, into shards that are
         summed separately; their number changes the rounding. Sharding(num_shards, axis_name)
-        distributes the shards over the devices of a mapped axis (jax.shard_map), whose number must
-        divide num_shards. Each device holds the same number of columns, in order, as
-        `collect_episodes_on_device` returns them. Call `loss` and `update` inside the mapping; they
-        return the same bits on every device, whatever the number of devices. A gradient of `loss`
-        taken inside the mapping is this device's part of it times the number of devices; its
-        lax.pmean is the gradient.
+        distributes the shards over the devices of a mapped axis (jax.shard_map); the number of
+        devices must divide num_shards. Each device holds the same number of columns, in order, as
+        `collect_episodes_on_device` returns them. Call `loss` and `update` inside the mapping: they
+        return the same bits on every device, whatever the number of devices. The gradient of `loss`
+        inside the mapping is this device's part of it times the number of devices, so that its
+        lax.pmean is the whole gradient.
 
     Returns:
       Algorithm(init, act, log_prob, loss, update). `init` takes a typed key and one observation or

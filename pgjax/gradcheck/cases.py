@@ -63,7 +63,7 @@ class Case(NamedTuple):
     Use it to check an estimator of your own with `check`.
 
     Example:
-      Claim that `reward_to_go` follows the gradient of J; `check([case])` shows that it does not:
+      A case that claims the gradient of J for `reward_to_go`; `check([case])` refutes it:
 
       >>> import pgjax
       >>> from pgjax.gradcheck import CASES, Case
@@ -78,7 +78,7 @@ class Case(NamedTuple):
     estimator: Estimator
     meaning: str  # of the expected gradient, for tables
     expected_loss: Loss  # its gradient is the expected gradient of Algorithm.loss
-    critic: bool = False  # use CRITIC; the estimator must then declare its value_target
+    critic: bool = False  # whether CRITIC is used; the estimator must then declare a value_target
     num_episodes: int = 2  # per batch
 
 
@@ -113,7 +113,7 @@ def expected_loss(
       gamma: discount in [0, 1].
 
     Returns:
-      A function of the parameters.
+      A function: parameters -> loss [].
 
     Example:
       >>> import jax
@@ -170,9 +170,10 @@ def _with_critic_loss(mdp: MDP, policy: nn.Module, policy_loss: Loss) -> Loss:
 
 
 def _surrogate(mdp: MDP, policy: nn.Module) -> Loss:
-    """Loss that is followed without gamma^t: -sum_s d(s) sum_a pi(a | s) q(s, a), with d, q fixed.
+    """Loss that estimators without gamma^t follow: -sum_s d(s) sum_a pi(a | s) q(s, a).
 
-    The visits d(s) are not discounted, and q is: it is not the gradient of any objective.
+    The visits d and the action values q are constants. Only q is discounted, so that this is not
+    the gradient of any objective.
     """
 
     def loss(params: Params) -> jax.Array:

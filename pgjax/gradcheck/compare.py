@@ -73,7 +73,7 @@ def check(
 
     Args:
       cases: by default all of `CASES`, which takes some 20 seconds.
-      make: (policy, optimizer, *, estimator, critic, chunk_size) -> Algorithm, as `reinforce`.
+      make: (policy, optimizer, *, estimator, critic, chunk_size) -> Algorithm, such as `reinforce`.
 
     Returns:
       One Row for each case; `row.ok` is True if the two agree.
@@ -173,7 +173,7 @@ def moments(
     """
     rollout, env_probability = trajectories
     index = np.indices((len(env_probability),) * num_episodes).reshape(num_episodes, -1).T
-    # By the policy, not by algorithm.log_prob, which may be what is wrong.
+    # From the policy, since algorithm.log_prob may be wrong.
     distribution: Any = policy.apply(params, rollout.obs)
     log_prob = jnp.where(rollout.weight > 0, distribution.log_prob(rollout.action), 0.0)
     probability = (env_probability * jnp.exp(log_prob.sum(0)))[index].prod(1)
