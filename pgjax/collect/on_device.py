@@ -21,12 +21,13 @@ from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.sums import Sharding, max_over_vmap
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
-_Carry = tuple[Any, jax.Array, jax.Array]  # of all environments: states, obs [n, d], over [n]
+# What one step hands to the next: states of n environments, observations [n, d], ended or not [n].
+_Carry = tuple[Any, jax.Array, jax.Array]
 
 _BLOCK = 64  # at most this many steps between two checks of whether all episodes have ended
 # The policy acts on this many rows at a time, since a batch of another size may be computed, and so
-# rounded, differently. Blocks of 8 to 40 rows gave the same bits in all tests, also as the Python
-# loop.
+# rounded, differently. In all tests, blocks of 8 to 40 rows gave the same bits as each other and as
+# the Python loop.
 _ROWS = 32
 
 
@@ -170,7 +171,7 @@ def _collect(
 ) -> Rollout:
     env = wrappers.bound_actions(wrappers.flatten_observations(env), squash)
     column, columns = _share(num_episodes, sharding)
-    # More episodes are simulated to fill the policy's rows; the added ones are over from the start.
+    # More are simulated, to fill the policy's rows; the extra episodes are over from the start.
     width = -(-columns // 8) * 8 if columns <= _ROWS else -(-columns // _ROWS) * _ROWS
     numbers = column + jnp.arange(width, dtype=jnp.uint32)
     over = (jnp.arange(width) >= columns) | (numbers >= num_episodes)

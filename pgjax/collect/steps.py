@@ -28,7 +28,7 @@ from pgjax.types import Algorithm, Rollout, TrainState
 class Stream:
     """Environments that step side by side and begin a new episode whenever one ends.
 
-    A stream keeps the running episodes from one call of `collect_steps` to the next.
+    Make one for `collect_steps`: it keeps the running episodes from one call to the next.
 
     Args:
       env: one environment or a vector of them, in any autoreset mode. NEXT_STEP: the steps that
@@ -114,7 +114,7 @@ class Stream:
         t: int,
         noise: Callable[[int, int], list[np.ndarray]],
     ) -> None:
-        """Write the noise of the steps from t on, a block of them, to the rows."""
+        """Write the noise of a block of steps, from t on, to the rows."""
         for column in range(self.num_envs):
             for field, x in zip(layout.fields[:-1], noise(column, t), strict=True):
                 of_column = rows[field.row][t : t + BLOCK, column]
@@ -131,8 +131,8 @@ class Stream:
     def episode_info(self) -> dict[str, float]:
         """Return metrics of the episodes that ended in the last rollout.
 
-        If none did, of the last that ended before; if none has ended yet, of the running episodes
-        so far.
+        If none did, they are of the last episodes that ended earlier. If none has ended yet, they
+        are of the running episodes so far.
         """
         running = [(*sums, False) for sums in self._sums.T]
         last = list(self._recent)[-(self._ended or self.num_envs) :] or running
@@ -203,7 +203,7 @@ class Stream:
             self._sums[i, slot] += log[name][start:stop, slot].sum(dtype=np.float64)
 
     def _encode(self, observations: Any, slots: Sequence[int] | None = None) -> np.ndarray:
-        """Return a row [d] for each observation; of `slots`, by default of all."""
+        """Return the observations of `slots`, by default of all, as rows [d]."""
         space = self._envs.observation_space
         whole = isinstance(observations, np.ndarray) and isinstance(space, gym.spaces.Box)
         if whole and observations.shape[1:] == space.shape:
@@ -259,11 +259,11 @@ def collect_steps(
 
 
 def _rollout_error(error: EnvError, state: TrainState, num_steps: int) -> RolloutError:
-    """Return the error to raise for an environment at fault, after steps of this rollout."""
+    """Return the error to raise for an environment at fault, after `num_steps` of the rollout."""
     where = f"{error.env}, update {int(state.step) + 1}"
     return RolloutError(f"{where}, {error.after(num_steps)}")
 
 
 def _reset_seed(seed: int, t: int) -> int:
-    """Return the seed of the episode that begins after step t, in a column with a seed."""
+    """Return the seed of the episode that begins after step t in a column with its own seed."""
     return int(np.random.SeedSequence([seed, t]).generate_state(1)[0])

@@ -28,7 +28,7 @@ _Layers = dict[str, Any]  # hidden_sizes, activation and torso of a policy
 
 
 class Actions(NamedTuple):
-    """The raw actions that a space requires, and how they are converted to actions of the space."""
+    """The raw actions that a space requires, and how they become actions of the space."""
 
     discrete: bool  # whether all of their numbers are integers
     shape: tuple[int, ...]  # of one raw action

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from pgjax.errors import SpaceError, short_repr
 
 Role = Literal["observation", "action"]
-_MAX_SIZE = 2**20  # numbers in an observation or action, of which logs and layers hold many
+_MAX_SIZE = 2**20  # numbers in an observation or action: logs and layers hold many times that
 
 
 class Observations(NamedTuple):

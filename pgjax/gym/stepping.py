@@ -1,7 +1,7 @@
 """Check what Gymnasium environments return, and step them as numbered slots.
 
-A slot is one environment: an `Env` has one slot, a `VectorEnv` has `num_envs`. Everything here
-that finds an environment at fault reports it as an `EnvError`.
+A slot is one environment: an `Env` is one slot, a `VectorEnv` is `num_envs` slots. Whatever is
+wrong with an environment is raised as an `EnvError`.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class EnvError(Exception):
     Args:
       reason: what is wrong, as a clause: "the reward is None, not a number".
       slot: the environment at fault; -1 if unknown.
-      delay: 1 for an observation or an action, which belong to the step after the last one made.
+      delay: 1 for an observation or action, which belongs to the step after the last one made.
       advice: what the user should do.
     """
 
@@ -49,9 +49,9 @@ class EnvError(Exception):
         return f"environment {self.slot}" if self.slot >= 0 else "one of the environments"
 
     def after(self, num_steps: int) -> str:
-        """Return the message for an error after so many steps, with the step that is at fault.
+        """Return the message of the error, given the number of steps made before it.
 
-        Steps are counted from the reset of an episode, or from the start of a rollout of a stream.
+        Steps are counted from the reset of an episode, or from the start of a stream's rollout.
         """
         step = num_steps - 1 + self.delay
         when = f"step {step}" if step >= 0 else "reset"
@@ -59,7 +59,7 @@ class EnvError(Exception):
 
 
 def failure_text(error: BaseException) -> str:
-    """Return "raised TYPE: MESSAGE" in one line."""
+    """Describe an exception that an environment raised: "raised TYPE: MESSAGE", in one line."""
     return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
 
 
@@ -169,8 +169,8 @@ class SerialEnvs:
     def step_timeout(self, seconds: float) -> Iterator[None]:
         """Raise if stepping all slots takes over `seconds`; Unix main thread only.
 
-        It is noticed within twice that: a timer checks now and then whether there was progress,
-        which costs a step nothing.
+        It is noticed within twice that: a timer checks every `seconds` whether there was progress,
+        which costs nothing per step.
         """
         main = threading.current_thread() is threading.main_thread()
         if not main or not math.isfinite(seconds) or not hasattr(signal, "setitimer"):
@@ -255,8 +255,8 @@ class _Vector:
 class ManualResetVector(_Vector):
     """A vector in autoreset mode DISABLED, whose environments are reset by the caller.
 
-    A slot without another episode to run repeats its last one, unrecorded: Gymnasium steps all
-    environments of a vector, and none may be stepped beyond its end.
+    Gymnasium steps all environments of a vector, and none may be stepped beyond its end. So a slot
+    that has no further episode to run repeats its last one, unrecorded.
     """
 
     def __init__(self, env: VectorEnv):
@@ -277,7 +277,7 @@ class ManualResetVector(_Vector):
         """Reset slots with seeds; return their first observations."""
         for slot, seed in seeds.items():
             self._seeds[slot] = seed
-        # The first time all, also slots without an episode: none may be stepped before a reset.
+        # The first time reset all of them: none may be stepped before its first reset.
         mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
         self._begun = True
         all_seeds: Any = list(self._seeds)  # a list, whatever the annotation of the base class
@@ -311,7 +311,7 @@ class AutoresetVector(_Vector):
         many = isinstance(self.env.unwrapped, AsyncVectorEnv | SyncVectorEnv)
         seed: Any = list(seeds) if many else seeds[0] % 2**31
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # envpool was given its seed when made
+            warnings.simplefilter("ignore", UserWarning)  # envpool takes its seed when it is made
             obs, _ = self._call("reset", seed=seed)
         self._over[:] = False
         return self._each(obs)
