@@ -264,7 +264,7 @@ def test_no_device_is_told(monkeypatch):
         raise RuntimeError("Unable to initialize backend 'abacus': no such thing. (advice)")
 
     monkeypatch.setattr(jax, "devices", devices)
-    with pytest.raises(pgjax.ConfigError, match="no such thing.: unset it, or ask for cpu"):
+    with pytest.raises(pgjax.ConfigError, match="no such thing.: unset it, or set it to cpu"):
         provenance.require_device()
 
 
