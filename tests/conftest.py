@@ -1,5 +1,8 @@
+import gc
+import importlib
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,6 +37,24 @@ def pytest_unconfigure():
 def _each_key_once(request):
     with jax.debug_key_reuse(request.module.__name__ in DRAWING):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_compiled_functions():
+    """A worker would otherwise keep every program that its tests have compiled."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+def import_with_torch(name):
+    """Import a module that needs torch, or skip the test on Pythons that torch is not for.
+
+    torch has a CPU build of reasonable size only for Python 3.11, and there it must be installed.
+    """
+    if sys.version_info >= (3, 12):
+        pytest.importorskip("torch")
+    return importlib.import_module(name)
 
 
 @pytest.fixture

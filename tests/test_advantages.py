@@ -4,7 +4,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_rollout
+from conftest import import_with_torch, make_rollout
 
 import pgjax
 from pgjax import advantages
@@ -72,7 +72,7 @@ def test_gae_without_a_critic_says_what_to_do(rng):
 
 
 def test_normalized_equals_torch_over_real_steps(rng):
-    torch = pytest.importorskip("torch")
+    torch = import_with_torch("torch")
     rollout = make_rollout(rng, [3, 8, 5], padding=np.nan)
     plain = np.asarray(advantages.reward_to_go(0.9)(rollout))
     real = rollout.weight > 0

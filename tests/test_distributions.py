@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-import torch
+from conftest import import_with_torch
 
 from pgjax import distributions as d
 
@@ -16,19 +16,19 @@ STD = np.array([[0.5, 2.0], [1e-3, 30.0]], np.float32)
 CASES = {
     "categorical": (
         d.Categorical(jnp.array(LOGITS)),
-        torch.distributions.Categorical(logits=torch.tensor(LOGITS)),
+        lambda torch: torch.distributions.Categorical(logits=torch.tensor(LOGITS)),
         np.array([2, 1]),
     ),
     "gaussian": (
         d.DiagonalGaussian(jnp.array(MEAN), jnp.array(STD)),
-        torch.distributions.Independent(
+        lambda torch: torch.distributions.Independent(
             torch.distributions.Normal(torch.tensor(MEAN), torch.tensor(STD)), 1
         ),
         np.array([[0.1, 0.2], [0.002, -40.0]], np.float32),
     ),
     "bernoulli": (
         d.Bernoulli(jnp.array(LOGITS)),
-        torch.distributions.Independent(
+        lambda torch: torch.distributions.Independent(
             torch.distributions.Bernoulli(logits=torch.tensor(LOGITS)), 1
         ),
         np.array([[1, 0, 0], [0, 1, 1]]),
@@ -42,7 +42,9 @@ ALL = {name: case[0] for name, case in CASES.items()} | {
 
 @pytest.mark.parametrize("name", CASES)
 def test_log_prob_and_entropy_equal_torch(name):
-    ours, theirs, action = CASES[name]
+    torch = import_with_torch("torch")
+    ours, make_theirs, action = CASES[name]
+    theirs = make_theirs(torch)
     # torch's Bernoulli needs floats, its Categorical integers
     asked = torch.tensor(action, dtype=torch.float32 if name == "bernoulli" else None)
     np.testing.assert_allclose(ours.log_prob(action), theirs.log_prob(asked), rtol=1e-5)
@@ -50,6 +52,7 @@ def test_log_prob_and_entropy_equal_torch(name):
 
 
 def test_multicategorical_is_a_sum_of_categoricals():
+    torch = import_with_torch("torch")
     parts = [
         torch.distributions.Categorical(logits=torch.tensor(x)) for x in (LOGITS, LOGITS[:, :2])
     ]
@@ -110,6 +113,7 @@ def test_squashed_density_and_entropy_match_numerical_integration(mean, std):
 
 
 def test_squashed_log_prob_equals_torch_near_zero_and_is_finite_far_out():
+    torch = import_with_torch("torch")
     dist = d.SquashedGaussian(jnp.array(MEAN), jnp.array(STD))
     theirs = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(torch.tensor(MEAN).double(), torch.tensor(STD).double()),

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, import_with_torch
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -70,6 +70,8 @@ def test_ci_runs_the_test_command_of_the_readme():
     ],
 )
 def test_examples_run(script, options, words, tmp_path):
+    if script.startswith("torch"):
+        import_with_torch("torch")
     options = [option.format(out=tmp_path / "sweep.png") for option in options]
     command = [sys.executable, str(ROOT / "examples" / script), *options]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -88,7 +90,7 @@ def test_short_corridor_reaches_the_optimum():
 
 @pytest.mark.slow
 def test_torch_parity_prints_its_table(capsys):
-    import torch_parity
+    torch_parity = import_with_torch("torch_parity")
 
     assert torch_parity.main() == 0
     # One line per policy, dtype and quantity, a header and a verdict.

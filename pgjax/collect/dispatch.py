@@ -22,6 +22,8 @@ from pgjax.collect.policy_fit import Choices, choices_of
 from pgjax.numerics.xla import single_thread
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
+__all__ = ["updater"]  # the rest serves the loops of this folder
+
 # Policies always act on this many rows at a time, since a batch of another size is computed, and
 # so rounded, differently. Eight take no longer than two.
 ROWS = 8

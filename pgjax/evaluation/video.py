@@ -17,6 +17,8 @@ from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
 from pgjax.runs import store
 from pgjax.runs.run import Run, RunLike, as_run
 
+__all__ = ["frames", "render"]
+
 
 def render(
     run: RunLike,

@@ -24,11 +24,21 @@ from pgjax.policies import (
     SoftmaxPolicy,
 )
 
+__all__ = ["Actions", "actions", "policy_for"]
+
 _Layers = dict[str, Any]  # hidden_sizes, activation and torso of a policy
 
 
 class Actions(NamedTuple):
-    """The raw actions that a space requires, and how they become actions of the space."""
+    """The raw actions that a space requires, and how they become actions of the space.
+
+    Example:
+      >>> import gymnasium as gym
+      >>> import pgjax
+      >>> needed = pgjax.actions.actions(gym.spaces.MultiDiscrete([3, 4]))
+      >>> needed.discrete, needed.shape, needed.choices
+      (True, (2,), (3, 4))
+    """
 
     discrete: bool  # whether all of their numbers are integers
     shape: tuple[int, ...]  # of one raw action

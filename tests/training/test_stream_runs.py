@@ -23,10 +23,10 @@ def test_a_stream_run_is_reproducible_from_the_beginning(tmp_path):
     assert_trees_equal(one.state, two.state)
     assert one.metrics[-1]["total_env_steps"] == 3 * 2 * 16
     manifest = json.loads((one.path / "manifest.json").read_text())
-    assert "begin anew" in str(manifest)
+    assert "restarts its episodes" in str(manifest)
     # Verified from the beginning, because a stream cannot continue from a checkpoint.
     assert verify(one.path, first=3)["identical"]
-    with pytest.warns(pgjax.RunWarning, match="begin anew"):
+    with pytest.warns(pgjax.RunWarning, match="restarts its episodes"):
         [longer] = pgjax.resume(one.path, updates=5)
     assert len(longer.metrics) == 5
     assert verify(one.path) == {"identical": True, "first": 1, "last": 3}
@@ -58,7 +58,7 @@ def test_envpool(tmp_path):
     config = pgjax.TrainConfig(
         "CartPole-v1", vectorization="envpool", run_dir=tmp_path / "run", **CONFIG
     )
-    with pytest.warns(pgjax.RunWarning, match="begin anew"):
+    with pytest.warns(pgjax.RunWarning, match="restarts its episodes"):
         run = pgjax.train(config)
     assert run.metrics[-1]["total_env_steps"] <= 3 * 2 * 16
     assert pgjax.evaluate(run, 2)["episodes"] == 2
