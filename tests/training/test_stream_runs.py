@@ -30,7 +30,7 @@ def test_a_stream_run_is_reproducible_from_the_beginning(tmp_path):
         [longer] = pgjax.resume(one.path, updates=5)
     assert len(longer.metrics) == 5
     assert verify(one.path) == {"identical": True, "first": 1, "last": 3}
-    with pytest.raises(pgjax.ConfigError, match="1:3 can be compared: a stream"):
+    with pytest.raises(pgjax.ConfigError, match="1:3 can be compared: a resumed stream"):
         verify(one.path, last=4)
 
 
