@@ -6,12 +6,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Before JAX is imported: what one test or the command line compiles, the others need not compile
-# again. The processes of pytest-xdist and of the tests inherit it.
-OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
-if OWN_CACHE:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="pgjax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Before JAX is imported. The workers of pytest-xdist and the processes that tests start inherit
+# this environment: a compilation cache, and a folder for the temporary files of doctests.
+FOLDER = None
+if "PGJAX_TESTS_FOLDER" not in os.environ:
+    # tmp_path stays where pytest keeps it for a look at what failed.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    FOLDER = tempfile.mkdtemp(prefix="pgjax-tests-")
+    os.environ["PGJAX_TESTS_FOLDER"] = os.environ["TMPDIR"] = tempfile.tempdir = FOLDER
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{FOLDER}/compiled")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import numpy as np
@@ -21,16 +25,15 @@ import pgjax
 
 ROOT = Path(__file__).parents[1]
 
-
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # see the README: for speed only
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Where keys are drawn from; elsewhere the check would take a fifth of the time.
+# The check for keys that are used twice is slow: only where randomness is drawn from keys.
 DRAWING = {"test_distributions", "test_noise", "test_episodes"}
 
 
 def pytest_unconfigure():
-    if OWN_CACHE:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    if FOLDER is not None:
+        shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
