@@ -19,19 +19,30 @@ Info = dict[str, jax.Array]
 """Scalars that describe an update, by the names used in metrics.jsonl."""
 
 
-def _document_fields(cls: type[_T]) -> type[_T]:
-    """Set the `__doc__` of each field to the string below it, so that `help` shows what editors do.
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the string literal below each field in the body of a class, by the field's name.
 
-    Without source code, as in a frozen application, the fields keep their default `__doc__`.
+    Empty without source code, as in a frozen application.
     """
     try:
         body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
     except (OSError, TypeError, SyntaxError):
-        return cls
+        return {}
+    docs = {}
     for field, below in itertools.pairwise(body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str() as text)):
-                getattr(cls, name).__doc__ = inspect.cleandoc(text)
+                docs[name] = inspect.cleandoc(text)
+    return docs
+
+
+def _document_fields(cls: type[_T]) -> type[_T]:
+    """Set the `__doc__` of each field to the string below it, so that `help` shows what editors do.
+
+    Without source code the fields keep their default `__doc__`.
+    """
+    for name, doc in field_docs(cls).items():
+        getattr(cls, name).__doc__ = doc
     return cls
 
 
