@@ -55,11 +55,11 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
     env_id: Any = tyro.MISSING if named.startswith("-") else named
     default = TrainArguments(**{"env_id": env_id, **PRESETS.get(named, {})})
 
-    def train(config: Annotated[TrainArguments, OmitArgPrefixes] = default) -> None:
+    def train(training: Annotated[TrainArguments, OmitArgPrefixes] = default) -> None:
         """Train an agent, evaluate it, and write a run folder."""
-        if config.env_id != named:
+        if training.env_id != named:
             raise ConfigError("the environment comes first: pgjax train ENV_ID [options]")
-        train_command(config)
+        train_command(training)
 
     commands: dict[str, Callable[..., None]] = {"train": train, **COMMANDS}
     if argv and argv[0] not in commands and not argv[0].startswith("-"):

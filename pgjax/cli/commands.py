@@ -22,7 +22,7 @@ from pgjax.training.train import resume
 def _resume(
     run: Positional[Path],
     *,
-    options: Annotated[RuntimeOptions, OmitArgPrefixes] = RuntimeOptions(),  # noqa: B008  (frozen)
+    runtime: Annotated[RuntimeOptions, OmitArgPrefixes] = RuntimeOptions(),  # noqa: B008  (frozen)
     updates: int | None = None,
     allow_env_import: bool = False,
 ) -> None:
@@ -30,7 +30,7 @@ def _resume(
 
     Args:
         run: The run folder, of one seed or of several.
-        options: Devices, processes and trackers.
+        runtime: Devices, processes and trackers.
         updates: Total number of updates, to extend a finished run.
         allow_env_import: Allow an environment id module:Name to import that module.
     """
@@ -40,11 +40,11 @@ def _resume(
             run,
             observers,
             updates=updates,
-            num_devices=options.num_devices,
+            num_devices=runtime.num_devices,
             allow_env_import=allow_env_import,
         )
 
-    train_and_report(options, len(seed_folders(run)) or 1, work)
+    train_and_report(runtime, len(seed_folders(run)) or 1, work)
 
 
 def _evaluate(

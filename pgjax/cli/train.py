@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,11 +23,12 @@ from pgjax.runs.folder import write_json
 from pgjax.runs.run import Run
 from pgjax.training.loop import Observer, RunInfo
 from pgjax.training.train import train, train_seeds
+from pgjax.types import field_docs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainArguments(RuntimeOptions, TrainConfig):
-    """The options of `pgjax train`."""
+    """Settings of the run, devices, processes and trackers."""
 
     env_id: Positional[str]
     """Gymnasium id of the environment, such as CartPole-v1; it comes first."""
@@ -39,6 +41,19 @@ class TrainArguments(RuntimeOptions, TrainConfig):
 
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
+
+
+def _describe_options(cls: type) -> None:
+    """Give the parser each field's description as one paragraph: it would keep line breaks."""
+    docs = field_docs(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in docs:
+            text = " ".join(docs[field.name].split())
+            field.metadata = types.MappingProxyType({**field.metadata, "help": text})
+
+
+for _cls in (TrainConfig, RuntimeOptions, TrainArguments):
+    _describe_options(_cls)
 
 
 def train_command(arguments: TrainArguments) -> None:
