@@ -89,7 +89,7 @@ class Terminal:
 def gradient_table(rows: "list[Row]") -> Table:
     """Format what `pgjax.gradcheck.check` returned."""
     table = Table(
-        title="Expected gradients, over all possible batches, compared with the exact gradient",
+        title="Expected gradients, compared with the exact gradient",
         caption="gamma^t: time_discounted; V: with a critic. Bias and variance are relative to the "
         "gradient of J. Error: the expectation minus the one that the third column names.",
         box=None,
