@@ -8,7 +8,6 @@ from conftest import import_with_torch, make_rollout
 
 import pgjax
 from pgjax import advantages
-from pgjax.types import zero_padding
 
 BAD = [np.nan, 1e30]
 
@@ -161,16 +160,6 @@ def test_discounts_out_of_range_are_refused(gamma):
     for make in (advantages.reward_to_go, advantages.gae):
         with pytest.raises(pgjax.ConfigError, match="gamma"):
             make(gamma)
-
-
-@pytest.mark.parametrize("padding", BAD)
-def test_zero_padding_changes_only_padding(rng, padding):
-    rollout = make_rollout(rng, [3, 8], padding=padding)
-    clean = zero_padding(rollout)
-    real = rollout.weight > 0
-    for before, after in zip(rollout, clean, strict=True):
-        np.testing.assert_array_equal(np.asarray(before)[real], np.asarray(after)[real])
-        np.testing.assert_array_equal(np.asarray(after)[~real], 0)
 
 
 INNER = [advantages.reward_to_go(0.9), advantages.gae(0.9, 0.8)]

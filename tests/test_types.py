@@ -1,9 +1,10 @@
-"""Field documentation of the types that flow between the parts."""
+"""Documented fields of the shared types, and the handling of padding and episode ends."""
 
 import re
 
 import numpy as np
 import pytest
+from conftest import make_rollout
 
 import pgjax
 from pgjax import types
@@ -56,3 +57,13 @@ def test_segments_end_at_flags_at_gaps_and_with_the_column():
     ends = np.asarray(types.segment_ends(rollout))
     np.testing.assert_array_equal(np.flatnonzero(ends[:, 0]), [1, 3, 4])
     np.testing.assert_array_equal(np.flatnonzero(ends[:, 1]), [1])
+
+
+@pytest.mark.parametrize("padding", [np.nan, 1e30])
+def test_zero_padding_changes_only_padding(rng, padding):
+    rollout = make_rollout(rng, [3, 8], padding=padding)
+    clean = types.zero_padding(rollout)
+    real = rollout.weight > 0
+    for before, after in zip(rollout, clean, strict=True):
+        np.testing.assert_array_equal(np.asarray(before)[real], np.asarray(after)[real])
+        np.testing.assert_array_equal(np.asarray(after)[~real], 0)

@@ -154,18 +154,24 @@ class TrainConfig:
         """Inverse of `to_json`.
 
         Raises:
-          ConfigError: for an unknown name, or a value out of range.
+          ConfigError: for an unknown or missing name, or a value of the wrong type or out of range.
         """
-        if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := values.keys() - known:
             names = ", ".join(sorted(unknown))
             raise ConfigError(
                 f"settings that this version of pgjax does not know: {names}; manifest.json names "
                 "the version that does"
             )
-        try:
-            return cls(**values | {"hidden_sizes": tuple(values["hidden_sizes"])})
-        except (KeyError, TypeError) as e:
-            raise ConfigError(f"not the settings of a run: {e}") from None
+        if missing := known - values.keys() - {"run_dir"}:
+            names = ", ".join(sorted(missing))
+            raise ConfigError(
+                f"settings that this version of pgjax needs are missing: {names}; manifest.json "
+                "names the version that wrote the others"
+            )
+        sizes = values["hidden_sizes"]  # a list in JSON
+        sizes = tuple(sizes) if isinstance(sizes, list) else sizes
+        return cls(**{**values, "hidden_sizes": sizes})
 
     @classmethod
     def preset(cls, env_id: str, **overrides: Any) -> "TrainConfig":

@@ -10,7 +10,6 @@ from algorithm_cases import KINDS, OBS, algorithm_case, gaussian_actions, with_c
 from conftest import assert_trees_equal, make_rollout
 
 import pgjax
-from pgjax.numerics.sums import sum_rows
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,9 +71,3 @@ def test_custom_parts_may_be_undefined_on_padding(rng):
     assert np.isfinite(info["grad_norm"])
     assert np.isfinite(info["policy_loss"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
-
-
-def test_sum_rows_is_exact_over_many_rows(rng):
-    x = rng.integers(-1000, 1000, size=(1000, 3))
-    y = rng.integers(2, size=(1000, 3)).astype(bool)
-    assert [int(s) for s in sum_rows((jnp.asarray(x), jnp.asarray(y)))] == [x.sum(), y.sum()]

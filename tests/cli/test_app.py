@@ -12,8 +12,6 @@ from conftest import assert_trees_equal
 import pgjax
 from pgjax.cli import app
 from pgjax.config import agent
-from pgjax.config.agent import make_optimizer
-from pgjax.config.presets import PRESETS
 from pgjax.evaluation import evaluate, plot, video
 from pgjax.runs import digests, folder, provenance, store
 from pgjax.runs.run import load
@@ -376,17 +374,6 @@ def test_on_device_leaves_the_same_folder_and_so_does_each_of_several_seeds(
     assert result == json.loads((path / "evaluation.json").read_text())
 
 
-def test_annealing_ends_at_a_learning_rate_of_zero():
-    config = pgjax.TrainConfig("CartPole-v1", learning_rate=0.5, anneal_lr=True, updates=4)
-    optimizer = make_optimizer(config)
-    state, sizes = optimizer.init(np.zeros(1)), []
-    for _ in range(5):
-        # With the same gradient each time, Adam's step is the rate itself.
-        update, state = optimizer.update(np.ones(1), state)
-        sizes.append(-float(update[0]))
-    np.testing.assert_allclose(sizes, [0.5, 0.375, 0.25, 0.125, 0.0], rtol=1e-4)
-
-
 def test_a_folder_cannot_make_pgjax_import_a_module(run_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     config = store.read_sealed(tmp_path / "run" / "config.json")
@@ -400,15 +387,6 @@ def test_a_folder_cannot_make_pgjax_import_a_module(run_dir, tmp_path):
     assert allowed.env_id == "json:CartPole-v1"
     with pytest.raises(pgjax.RunError, match="another run"):
         load(tmp_path / "run", allow_env_import=True)
-
-
-def test_the_presets_are_those_the_readme_names():
-    assert set(PRESETS) == {
-        "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3",
-        "InvertedPendulum-v5", "HalfCheetah-v5",
-    }  # fmt: skip
-    assert pgjax.TrainConfig.preset("Pendulum-v1", seed=3).critic
-    assert not pgjax.TrainConfig("Pendulum-v1").critic
 
 
 def test_an_interrupt_saves_what_was_learned(tmp_path):

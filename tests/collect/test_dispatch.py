@@ -7,7 +7,6 @@ from conftest import assert_trees_equal, make_rollout
 import pgjax
 from pgjax import advantages
 from pgjax.collect import dispatch
-from pgjax.numerics import xla
 
 OBS = np.zeros(4, np.float32)
 
@@ -41,9 +40,3 @@ def test_updater_gives_the_bits_of_the_algorithms_update(rng, policy, options):
         assert type(value) is (int if name in ("episodes", "env_steps") else float)
         # Metrics are compiled together with other code, which may change their last bit.
         np.testing.assert_allclose(value, info[name], rtol=1e-6, err_msg=name)
-
-
-def test_options_that_xla_does_not_know_are_left_out():
-    with_it = xla.cpu_options(xla_backend_optimization_level="1")
-    assert with_it == {"xla_backend_optimization_level": "1"}
-    assert xla.cpu_options(xla_backend_optimization_level="1", no_such_option=True) == {}

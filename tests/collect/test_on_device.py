@@ -14,7 +14,6 @@ from conftest import ROOT, assert_trees_equal, make_rollout
 
 import pgjax
 from pgjax import envs
-from pgjax.numerics.sums import max_over_vmap
 from pgjax.types import zero_padding
 
 SEED = 3
@@ -68,15 +67,6 @@ def test_no_block_is_simulated_after_the_last_episode_has_ended():
     np.testing.assert_array_equal(rollout.obs[63:], 0.0)
     assert rollout.obs[longest - 1].any()
     assert rollout.weight.shape == (504, 8)
-
-
-def test_max_over_vmap_is_the_maximum_of_the_batch():
-    x = jnp.array([[1, 5, 2], [4, 3, 0]])
-    assert max_over_vmap(x[0, 1]) == 5
-    np.testing.assert_array_equal(jax.vmap(max_over_vmap)(x[1]), [4, 4, 4])
-    np.testing.assert_array_equal(jax.vmap(jax.vmap(max_over_vmap))(x), np.full((2, 3), 5))
-    flags = jax.jit(jax.vmap(lambda v: v + max_over_vmap(v > 4)))(x[0])
-    np.testing.assert_array_equal(flags, [2, 6, 3])
 
 
 @pytest.mark.slow

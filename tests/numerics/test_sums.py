@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgjax.numerics.sums import Sharding, join_rows, scan_in_fixed_order, split_rows
+from pgjax.numerics.sums import (
+    Sharding,
+    join_rows,
+    max_over_vmap,
+    scan_in_fixed_order,
+    split_rows,
+    sum_rows,
+)
 
 
 def decayed_sum(carry, x):
@@ -59,3 +66,18 @@ def test_join_rows_inverts_split_rows(rng, chunk_size, shards):
 
 def test_columns_are_padded_to_whole_shards():
     assert [Sharding(4).pad(n) for n in (1, 4, 5, 8)] == [4, 4, 8, 8]
+
+
+def test_sum_rows_is_exact_over_many_rows(rng):
+    x = rng.integers(-1000, 1000, size=(1000, 3))
+    y = rng.integers(2, size=(1000, 3)).astype(bool)
+    assert [int(s) for s in sum_rows((jnp.asarray(x), jnp.asarray(y)))] == [x.sum(), y.sum()]
+
+
+def test_max_over_vmap_is_the_maximum_of_the_batch():
+    x = jnp.array([[1, 5, 2], [4, 3, 0]])
+    assert max_over_vmap(x[0, 1]) == 5
+    np.testing.assert_array_equal(jax.vmap(max_over_vmap)(x[1]), [4, 4, 4])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(max_over_vmap))(x), np.full((2, 3), 5))
+    flags = jax.jit(jax.vmap(lambda v: v + max_over_vmap(v > 4)))(x[0])
+    np.testing.assert_array_equal(flags, [2, 6, 3])

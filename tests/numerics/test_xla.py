@@ -24,3 +24,9 @@ def test_background_compilation_returns_its_result_or_its_error():
     assert xla.compile_in_background(lambda: 3).result() == 3
     with pytest.raises(ZeroDivisionError):
         xla.compile_in_background(lambda: 1 // 0).result()
+
+
+def test_options_that_xla_does_not_know_are_left_out():
+    with_it = xla.cpu_options(xla_backend_optimization_level="1")
+    assert with_it == {"xla_backend_optimization_level": "1"}
+    assert xla.cpu_options(xla_backend_optimization_level="1", no_such_option=True) == {}

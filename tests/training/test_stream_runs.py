@@ -34,22 +34,6 @@ def test_a_stream_run_is_reproducible_from_the_beginning(tmp_path):
         verify(one.path, last=4)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"critic": False, "estimator": "reward_to_go"}, "add --critic"),
-        ({"on_device": True}, "leave out --collect steps"),
-        ({"leave_one_out": True}, "whole episodes"),
-        ({"time_discount": True}, "whole episodes"),
-        ({"vectorization": "envpool", "frame_stack": 2}, "envpool cannot use it"),
-        ({"collect": "episodes", "vectorization": "envpool"}, "add --collect steps"),
-    ],
-)
-def test_settings_that_exclude_each_other(change, words):
-    with pytest.raises(pgjax.ConfigError, match=words):
-        pgjax.TrainConfig("CartPole-v1", **{**CONFIG, **change})
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # from envpool
 def test_envpool(tmp_path):

@@ -1,0 +1,273 @@
+"""TrainConfig accepts the documented types and ranges, refuses the rest, and survives JSON."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import pgjax
+from pgjax.config.presets import PRESETS
+from pgjax.runs.checkpoints import settings_digest
+
+# Lowest and highest value of each setting that is a number, written by hand.
+INTEGERS = {
+    "seed": (0, 4294967295),
+    "updates": (1, 2147483647),
+    "episodes_per_update": (1, 2147483647),
+    "num_steps": (1, 1048576),
+    "num_envs": (1, 16384),
+    "num_shards": (1, 16384),
+    "max_episode_steps": (1, 2147483647),
+    "frame_stack": (1, 64),
+    "chunk_size": (1, 128),
+    "eval_episodes": (1, 2147483647),
+}
+NUMBERS = {
+    "step_timeout": (0.01, 1e9),
+    "learning_rate": (0.0, 1e38),
+    "max_grad_norm": (1e-30, 1e38),
+    "gamma": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
+    "reward_scale": (1e-30, 1e38),
+    "entropy_coef": (0.0, 1e38),
+    "value_coef": (0.0, 1e38),
+    "checkpoint_seconds": (0.0, 1e9),
+}
+CHOICES = {
+    "collect": ("episodes", "steps"),
+    "vectorization": ("sync", "async", "envpool"),
+    "activation": ("relu", "tanh"),
+    "estimator": ("reward_to_go", "gae"),
+    "mean_over": ("episodes", "steps"),
+}
+FLAGS = """on_device normalize_obs squash anneal_lr critic normalize_rewards leave_one_out
+    normalize_advantages time_discount anneal_entropy""".split()
+OPTIONAL = {"max_episode_steps", "max_grad_norm", "chunk_size", "run_dir"}  # accept None
+
+# A valid value of each setting that is not its default, and what it needs to be valid.
+CHANGES = {
+    "env_id": "Pendulum-v1",
+    "seed": 3,
+    "updates": 50,
+    "collect": "steps",
+    "episodes_per_update": 5,
+    "num_steps": 32,
+    "num_envs": 3,
+    "vectorization": "async",
+    "step_timeout": 0.1 + 0.2,
+    "num_shards": 4,
+    "max_episode_steps": 70,
+    "frame_stack": 2,
+    "hidden_sizes": (8, 4, 2),
+    "activation": "tanh",
+    "learning_rate": 0.1 + 0.2,
+    "max_grad_norm": 0.5,
+    "gamma": 1,
+    "estimator": "gae",
+    "gae_lambda": 1 / 3,
+    "reward_scale": 0.1,
+    "entropy_coef": 1e-30,
+    "value_coef": 0.7,
+    "mean_over": "steps",
+    "chunk_size": None,
+    "checkpoint_seconds": 1e9,
+    "eval_episodes": 7,
+    "run_dir": Path("runs/elsewhere"),
+    **{name: name != "normalize_advantages" for name in FLAGS},
+}
+NEEDS = {"collect": {"critic": True}, "estimator": {"critic": True}}
+# Settings that no update depends on. `updates` is one as long as nothing is annealed.
+WITHOUT_EFFECT = {"updates", "step_timeout", "checkpoint_seconds", "eval_episodes", "run_dir"}
+
+NAMES = [field.name for field in dataclasses.fields(pgjax.TrainConfig)]
+
+
+def option(name):
+    return "--" + name.replace("_", "-")
+
+
+def make(**settings):
+    return pgjax.TrainConfig(**{"env_id": "CartPole-v1", **settings})
+
+
+def changed(name):
+    return make(**{name: CHANGES[name], **NEEDS.get(name, {})})
+
+
+def accepted(name):
+    """The words that a message uses for the values which a setting accepts."""
+    if name in INTEGERS:
+        low, high = INTEGERS[name]
+        return f"an integer from {low} to {high}"
+    if name in NUMBERS:
+        low, high = NUMBERS[name]
+        return f"a number from {low:g} to {high:.12g}"
+    if name in CHOICES:
+        return " or ".join(CHOICES[name])
+    if name == "hidden_sizes":
+        return "a tuple of one or more values, each an integer from 1 to 16384"
+    return {"env_id": "a string", "run_dir": "a Path"}.get(name, "True or False")
+
+
+def of_wrong_type(name):
+    """Values that a setting cannot have, whatever its range."""
+    if name in INTEGERS:
+        values = ["1", True, False, 2.0, 1 + 0j, [1], math.nan, math.inf]
+    elif name in NUMBERS:
+        values = ["0.5", True, False, 0.5 + 0j, [0.5], math.nan, math.inf, -math.inf]
+    elif name in CHOICES:
+        values = ["", "Episodes", "no such choice", 0, True, list(CHOICES[name]), CHOICES[name]]
+    elif name in FLAGS:
+        values = [0, 1, 1.0, "True", "", []]
+    elif name == "hidden_sizes":
+        values = [[8], (), 8, "88", (0,), (16385,), (8, 8.0), (True,), ("8",), (None,), ((8,),)]
+    elif name == "run_dir":
+        values = ["runs/run", b"runs/run", 3, True]
+    else:
+        values = [3, b"CartPole-v1", ["CartPole-v1"], True]
+    return values if name in OPTIONAL else [*values, None]
+
+
+def assert_refused(name, value):
+    with pytest.raises(pgjax.ConfigError) as caught:
+        make(**{name: value})
+    assert str(caught.value) == f"{option(name)} must be {accepted(name)}, got {value!r}"
+
+
+def test_the_tables_hold_every_setting():
+    tables = [*INTEGERS, *NUMBERS, *CHOICES, *FLAGS, "env_id", "hidden_sizes", "run_dir"]
+    assert sorted(tables) == sorted(CHANGES) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_types_are_refused(name):
+    for value in of_wrong_type(name):
+        assert_refused(name, value)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_none_is_accepted_where_it_has_a_meaning(name):
+    assert getattr(make(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_from_the_lowest_to_the_highest_are_accepted(name):
+    low, high = INTEGERS[name]
+    for value in (low, low + 1, high - 1, high):
+        assert getattr(make(**{name: value}), name) == value
+    for value in (low - 1, high + 1, -(10**30), 10**30):
+        assert_refused(name, value)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_from_the_lowest_to_the_highest_are_accepted(name):
+    low, high = NUMBERS[name]
+    for value in (low, math.nextafter(low, math.inf), math.nextafter(high, 0), high, 1):
+        assert getattr(make(**{name: value}), name) == value
+    for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf), -1, 10**400):
+        assert_refused(name, value)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_is_accepted(name):
+    for value in CHOICES[name]:
+        streams = {"collect": "steps"} if value == "envpool" else {}
+        config = make(critic=True, **{name: value, **streams})
+        assert getattr(config, name) == value
+
+
+def test_each_hidden_layer_has_1_to_16384_units():
+    for sizes in ((1,), (16384,), (1, 16384, 64)):
+        assert make(hidden_sizes=sizes).hidden_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"estimator": "gae"}, "add --critic"),
+        ({"collect": "steps"}, "add --critic"),
+        ({"collect": "steps", "critic": True, "on_device": True}, "leave out --collect steps"),
+        ({"collect": "steps", "critic": True, "leave_one_out": True}, "whole episodes"),
+        ({"collect": "steps", "critic": True, "time_discount": True}, "whole episodes"),
+        (
+            {"collect": "steps", "critic": True, "vectorization": "envpool", "frame_stack": 2},
+            "envpool cannot use it",
+        ),
+        ({"vectorization": "envpool"}, "add --collect steps"),
+        ({"on_device": True, "frame_stack": 2}, "leave out --on-device"),
+        ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings, words):
+    with pytest.raises(pgjax.ConfigError, match=words):
+        make(**settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_keeps_every_setting_but_the_folder(name):
+    config = changed(name)
+    values = json.loads(json.dumps(config.to_json()))
+    assert sorted([*values, "run_dir"]) == sorted(NAMES)
+    assert pgjax.TrainConfig.from_json(values) == dataclasses.replace(config, run_dir=None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_with_a_value_of_a_wrong_type_is_refused(name):
+    values = make().to_json()
+    for value in of_wrong_type(name):
+        if name == "hidden_sizes" and value == [8]:
+            continue  # JSON has lists in place of tuples
+        with pytest.raises(pgjax.ConfigError, match=f"{option(name)} must be"):
+            pgjax.TrainConfig.from_json({**values, name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "run_dir"])
+def test_json_without_a_setting_is_refused(name):
+    values = make().to_json()
+    del values[name]
+    with pytest.raises(pgjax.ConfigError, match=name):
+        pgjax.TrainConfig.from_json(values)
+
+
+@pytest.mark.parametrize("name", ["normalise_obs", "__class__", "option", ""])
+def test_json_with_an_unknown_setting_is_refused(name):
+    with pytest.raises(pgjax.ConfigError, match=f"does not know: {name}"):
+        pgjax.TrainConfig.from_json({**make().to_json(), name: 1})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_EFFECT])
+def test_digest_changes_with_every_setting_that_an_update_depends_on(name):
+    without = make(**NEEDS.get(name, {}))
+    assert settings_digest(changed(name)) != settings_digest(without)
+
+
+def test_digest_is_the_same_for_any_folder_and_after_json():
+    config = make(run_dir=Path("runs/elsewhere"), learning_rate=0.1 + 0.2)
+    read_back = pgjax.TrainConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert settings_digest(config) == settings_digest(read_back)
+
+
+@pytest.mark.parametrize("name", [None, "anneal_lr", "anneal_entropy"])
+def test_digest_depends_on_the_number_of_updates_only_if_something_is_annealed(name):
+    annealed = {} if name is None else {name: True}
+    few, many = (settings_digest(make(updates=updates, **annealed)) for updates in (2, 3))
+    assert (few == many) is (name is None)
+
+
+def test_presets_exist_for_the_environments_of_the_readme():
+    assert set(PRESETS) == {
+        "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3",
+        "InvertedPendulum-v5", "HalfCheetah-v5",
+    }  # fmt: skip
+    assert pgjax.TrainConfig.preset("Pendulum-v1", seed=3).critic
+    assert not pgjax.TrainConfig("Pendulum-v1").critic
+
+
+@pytest.mark.parametrize("env_id", PRESETS)
+def test_arguments_override_the_preset_and_the_preset_the_defaults(env_id):
+    config = pgjax.TrainConfig.preset(env_id, seed=3, updates=7)
+    expected = {"seed": 3, **PRESETS[env_id], "updates": 7}
+    assert config == pgjax.TrainConfig(env_id, **expected)
+    assert pgjax.TrainConfig.preset("NoPreset-v0") == pgjax.TrainConfig("NoPreset-v0")
