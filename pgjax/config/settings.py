@@ -134,6 +134,10 @@ class TrainConfig:
     """Folder to write; by default runs/ENV-seedN-TIME."""
 
     def __post_init__(self) -> None:
+        # What a user may write for a path and a tuple, and JSON for a tuple.
+        for name, given, wanted in (("run_dir", str, Path), ("hidden_sizes", list, tuple)):
+            if isinstance(getattr(self, name), given):
+                object.__setattr__(self, name, wanted(getattr(self, name)))
         for name, annotation in _annotations(TrainConfig).items():
             _check(name, annotation, getattr(self, name))
         _check_together(self)
@@ -169,9 +173,7 @@ class TrainConfig:
                 f"settings that this version of pgjax needs are missing: {names}; manifest.json "
                 "names the version that wrote the others"
             )
-        sizes = values["hidden_sizes"]  # a list in JSON
-        sizes = tuple(sizes) if isinstance(sizes, list) else sizes
-        return cls(**{**values, "hidden_sizes": sizes})
+        return cls(**values)
 
     @classmethod
     def preset(cls, env_id: str, **overrides: Any) -> "TrainConfig":
@@ -235,8 +237,8 @@ def _describe(annotation: Any) -> str:
         return " or ".join(arguments)
     if origin is tuple:
         return f"a tuple of one or more values, each {_describe(arguments[0])}"
-    names = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
-    return names.get(annotation, f"a {annotation.__name__}")
+    words = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
+    return words.get(annotation, "a path")
 
 
 def _check_together(config: TrainConfig) -> None:

@@ -1,13 +1,14 @@
 """XLA compiler options, compilation in the background, and readable XLA errors."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
 
-from pgjax.errors import RunError
+from pgjax.errors import PgjaxError, RunError
 
 T = TypeVar("T")
 
@@ -55,15 +56,23 @@ def compile_in_background(compile_: Callable[[], T]) -> Future[T]:
     return future
 
 
-def translate_xla_error(error: BaseException) -> BaseException:
-    """Return a RunError for XLA's out-of-memory and lost-process errors; else the error itself."""
-    reason = str(error).partition("\n")[0]
-    from_xla = isinstance(error, jax.errors.JaxRuntimeError)
-    if from_xla and "RESOURCE_EXHAUSTED" in reason:
-        return RunError(
-            "out of memory: lower --episodes-per-update, --seeds, --max-episode-steps or "
-            f"--hidden-sizes ({reason})"
-        )
-    if jax.process_count() > 1 and (from_xla or "gloo" in reason.lower()):
-        return RunError(f"another process of the run was lost: restart all of them ({reason})")
-    return error
+@contextlib.contextmanager
+def translate_xla_errors() -> Iterator[None]:
+    """Re-raise XLA's out-of-memory and lost-process errors as RunErrors that say what to do."""
+    try:
+        yield
+    except PgjaxError:
+        raise
+    except Exception as e:
+        reason = str(e).partition("\n")[0]
+        from_xla = isinstance(e, jax.errors.JaxRuntimeError)
+        if from_xla and "RESOURCE_EXHAUSTED" in reason:
+            raise RunError(
+                "out of memory: lower --episodes-per-update, --seeds, --max-episode-steps or "
+                f"--hidden-sizes ({reason})"
+            ) from e
+        if jax.process_count() > 1 and (from_xla or "gloo" in reason.lower()):
+            raise RunError(
+                f"another process of the run was lost: restart all of them ({reason})"
+            ) from e
+        raise

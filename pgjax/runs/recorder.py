@@ -164,15 +164,16 @@ class SeedRecorders:
 
     def begin(self) -> None:
         """Write everything that comes before the first line of the logs."""
-        if self._recorders and self._recorders[0].path != self._folder:
-            first = self._recorders[0].seed
-            write_seeds(self._folder, range(first, first + len(self._recorders)))
-        if self._recorders:
-            # Not earlier: training itself should report an environment that hangs or dies.
-            self._manifest |= _bit_exact(self._why_not())
-        for recorder in self._recorders:
-            recorder.begin(self._manifest)
-        self._begun = True
+        with self._writing():
+            if self._recorders and self._recorders[0].path != self._folder:
+                first = self._recorders[0].seed
+                write_seeds(self._folder, range(first, first + len(self._recorders)))
+            if self._recorders:
+                # Not earlier: training itself should report an environment that hangs or dies.
+                self._manifest |= _bit_exact(self._why_not())
+            for recorder in self._recorders:
+                recorder.begin(self._manifest)
+            self._begun = True
 
     def record(
         self,
@@ -181,9 +182,9 @@ class SeedRecorders:
         timings: list[dict[str, float]],
     ) -> None:
         """Append updates, [seed][update], to the logs of every seed."""
+        if not self._begun:
+            self.begin()
         with self._writing():
-            if not self._begun:
-                self.begin()
             rows = zip(self._recorders, metrics, digests, strict=False)
             for recorder, of_seed, digests_of_seed in rows:
                 recorder.record(of_seed, digests_of_seed, timings)

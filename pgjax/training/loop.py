@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import DivergedError
-from pgjax.numerics.xla import translate_xla_error
+from pgjax.numerics.xla import translate_xla_errors
 from pgjax.training.engines import Engine, UpdateRecords
 from pgjax.types import TrainState
 
@@ -85,7 +85,7 @@ def run_updates(
       DivergedError: if the very next update is not finite; updates before it have been yielded.
       RunError: if memory runs out, or another process of the run is lost.
     """
-    try:
+    with translate_xla_errors():
         current, size = engine.begin(states), 1
         while (done := last[0]["update"]) < updates:
             size = min(size, engine.most, updates - done)
@@ -106,11 +106,6 @@ def run_updates(
             # Dispatches long enough to be quick, and short enough to follow and to stop.
             seconds = (time.perf_counter() - begun) / size
             size = _agreed(min(2 * size, max(1, round(_SECONDS_PER_DISPATCH / seconds))))
-    except Exception as e:
-        translated = translate_xla_error(e)
-        if translated is e:
-            raise
-        raise translated from e
 
 
 def _finite_updates(

@@ -17,7 +17,7 @@ from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env, why_not_reproducible
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError, RolloutError
-from pgjax.numerics.xla import fastest_compile, translate_xla_error
+from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.provenance import git_commit
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
@@ -195,11 +195,11 @@ def _train(
         recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
         manifest = new_manifest(config, None if resuming else git_commit())
         reproducible = functools.partial(why_not_reproducible, config)
-        book = SeedRecorders(run_dir, recorders, manifest, reproducible)
+        folders = SeedRecorders(run_dir, recorders, manifest, reproducible)
         if done:
-            book.begin()
+            folders.begin()
         last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
-        states = _record_updates(engine, configs, states, last, book, observers, run_dir)
+        states = _record_updates(engine, configs, states, last, folders, observers, run_dir)
     return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
 
 
@@ -208,51 +208,54 @@ def _record_updates(
     configs: list[TrainConfig],
     states: list[TrainState],
     last: list[dict[str, Any]],
-    book: SeedRecorders,
+    folders: SeedRecorders,
     observers: Sequence[Observer],
     run_dir: Path,
 ) -> list[TrainState]:
     """Run the updates that are left and record them; save what was learned, whatever happens."""
     config, seeds = configs[0], [config.seed for config in configs]
-    current, saved, recorded = None, float("-inf"), bool(last[0]["update"])
-    stopped_by: BaseException | None = None
+    current, saved, recorded = None, float("-inf"), last[0]["update"] > 0
+
+    def finish() -> list[TrainState]:
+        final = states if current is None else engine.end(current)
+        folders.save(final)
+        folders.finish(final)
+        return final
+
     try:
-        for records, current_states in run_updates(engine, seeds, states, last, config.updates):
-            book.record(*records)
-            current, recorded = current_states, True
-            for *of_seeds, timings in zip(*records.metrics, records.timings, strict=True):
-                for observer in observers:
-                    observer.update(of_seeds, timings)
-            if time.monotonic() - saved >= config.checkpoint_seconds:
-                book.save(engine.end(current))
-                saved = time.monotonic()
+        with translate_xla_errors():
+            for records, after in run_updates(engine, seeds, states, last, config.updates):
+                folders.record(*records)
+                current, recorded = after, True
+                for *of_seeds, timings in zip(*records.metrics, records.timings, strict=True):
+                    for observer in observers:
+                        observer.update(of_seeds, timings)
+                if time.monotonic() - saved >= config.checkpoint_seconds:
+                    folders.save(engine.end(current))
+                    saved = time.monotonic()
     except BaseException as e:
         if not recorded:
             raise
-        stopped_by = translate_xla_error(e)
-    if current is not None:
-        states = engine.end(current)
-    book.save(states)
-    book.finish(states)
-    if stopped_by is not None:
-        raise _with_saved(stopped_by, int(states[0].step), run_dir)
-    return states
+        updates = int(finish()[0].step)
+        if not isinstance(e, KeyboardInterrupt | PgjaxError):
+            raise
+        raise _with_saved(e, updates, run_dir) from e
+    return finish()
 
 
-def _with_saved(error: BaseException, updates: int, run_dir: Path) -> BaseException:
-    """The error that ended a run, with a note on what is saved if the error is one of pgjax's."""
-    if not isinstance(error, KeyboardInterrupt | PgjaxError):
-        return error
+def _with_saved(
+    error: KeyboardInterrupt | PgjaxError, updates: int, run_dir: Path
+) -> KeyboardInterrupt | PgjaxError:
+    """The error that ended a run, with a note on what is saved."""
     saved = f"after {updates} updates; saved in {run_dir}"
     replay = error.replay if isinstance(error, RolloutError) else None
     if replay is not None:
         folder.write_json(run_dir / "failure.json", replay)
         saved += ", where failure.json holds the actions that lead to it"
-    again = type(error)(f"{error} ({saved})".lstrip())
-    again.__cause__ = error
-    if isinstance(again, RolloutError):
-        again.replay = replay
-    return again
+    noted = type(error)(f"{error} ({saved})".lstrip())
+    if isinstance(noted, RolloutError):
+        noted.replay = replay
+    return noted
 
 
 def _last_common_checkpoints(
@@ -278,10 +281,8 @@ def states_at(
         # The fastest compilation, since it runs once and only draws random numbers, whose bits did
         # not depend on any compiler option tried.
         fresh = jax.jit(agent.init, compiler_options=fastest_compile())
-        try:
+        with translate_xla_errors():
             states = [fresh(np.uint32(config.seed)) for config in configs]
-        except jax.errors.JaxRuntimeError as e:
-            raise translate_xla_error(e) from e
     if jax.process_count() > 1:
         plain = [checkpoints.with_key_data(state) for state in states]
         plain = multihost_utils.broadcast_one_to_all(plain)

@@ -7,17 +7,24 @@ from pgjax.numerics import xla
 
 def test_out_of_memory_becomes_a_run_error_that_says_what_to_lower():
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nand a long list")
-    translated = xla.translate_xla_error(error)
-    assert isinstance(translated, pgjax.RunError)
-    assert "lower --episodes-per-update" in str(translated)
-    assert str(translated).endswith("(RESOURCE_EXHAUSTED: 9 bytes)")
+    words = "lower --episodes-per-update"
+    with pytest.raises(pgjax.RunError, match=words) as raised, xla.translate_xla_errors():
+        raise error
+    assert str(raised.value).endswith("(RESOURCE_EXHAUSTED: 9 bytes)")
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("RESOURCE_EXHAUSTED"), jax.errors.JaxRuntimeError("INTERNAL: no")]
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED"),
+        jax.errors.JaxRuntimeError("INTERNAL: no"),
+        pgjax.RunError("RESOURCE_EXHAUSTED"),
+    ],
 )
 def test_other_errors_are_unchanged(error):
-    assert xla.translate_xla_error(error) is error
+    with pytest.raises(type(error)) as raised, xla.translate_xla_errors():
+        raise error
+    assert raised.value is error
 
 
 def test_background_compilation_returns_its_result_or_its_error():
