@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from pgjax import returns
 from pgjax.errors import ConfigError
 from pgjax.numerics.sums import sum_rows
-from pgjax.types import Rollout, segment_ends, zero_padding
+from pgjax.types import Array, Rollout, segment_ends, zero_padding
 
-Values = jax.Array | None  # V of each step, [T, B]; None without a critic
+Values = Array | None  # V of each step, [T, B]; None without a critic
 
 
 class Estimator(Protocol):
@@ -115,7 +115,7 @@ def _check_unit(**rates: float) -> None:
             raise ConfigError(f"{name} must be in [0, 1], got {rate}")
 
 
-def _masked(rollout: Rollout, x: jax.Array) -> jax.Array:
+def _masked(rollout: Rollout, x: Array) -> jax.Array:
     return jnp.where(rollout.weight > 0, x, jnp.zeros_like(x))
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-Array = jax.Array | np.ndarray
+from pgjax.types import Array
 
 _LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
 # Gauss-Hermite quadrature of an expectation under N(0, 1): sum of weights * f(nodes).

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 _T = TypeVar("_T")
+
+Array = jax.Array | np.ndarray
 
 Params = Any
 """Flax variables: a dict with "params", and "critic" if there is a critic."""
@@ -70,28 +73,28 @@ class Rollout(NamedTuple):
       [[1.5], [1.0]]
     """
 
-    obs: jax.Array
+    obs: Array
     """[T, B, ...] any dtype: the observations that the policy acted on."""
 
-    action: jax.Array
+    action: Array
     """[T, B, ...] any dtype: the raw actions as sampled, before any clip, squash or offset."""
 
-    reward: jax.Array
+    reward: Array
     """[T, B] float32: the reward of each step."""
 
-    terminated: jax.Array
+    terminated: Array
     """[T, B] bool: the task ended with this step; the value after it is zero."""
 
-    truncated: jax.Array
+    truncated: Array
     """[T, B] bool: the episode was cut off after this step, for example by a time limit.
 
     If both flags are set, the step counts as terminated.
     """
 
-    next_obs: jax.Array
+    next_obs: Array
     """[T, B, ...] dtype of obs: the true successor, never the observation after a reset."""
 
-    weight: jax.Array
+    weight: Array
     """[T, B] float32: 1.0 for a real step, 0.0 for padding."""
 
 
@@ -182,7 +185,7 @@ def zero_padding(rollout: Rollout) -> Rollout:
     """
     real = rollout.weight > 0
 
-    def clear(leaf: jax.Array) -> jax.Array:
+    def clear(leaf: Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
         mask = real.reshape(real.shape + (1,) * (leaf.ndim - real.ndim))
         return jnp.where(mask, leaf, jnp.zeros_like(leaf))
@@ -190,7 +193,7 @@ def zero_padding(rollout: Rollout) -> Rollout:
     return Rollout(*(clear(leaf) for leaf in rollout))
 
 
-def repeat_first(real: jax.Array, x: jax.Array) -> jax.Array:
+def repeat_first(real: Array, x: Array) -> jax.Array:
     """Replace every padded row with the first real row.
 
     Use it for observations and actions. Zeros need not be valid there, and a function that is
@@ -235,4 +238,5 @@ def segment_ends(rollout: Rollout) -> jax.Array:
     """
     real = rollout.weight > 0
     followed = jnp.concatenate([real[1:], jnp.zeros_like(real[:1])])
-    return real & (rollout.terminated | rollout.truncated | ~followed)
+    ended = jnp.asarray(rollout.terminated) | jnp.asarray(rollout.truncated)
+    return jnp.asarray(real) & (ended | ~followed)

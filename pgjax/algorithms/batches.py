@@ -13,7 +13,7 @@ from pgjax.numerics import running_moments
 from pgjax.numerics.running_moments import Moments
 from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, split_rows
 from pgjax.returns import discounted_returns
-from pgjax.types import Info, Params, Rollout, repeat_first, segment_ends, zero_padding
+from pgjax.types import Array, Info, Params, Rollout, repeat_first, segment_ends, zero_padding
 
 
 class Batch(NamedTuple):
@@ -60,7 +60,8 @@ def prepare(
     advantage, target = sharding.mine(advantage), sharding.mine(target)
     # A user's estimator or critic may return anything in padded slots.
     advantage, target = (jnp.where(rollout.weight > 0, x, 0.0) for x in (advantage, target))
-    batch = Batch(rollout.obs, rollout.action, rollout.weight, advantage, target, returns)
+    obs, action, weight = map(jnp.asarray, (rollout.obs, rollout.action, rollout.weight))
+    batch = Batch(obs, action, weight, advantage, target, returns)
     # At least one, so that a batch without any real step has a loss of 0.
     n = jnp.maximum(info["episodes" if objective.mean_over == "episodes" else "env_steps"], 1)
     chunks = split_rows(batch, objective.chunk_size, _shards_per_device(sharding))
@@ -94,7 +95,7 @@ def _values(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax
     variables, shape = running_moments.of_critic(params), rollout.reward.shape
     shards = _shards_per_device(objective.sharding)
 
-    def apply(obs: jax.Array) -> Any:
+    def apply(obs: Array) -> Any:
         chunks = split_rows(obs, objective.chunk_size, shards)
         value = lax.map(lambda shard: lax.map(lambda x: critic.apply(variables, x), shard), chunks)
         return join_rows(value, shape)

@@ -147,7 +147,7 @@ def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Futur
             rollout = collect_episodes_on_device(
                 env.env, algorithm, state, episodes, squash=config.squash
             )
-            return jnp.where(rollout.weight > 0, rollout.reward, 0.0), rollout.weight
+            return jnp.where(rollout.weight > 0, rollout.reward, 0.0), jnp.asarray(rollout.weight)
 
         zero = np.uint32(0)
         params = jax.eval_shape(agent.init, zero).params
