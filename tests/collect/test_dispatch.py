@@ -27,7 +27,7 @@ OBS = np.zeros(4, np.float32)
         ),
     ],
 )
-def test_updater_gives_the_bits_of_the_algorithms_update(rng, policy, options):
+def test_updater_is_bit_identical_to_the_algorithms_update(rng, policy, options):
     algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
     gaussian = isinstance(policy, pgjax.GaussianPolicy)
     action = (lambda shape: rng.normal(size=(*shape, 2))) if gaussian else None
@@ -43,7 +43,7 @@ def test_updater_gives_the_bits_of_the_algorithms_update(rng, policy, options):
         np.testing.assert_allclose(value, info[name], rtol=1e-6, err_msg=name)
 
 
-def test_options_that_xla_does_not_know_are_left_out():
+def test_options_unknown_to_xla_are_left_out():
     with_it = xla.cpu_options(xla_backend_optimization_level="1")
     assert with_it == {"xla_backend_optimization_level": "1"}
     assert xla.cpu_options(xla_backend_optimization_level="1", no_such_option=True) == {}
