@@ -23,7 +23,7 @@ INSIDE = "--inside"  # run in a new user namespace, where mounting needs no priv
 
 
 def train(path: Path) -> str:
-    """Train a run; return the error message if the disk is full, else an empty text."""
+    """Train a run; return the error message if the disk is full, else an empty string."""
     try:
         pgjax.train(pgjax.TrainConfig("CartPole-v1", run_dir=path, **SETTINGS))  # type: ignore[arg-type]
     except pgjax.RunError as e:

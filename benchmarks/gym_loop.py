@@ -142,7 +142,7 @@ class OneUpdate:
 
 
 def turn(contender: Callable[[int, int], float], amount: int, seed: int, seconds: float) -> float:
-    """The mean rate of a contender that repeats the same amount for at least `seconds`."""
+    """Return the mean rate of a contender, repeated for at least `seconds`."""
     rates: list[float] = []
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -154,7 +154,7 @@ def main() -> None:
     parser = readme.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8000, help="environment steps per training")
-    parser.add_argument("--seconds", type=float, default=3.0, help="least duration of a turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="minimum duration of a turn")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     steps = args.steps
@@ -187,7 +187,7 @@ def main() -> None:
             f"{statistics.median(ratios):.1f} | {min(ratios):.1f} to {max(ratios):.1f} |"
         )
     where = readme.date_and_machine()
-    facts = {
+    details = {
         **where,
         "machine": f"{where['machine']}, jax on {jax.devices()[0].platform}, torch with "
         f"{torch.get_num_threads()} threads",
@@ -196,9 +196,10 @@ def main() -> None:
         "rounds": f"{args.rounds}, {steps} steps per training, "
         f"at least {args.seconds:g} s per turn",
     }
-    block = "\n".join([*lines, "", readme.line(facts)])
+    block = "\n".join([*lines, "", readme.line(details)])
     print(block)
-    (args.out / "gym_loop.json").write_text(json.dumps(facts | {"rates": rates}, indent=2) + "\n")
+    result = details | {"rates": rates}
+    (args.out / "gym_loop.json").write_text(json.dumps(result, indent=2) + "\n")
     readme.put(args.out, "gym_loop", block)
 
 

@@ -4,9 +4,9 @@
 
 Each case is a command that runs in a separate process and folder, with an optional shell command
 that prepares the folder. The command must end within ten seconds with exit code 2, print one line
-on stderr that begins with "pgjax:", and change no byte: it creates no run folder when nothing was
-learned, and modifies no existing one. Prints one line per case, writes the table into README.md,
-and exits with 1 if any case fails.
+on stderr that begins with "pgjax:", and leave all files unchanged: it creates no run folder when
+nothing was learned, and modifies no existing one. Prints one line per case, writes the table into
+README.md, and exits with 1 if any case fails.
 """
 
 import json

@@ -111,7 +111,7 @@ def scaling(tables: dict[str, Any], seconds: float, only: str | None) -> None:
     for n in (64, 256, 1024):
         measure("pendulum", n, "--envs", str(n), "--env", "Pendulum-v1")
     for envs in (4, 16):  # environments per update
-        for n in SEEDS:  # the same number of updates for all: episodes grow as training goes on
+        for n in SEEDS:  # the same number of updates for all: episodes grow during training
             measure(f"vmap over seeds, {envs} environments each", n, "--envs", str(envs),
                     "--seeds", str(n), "--updates", "200")  # fmt: skip
         measure(f"vmap over seeds, {envs} environments each", "32 on 2 devices", "--envs",
@@ -154,7 +154,7 @@ def tables_of(result: dict[str, Any]) -> str:
                 f"{one['peak_mib']:,.0f} |"
             )
     lines += ["", *figures_of(result)]
-    return "\n".join([*lines, "", readme.line(result["facts"])])
+    return "\n".join([*lines, "", readme.line(result["details"])])
 
 
 def figures_of(result: dict[str, Any]) -> list[str]:
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--peers", help="Python of the environment with the other libraries")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="least duration of training per row"
+        "--seconds", type=float, default=4.0, help="minimum duration of training per row"
     )
     parser.add_argument("--only", metavar="TABLE", help='"contenders", or a table name')
     parser.add_argument("--out", type=Path, default=HERE)
@@ -230,9 +230,9 @@ def main() -> None:
         scaling(result.setdefault("scaling", {}), args.seconds, args.only)
     if "devices" in (scaled := result.get("scaling", {})):
         draw(scaled, args.out / "on_device.png")
-    result["facts"] = {
+    result["details"] = {
         **readme.date_and_machine(),
-        **run([*SELF, "versions"])["facts"],
+        **run([*SELF, "versions"])["details"],
         "rounds": args.rounds,
     }
     path.write_text(json.dumps(result, indent=2) + "\n")

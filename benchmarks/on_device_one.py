@@ -97,7 +97,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def stepping(env: Any, algorithm: Any, state: Any, num_envs: int) -> Any:
-    """Step environment and policy 500 times without learning, past the ends of episodes."""
+    """Step environment and policy 500 times without learning, ignoring ends of episodes."""
     env = pgjax.envs.flatten_observations(env)
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), num_envs)
     env_state, obs = jax.vmap(env.reset)(keys)
@@ -114,8 +114,8 @@ def stepping(env: Any, algorithm: Any, state: Any, num_envs: int) -> Any:
 
 
 def versions(args: argparse.Namespace) -> dict[str, Any]:
-    facts = f"Python {platform.python_version()}, jax {jax.__version__} on {jax.devices()[0]}"
-    return {"facts": {"versions": facts}}
+    names = f"Python {platform.python_version()}, jax {jax.__version__} on {jax.devices()[0]}"
+    return {"details": {"versions": names}}
 
 
 def main() -> None:

@@ -98,8 +98,8 @@ def compare(env_id, episodes):
         ends = (real & ((term != terminated) | (trunc != truncated))).any(1).sum()
         print(
             f"{env_id:25s} {name:8s} {real.sum():>8,} steps  obs {worst['obs']:.1e}  reward "
-            f"{worst['reward']:.1e}  episodes above {TOLERANCE:g}: {above.sum()}, with another "
-            f"end: {ends}",
+            f"{worst['reward']:.1e}  episodes above {TOLERANCE:g}: {above.sum()}, ending "
+            f"differently: {ends}",
             flush=True,
         )
         ok &= name == "free" or not (above.any() or ends)

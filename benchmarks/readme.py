@@ -19,20 +19,20 @@ HERE = Path(__file__).parent
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose --help prints the docstring of a script as it is written."""
+    """Return a parser whose --help prints the docstring of a script unformatted."""
     form = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(description=description, formatter_class=form)
 
 
 def date_and_machine() -> dict[str, str]:
-    """When and where a benchmark runs."""
+    """Return the date and the machine of a benchmark."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return {"date": time.strftime("%Y-%m-%d"), "machine": machine}
 
 
-def line(facts: Mapping[str, object]) -> str:
-    """The last line of a block: date, machine, versions and the like."""
-    return "; ".join(f"{name}: {value}" for name, value in facts.items())
+def line(details: Mapping[str, object]) -> str:
+    """Return the last line of a block: date, machine, versions and the like."""
+    return "; ".join(f"{name}: {value}" for name, value in details.items())
 
 
 def put(folder: Path, name: str, block: str) -> None:

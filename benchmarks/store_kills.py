@@ -2,7 +2,7 @@
 
 python benchmarks/store_kills.py   (Linux, with strace)
 
-The kill comes as a call is entered, for every call in turn, and so also after the call before it.
+The process is killed on entering each call, that is, also after the previous one.
 """
 
 import collections

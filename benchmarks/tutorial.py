@@ -2,8 +2,8 @@
 
     python benchmarks/tutorial.py         (needs gymnasium[mujoco] and torch)
 
-The tutorial, "Training using REINFORCE for MuJoCo", is written anew here: one environment in its
-wrapper, a PyTorch network of 16 and 32 tanh units with two heads, one action at a time, and an
+The tutorial, "Training using REINFORCE for MuJoCo", is reimplemented here: one environment in
+its wrapper, a PyTorch network of 16 and 32 tanh units with two heads, one action at a time, and an
 AdamW step after every episode. It alternates with pgjax's preset, after compilation, in one
 process; each trains from scratch for the same number of environment steps. Writes its table into
 README.md.

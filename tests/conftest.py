@@ -1,3 +1,4 @@
+import atexit
 import gc
 import importlib
 import os
@@ -6,15 +7,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Before JAX is imported. The workers of pytest-xdist and the processes that tests start inherit
-# this environment: a compilation cache, and a folder for the temporary files of doctests.
-FOLDER = None
+# Set before JAX is imported, and inherited by the workers of pytest-xdist and the processes that
+# tests start: share compiled programs between tests, and collect the temporary files of doctests.
 if "PGJAX_TESTS_FOLDER" not in os.environ:
-    # tmp_path stays where pytest keeps it for a look at what failed.
+    # tmp_path stays where it is, so that it can be inspected after a failure.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    FOLDER = tempfile.mkdtemp(prefix="pgjax-tests-")
-    os.environ["PGJAX_TESTS_FOLDER"] = os.environ["TMPDIR"] = tempfile.tempdir = FOLDER
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{FOLDER}/compiled")
+    folder = tempfile.mkdtemp(prefix="pgjax-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["PGJAX_TESTS_FOLDER"] = os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
@@ -25,15 +26,10 @@ import pgjax
 
 ROOT = Path(__file__).parents[1]
 
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # see the README: for speed only
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # only for speed; see the README
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# The check for keys that are used twice is slow: only where randomness is drawn from keys.
+# The check that no key is used twice is slow, so it runs only in these modules.
 DRAWING = {"test_distributions", "test_noise", "test_episodes"}
-
-
-def pytest_unconfigure():
-    if FOLDER is not None:
-        shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +40,16 @@ def _each_key_once(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def _release_compiled_functions():
-    """A worker would otherwise keep every program that its tests have compiled."""
+    """Free the compiled programs of a module; a worker would otherwise keep them all."""
     yield
     jax.clear_caches()
     gc.collect()
 
 
 def import_with_torch(name):
-    """Import a module that needs torch, or skip the test on Pythons that torch is not for.
+    """Import a module that needs torch, or skip the test if a newer Python has no torch.
 
-    torch has a CPU build of reasonable size only for Python 3.11, and there it must be installed.
+    On Python 3.11, the only one with a CPU build of reasonable size, torch must be installed.
     """
     if sys.version_info >= (3, 12):
         pytest.importorskip("torch")
@@ -66,7 +62,7 @@ def rng():
 
 
 def make_rollout(rng, lengths, obs_dim=4, action=None, time=None, terminated=True, padding=0.0):
-    """Random experience with columns of the given lengths, padded to `time` steps."""
+    """Return random experience with columns of the given lengths, padded to `time` steps."""
     time = time or max(lengths)
     shape = (time, len(lengths))
     steps = np.arange(time)[:, None]
@@ -91,7 +87,7 @@ def make_rollout(rng, lengths, obs_dim=4, action=None, time=None, terminated=Tru
 
 
 def assert_trees_equal(a, b):
-    """The same bits in every leaf; keys by their data."""
+    """Check that two trees have the same bits in every leaf; keys are compared by their data."""
 
     def plain(x):
         is_key = isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""A script of the store that goes on from wherever it was killed; quick to start."""
+"""A resumable script for the store; quick to start."""
 
 import hashlib
 
@@ -6,12 +6,11 @@ from pgjax.runs import store
 
 NAMES = ("metrics.jsonl", "timings.jsonl")
 UPDATES = 6
-# What a script of the store makes: commits after updates 1, 3, 4, 5 and 6.
-COMMITS = (1, 3, 4, 5, 6)
+COMMITS = (1, 3, 4, 5, 6)  # the updates after which the script commits
 
 
 def line(name, update):
-    """What update `update` adds to a log: as long as it pleases."""
+    """Return the line that an update adds to a log, of varying length."""
     return f"{name} {update} {'x' * (7 * update % 23)}\n".encode()
 
 
@@ -20,12 +19,12 @@ def body(update):
 
 
 def begin(folder):
-    """Go back to the last checkpoint that is whole: (updates made, ends of the logs)."""
-    whole = (
+    """Return to the last intact checkpoint: (updates made, ends of the logs)."""
+    intact = (
         at for at in store.checkpoints(folder / "checkpoints", folder)
         if isinstance(at, store.Checkpoint)
     )  # fmt: skip
-    at = next(whole, None)
+    at = next(intact, None)
     if at:
         assert at.body() == body(at.update)
     done = at.update if at else 0
@@ -36,12 +35,12 @@ def begin(folder):
 
 
 def script(folder):
-    """Make all updates from where the folder stands."""
+    """Make all remaining updates."""
     done, ends = begin(folder)
     for update in range(done + 1, UPDATES + 1):
         ends = store.append(folder, ends, {name: line(name, update) for name in NAMES})
         if update in COMMITS:
-            # Update 3 is the best there is.
+            # Update 3 is the best.
             store.commit(
                 folder / "checkpoints", update, -abs(update - 3), "a run",
                 store.flush(folder, ends), body(update),

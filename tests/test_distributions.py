@@ -74,7 +74,7 @@ def test_all_distributions_have_the_same_protocol(name):
     rows = jax.vmap(lambda row, a: row.log_prob(a))(dist, action)
     np.testing.assert_allclose(rows, dist.log_prob(action), rtol=1e-6)
     with pytest.raises(AttributeError):
-        dist.logits = None  # immutable, also without a field of this name
+        dist.logits = None  # immutable, whether or not it has a field `logits`
 
 
 @pytest.mark.parametrize("name", ["categorical", "bernoulli", "multicategorical"])

@@ -26,7 +26,7 @@ OBS = np.zeros(4, np.float32)
         ),
     ],
 )
-def test_updater_gives_the_bits_of_the_algorithms_update(rng, policy, options):
+def test_updater_is_bit_identical_to_the_algorithms_update(rng, policy, options):
     algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
     gaussian = isinstance(policy, pgjax.GaussianPolicy)
     action = (lambda shape: rng.normal(size=(*shape, 2))) if gaussian else None

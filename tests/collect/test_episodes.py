@@ -207,7 +207,7 @@ def test_spaces_that_are_not_supported(space):
 
 
 class Broken(Scripted):
-    """Returns a wrong value in step 2 of its second episode, which otherwise never ends."""
+    """An environment with a wrong value in step 2 of its second, practically endless episode."""
 
     def __init__(self, field, value):
         super().__init__(mean_length=10**6)
@@ -242,12 +242,12 @@ class Broken(Scripted):
     ("reward", None, 1),
     ("reward", "text", 1),
 ])  # fmt: skip
-def test_a_wrong_value_is_named_with_episode_seed_and_step(field, value, step):
+def test_an_error_names_the_wrong_value_episode_seed_and_step(field, value, step):
     message = rf"environment 0, episode 1 \(reset seed (\d+)\), step {step}: the {field} "
     env = Broken(field, value)
     with pytest.raises(pgjax.RolloutError, match=message) as caught:
         pgjax.collect_episodes(env, ALGORITHM, STATE, 2)
-    # The actions up to the wrong value: an episode that never ends is checked now and then.
+    # Only the actions up to the wrong value, although values are checked only periodically.
     replay = {"reset_seed": env.seeds[1], "actions": env.actions[3:5]}
     assert caught.value.replay == replay
 

@@ -1,4 +1,4 @@
-"""Every kind of space: the rollout is what the environment did."""
+"""Every kind of space: the rollout matches the environment."""
 
 import functools
 
@@ -36,7 +36,7 @@ def seeds_of(state, count):
 
 
 @FEW_KINDS
-def test_the_rollout_is_what_the_environment_did(kind):
+def test_the_rollout_matches_the_environment(kind):
     algorithm, state = algorithm_for(kind, kind)
     one = pgjax.collect_episodes(make(kind, kind), algorithm, state, 5)
     assert_as_scripted(kind, one, seeds_of(state, 5))
@@ -44,7 +44,7 @@ def test_the_rollout_is_what_the_environment_did(kind):
     many = pgjax.collect_episodes(side_by_side, algorithm, state, 5)
     for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a, b)
-    # The public act draws the same action, and the rollout can be learned from.
+    # The public act draws the same action, and an update accepts the rollout.
     key = jax.random.fold_in(jax.random.fold_in(state.key, 4), 1)
     act = algorithm.act(state.params, key, one.obs[1, 4])
     np.testing.assert_allclose(act, one.action[1, 4], rtol=1e-6)

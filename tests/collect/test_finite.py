@@ -17,15 +17,15 @@ def block():
 @pytest.mark.parametrize(
     ("values", "num_steps", "message"),
     [
-        # An observation or an action at step t follows t steps, a reward t + 1.
+        # t steps precede the observation and the action at step t, and t + 1 its reward.
         ({("obs", 2, 1): NAN}, 2, "step 2: the observation is nan, not a finite number: correct"),
         ({("next_obs", 2, 1): INF}, 3, "step 3: the observation is inf"),
         ({("action", 2, 1): NAN}, 2, "step 2: the action is nan, not a finite number: the policy"),
         ({("reward", 2, 1): -INF}, 3, "step 2: the reward is -inf"),
-        # The earliest in time, whichever field it is in.
+        # The earliest in time, in any field.
         ({("obs", 3, 1): NAN, ("reward", 2, 1): INF, ("action", 4, 1): NAN}, 3, "step 2: the rew"),
         ({("obs", 3, 1): NAN, ("next_obs", 1, 1): INF}, 2, "step 2: the observation is inf"),
-        # In the same step the cause before the effect.
+        # Within a step, the cause comes before the effect.
         ({("reward", 2, 1): NAN, ("action", 2, 1): NAN}, 2, "step 2: the action"),
         ({("action", 2, 1): NAN, ("next_obs", 1, 1): INF}, 2, "step 2: the observation"),
     ],

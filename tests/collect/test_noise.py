@@ -35,7 +35,7 @@ class MultiPolicy(nn.Module):
     ],
     ids=lambda policy: type(policy).__name__,
 )
-def test_acting_on_drawn_noise_is_acting_with_the_key(policy):
+def test_acting_on_drawn_noise_equals_acting_with_the_key(policy):
     algorithm = pgjax.reinforce(policy, optax.sgd(0.1))
     state = algorithm.init(jax.random.key(0), OBS)
     draw, act_on = split_noise(algorithm.act, state.params, state.key, OBS)

@@ -1,4 +1,4 @@
-"""The on-device engine gives what the Python loop gives, on any number of devices."""
+"""The on-device engine agrees with the Python loop, on any number of devices."""
 
 import os
 import subprocess
@@ -153,7 +153,7 @@ def test_errors_name_the_cause_and_the_remedy():
 
 
 def test_shards_give_the_same_gradient(rng):
-    """Sums that are grouped differently round differently, and differ in nothing else."""
+    """Sums that are grouped differently differ only by rounding."""
     rollout = make_rollout(rng, [13, 16, 4, 9, 16, 1, 7, 12])
     params = []
     for num_shards in (1, 5):  # 5 shards: two columns of padding

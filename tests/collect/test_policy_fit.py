@@ -14,7 +14,7 @@ from pgjax.gym.actions import actions
 
 
 class Untouched(gym.Env):
-    """Fails when it is stepped."""
+    """An environment that must not be stepped."""
 
     observation_space = SPACES["Box"]
 
@@ -56,7 +56,7 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_first_step(policy, spa
 
 
 @KINDS
-def test_the_number_of_choices_is_read_off_the_policy(kind):
+def test_the_number_of_choices_is_inferred_from_the_policy(kind):
     algorithm, state = algorithm_for("Box", kind)
     sends = actions(SPACES[kind])
     like, choices = choices_of(algorithm.act, state.params, state.key, np.zeros(2, F32))
@@ -66,6 +66,6 @@ def test_the_number_of_choices_is_read_off_the_policy(kind):
         assert choices == sends.choices
 
 
-def test_a_functional_space_requires_the_same_as_gymnasium_s():
+def test_a_functional_space_requires_the_same_as_gymnasium():
     assert raw_actions(envs.Discrete(3)) == RawActions(True, (), (3,))
     assert raw_actions(envs.Box(-1.0, 1.0, (2, 3))) == RawActions(False, (6,), ())

@@ -73,7 +73,7 @@ def _seeds_of(state, count):
 
 @FEW_KINDS
 def test_environments_that_the_stream_resets(kind):
-    """A vector in mode DISABLED gives the same as its environments one by one; no seed repeats."""
+    """A vector in mode DISABLED gives the same as its environments in series; no seed repeats."""
     algorithm, state = algorithm_for(kind, kind)
     envs = SyncVectorEnv([functools.partial(make, kind, kind)] * 3)
     seen = [[] for _ in envs.envs]
@@ -132,7 +132,7 @@ def test_actions_are_drawn_with_the_key_of_their_column_and_time():
         np.testing.assert_array_equal(action, rollout.action[t, b])
 
 
-def test_vectors_that_are_one_program():
+def test_a_vector_with_one_seed_for_all_environments():
     """Gymnasium's vector of CartPole takes one seed for all, and one step for each reset."""
     env = gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="vector_entry_point")
     algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
@@ -151,7 +151,7 @@ def test_vectors_that_are_one_program():
     assert info["episodes"] == over.sum()
     np.testing.assert_allclose(info["mean_return"], info["mean_length"])
     lengths = [np.diff(np.flatnonzero(np.r_[True, over[:, b]])) for b in range(4)]
-    # Between two ends there is also the step of the reset.
+    # Between two ends, the reset takes one step too.
     exact = [n - (i > 0) for column in lengths for i, n in enumerate(column.tolist())]
     np.testing.assert_allclose(info["mean_length"], np.mean(exact))
 
@@ -232,7 +232,7 @@ def test_same_step_without_final_observations_is_refused():
 
 
 class Failing(gym.Env):
-    """Returns or raises something wrong in step 3."""
+    """An environment whose step 3 returns or raises something wrong."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Discrete(2)
@@ -266,7 +266,7 @@ class Failing(gym.Env):
         ((np.zeros(3, np.float32), 0.0, np.zeros(2), False, {}), "step 3: .* not two flags"),
     ],
 )
-def test_what_is_wrong_is_named_with_environment_update_and_step(wrong, words):
+def test_an_error_names_environment_update_and_step(wrong, words):
     algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
     state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
     with pytest.raises(pgjax.RolloutError, match=words) as caught:
@@ -310,7 +310,7 @@ def test_num_steps_out_of_range(num_steps):
         collect_steps(Stream(make("Box", "Box")), algorithm, state, num_steps)
 
 
-def test_after_an_error_episodes_are_counted_anew():
+def test_episode_counts_restart_after_an_error():
     """Episodes have three rewards of 1; the third observation of the first one is wrong."""
 
     class Three(gym.Env):

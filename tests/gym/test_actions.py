@@ -22,7 +22,7 @@ def test_sent_actions_are_contained_in_the_space_and_vary_with_the_raw_action(ki
     assert sends.discrete == np.issubdtype(raw.dtype, np.integer)
     sent = list(sends.send(raw))
     assert all(space.contains(action) for action in sent)
-    # Every number of it varies, except a Discrete with one value.
+    # Every number varies, except a Discrete with one value.
     flat = np.stack([spaces.flatten(space, action) for action in sent]).astype(float)
     assert ((flat.max(0) - flat.min(0)) > 0).sum() >= flat.shape[1] - 1
 
@@ -75,7 +75,7 @@ def test_sent_actions_of_dict_and_tuple_against_values_by_hand():
 
 @pytest.mark.parametrize("kind", ["Discrete", "MultiDiscrete", "MultiBinary"])
 @pytest.mark.parametrize("wrong", [-1, 9])
-def test_a_choice_that_the_space_lacks_is_refused(kind, wrong):
+def test_a_choice_outside_the_space_is_refused(kind, wrong):
     sends = actions(SPACES[kind])
     raw = np.zeros((2, *sends.shape), np.int32)
     raw[1] = wrong

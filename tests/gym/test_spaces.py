@@ -33,7 +33,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("kind", "obs"), [(k, obs) for k, all_ in WRONG.items() for obs in all_])
-def test_an_observation_outside_of_the_space_is_refused(kind, obs):
+def test_an_observation_outside_the_space_is_refused(kind, obs):
     with pytest.raises(ValueError, match="but the space needs"):
         observations(SPACES[kind]).encode(obs)
 
@@ -63,7 +63,7 @@ def test_large_integers_do_not_wrap_around():
     (spaces.Box(0, 255, (96, 96, 3), np.float32), None),
     (spaces.Discrete(3), None),
 ])  # fmt: skip
-def test_which_spaces_are_images(space, shape):
+def test_spaces_that_are_images(space, shape):
     assert image_shape(space) == shape
 
 

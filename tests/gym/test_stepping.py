@@ -1,4 +1,4 @@
-"""Environments as slots: what is wrong with one is reported with its slot, step and advice."""
+"""Environments as slots: an error is reported with its slot, step and advice."""
 
 import time
 
@@ -99,7 +99,7 @@ def vector(mode):
     return VectorWrapper(SyncVectorEnv([Scripted] * 2, autoreset_mode=mode))
 
 
-def test_which_slots_an_environment_becomes():
+def test_the_adapter_of_each_kind_of_environment():
     assert type(stepping.adapt(Scripted())) is SerialEnvs
     plain = SyncVectorEnv([Scripted] * 2)
     assert type(stepping.adapt(plain)) is type(stepping.adapt_stream(plain)) is SerialEnvs
