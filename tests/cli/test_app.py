@@ -32,7 +32,7 @@ def train_again(path, *options):
     return json.loads((path / "manifest.json").read_text())["params_sha256"]
 
 
-def test_what_a_run_leaves(run_dir):
+def test_files_of_a_run(run_dir):
     names = {p.name for p in run_dir.iterdir()}
     assert names == {
         "config.json", "metrics.jsonl", "digests.jsonl", "timings.jsonl", "manifest.json",
@@ -44,7 +44,7 @@ def test_what_a_run_leaves(run_dir):
     assert rows[-1]["total_env_steps"] == sum(row["env_steps"] for row in rows)
     for row in rows:
         assert row["min_return"] <= row["mean_return"] <= row["max_return"]
-        assert row["mean_length"] == row["mean_return"]  # CartPole pays 1 a step
+        assert row["mean_length"] == row["mean_return"]  # CartPole's reward is 1 per step
         assert row["env_steps"] == pytest.approx(4 * row["mean_length"])
     assert "steps_per_second" in folder.read_lines(run_dir / "timings.jsonl")[0]
     manifest = json.loads((run_dir / "manifest.json").read_text())
@@ -53,7 +53,7 @@ def test_what_a_run_leaves(run_dir):
     assert (run_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_reads_back_whole(run_dir):
+def test_load_restores_a_run(run_dir):
     run = load(run_dir)
     assert json.loads(json.dumps(run.config.to_json())) == store.read_sealed(
         run_dir / "config.json"
@@ -61,7 +61,7 @@ def test_a_run_reads_back_whole(run_dir):
     assert run.policy is run.agent.policy
     assert run.metrics == folder.read_lines(run_dir / "metrics.jsonl")
     assert int(run.state.step) == 3
-    # what comes next is what would have come
+    # training continues as it would have
     env = gym.make("CartPole-v1")
     rollout = pgjax.collect_episodes(env, run.agent.algorithm, run.state, 4)
     state, _ = run.agent.algorithm.update(run.state, rollout)
@@ -89,7 +89,7 @@ def test_evaluate(run_dir, capsys):
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {"mean", "std", "min", "max", "mean_length", "episodes"}
     run = load(run_dir)
-    # by hand: the mode acts in an environment reset with the evaluation's seeds
+    # worked out separately: the mode acts in an environment reset with the evaluation's seeds
     state = evaluate.evaluation_state(run, 7)
     env = gym.make("CartPole-v1")
     rollout = pgjax.collect_episodes(env, evaluate.greedy(run.agent), state, 4)
@@ -123,7 +123,7 @@ class Blind(gym.Wrapper):
         return None
 
 
-def test_an_environment_that_draws_nothing_is_not_rendered(run_dir, tmp_path):
+def test_an_environment_without_frames_is_not_rendered(run_dir, tmp_path):
     def make(render_mode=None):
         return Blind(gym.make("CartPole-v1", render_mode=render_mode))
 
@@ -214,7 +214,7 @@ def test_the_parser_names_arguments_that_it_cannot_read(argv, words, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_run_says_so(run_dir, tmp_path, capfd):
+def test_damaged_runs_are_reported(run_dir, tmp_path, capfd):
     for content in ("{", "[]", '{"env_id": "CartPole-v1", "x": 1}'):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(SystemExit):
@@ -228,7 +228,7 @@ def test_a_damaged_run_says_so(run_dir, tmp_path, capfd):
         load(tmp_path)
 
 
-def test_a_run_without_a_whole_checkpoint_says_why_in_one_line(run_dir, tmp_path, capfd):
+def test_a_run_without_an_intact_checkpoint_says_why_in_one_line(run_dir, tmp_path, capfd):
     shutil.copytree(run_dir, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:40])
@@ -240,7 +240,7 @@ def test_a_run_without_a_whole_checkpoint_says_why_in_one_line(run_dir, tmp_path
 
 
 @pytest.mark.parametrize("line", ["", "[1]", "null", '{"mean_return": "a"}', "[" * 10**5])
-def test_metrics_that_cannot_be_drawn(line, run_dir, tmp_path):
+def test_unreadable_metrics_are_reported(line, run_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_text(line)
     with pytest.raises(pgjax.RunError, match="no readable metrics.jsonl"):
@@ -249,7 +249,7 @@ def test_metrics_that_cannot_be_drawn(line, run_dir, tmp_path):
         verify.verify(tmp_path / "run")
 
 
-def test_nothing_is_left_where_a_picture_cannot_be_put(run_dir, tmp_path):
+def test_a_failed_plot_leaves_no_file(run_dir, tmp_path):
     (tmp_path / "curve.png").mkdir()
     with pytest.raises(pgjax.RunError, match="another --out"):
         plot.plot(run_dir, tmp_path / "curve.png")
@@ -257,7 +257,7 @@ def test_nothing_is_left_where_a_picture_cannot_be_put(run_dir, tmp_path):
     assert plot.plot(run_dir, tmp_path / "new" / "curve.png").exists()
 
 
-def test_no_device_is_told(monkeypatch):
+def test_a_missing_device_is_reported(monkeypatch):
     def devices():
         raise RuntimeError("Unable to initialize backend 'abacus': no such thing. (advice)")
 
@@ -266,7 +266,7 @@ def test_no_device_is_told(monkeypatch):
         provenance.require_device()
 
 
-def test_an_environment_that_fails_at_once_leaves_nothing(tmp_path):
+def test_a_failure_in_the_first_update_writes_nothing(tmp_path):
     gym.register("Failing-v0", entry_point="probe_envs:FailingEnv")
     config = pgjax.TrainConfig(env_id="Failing-v0", run_dir=tmp_path / "run", num_envs=1)
     with pytest.raises(pgjax.RolloutError, match="reward is nan"):
@@ -275,7 +275,7 @@ def test_an_environment_that_fails_at_once_leaves_nothing(tmp_path):
 
 
 class FromSecondUpdate(gym.Wrapper):
-    """NaN rewards, or an error, from the fifth episode on."""
+    """Return NaN rewards, or raise, from the fifth episode on."""
 
     resets, error = 0, None
 
@@ -305,7 +305,7 @@ def test_what_was_learned_before_a_failure_is_saved(tmp_path, monkeypatch, error
     if error is not None:
         assert caught.value.__cause__.__cause__ is error
         assert type(error).__name__ in str(caught.value)
-    # What leads there: the reset seed, and one action, upon which the first reward of it is NaN.
+    # The replay: the reset seed and one action, after which the reward is NaN.
     replay = json.loads((tmp_path / "run" / "failure.json").read_text())
     assert replay == caught.value.replay
     assert f"reset seed {replay['reset_seed']}" in str(caught.value)
@@ -348,7 +348,7 @@ def test_on_device_leaves_the_same_folder_and_so_does_each_of_several_seeds(
     assert {p.name for p in path.iterdir()} == {p.name for p in run_dir.iterdir()}
     theirs, ours = (folder.read_lines(p / "metrics.jsonl") for p in (run_dir, path))
     assert [list(row) for row in theirs] == [list(row) for row in ours]
-    assert len(video.frames(load(path))) > 1  # of Gymnasium's own environment
+    assert len(video.frames(load(path))) > 1  # renders Gymnasium's environment
     app.main(
         ["train", "CartPole-v1", *FAST, "--on-device", "--seeds", "5", "--run-dir"]
         + [str(tmp_path / "seeds")]
@@ -356,7 +356,7 @@ def test_on_device_leaves_the_same_folder_and_so_does_each_of_several_seeds(
     assert "95 % bootstrap interval" in capsys.readouterr().out
     folders = folder.seed_folders(tmp_path / "seeds")
     assert [p.name for p in folders] == [f"seed-{n}" for n in range(5)]
-    # Seed 1 is what it is alone, in every byte that follows from config and seed.
+    # Seed 1 equals the run of that seed alone, in every byte that depends on config and seed.
     assert load(folders[1]).config == load(path).config
     for name in ("config.json", "metrics.jsonl", "digests.jsonl", "evaluation.json"):
         assert (folders[1] / name).read_bytes() == (path / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Devices and processes that share a run change nothing but its speed."""
+"""Devices and processes that share a run change only its speed."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
     output = [run.communicate()[0] for run in both]
     assert [run.returncode for run in both] == [0, 0]
     assert "evaluation" in output[0]
-    assert "evaluation" not in output[1]  # one speaks for both
+    assert "evaluation" not in output[1]  # only process 0 prints
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 5
     manifests = [json.loads((p / "manifest.json").read_text()) for p in folders]
@@ -74,7 +74,7 @@ def test_one_result_on_any_number_of_devices_and_processes(tmp_path):
 
 @pytest.mark.slow
 def test_one_result_where_a_device_has_few_rows_and_keeps_moments(tmp_path):
-    """Two episodes of 40 steps a shard: less than a chunk."""
+    """Two episodes of 40 steps per shard: fewer steps than a chunk."""
     few = ("--updates", "20", "--eval-episodes", "2", "--max-episode-steps", "40")
     kept = ("--normalize-obs", "--normalize-rewards", "--episodes-per-update", "16")
     for n in (1, 2, 8):
@@ -100,14 +100,14 @@ def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp
     assert both[1 - killed].returncode not in (0, None)
     if killed == 1:
         assert "pgjax: another process of the run was lost" in error
-        assert len(error.splitlines()) <= 2  # the other one is a greeting of XLA's
-    else:  # JAX's own words come first
+        assert len(error.splitlines()) <= 2  # the other one is a log line of XLA
+    else:  # JAX's own message comes first
         assert "another task died" in error
     assert int(pgjax.load(tmp_path / "run").state.step) >= 1
 
 
 @pytest.mark.slow
-def test_two_processes_that_were_killed_go_on_as_one_would(tmp_path):
+def test_two_killed_processes_resume_to_the_result_of_one(tmp_path):
     few = ("--updates", "150", "--eval-episodes", "5", "--checkpoint-seconds", "0.1")
     assert start(*train(tmp_path / "one"), *few).communicate()[1] == ""
     both = start_two(*train(tmp_path / "two"), *few)
@@ -118,8 +118,8 @@ def test_two_processes_that_were_killed_go_on_as_one_would(tmp_path):
         run.communicate()
     assert len(folder.read_lines(tmp_path / "two" / "metrics.jsonl")) < 150
     both = start_two("resume", str(tmp_path / "two"))
-    said = [run.communicate() for run in both]
-    assert [run.returncode for run in both] == [0, 0], said
+    errors = [run.communicate() for run in both]
+    assert [run.returncode for run in both] == [0, 0], errors
     for name in ("metrics.jsonl", "digests.jsonl", "evaluation.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
@@ -135,18 +135,18 @@ def test_two_processes_that_were_killed_go_on_as_one_would(tmp_path):
         (("auto", 2, None), "leave them out"),
     ],
 )
-def test_what_cannot_be_is_told(arguments, words):
+def test_invalid_addresses_are_rejected(arguments, words):
     with pytest.raises(pgjax.ConfigError, match=words):
         devices.join_processes(*arguments)
 
 
 @pytest.mark.slow
-def test_others_that_do_not_come_are_told(tmp_path):
+def test_missing_processes_are_reported(tmp_path):
     address = f"127.0.0.1:{free_port()}"
     code = f"from pgjax.cli import devices as d; d.WAIT = 3; d.join_processes('{address}', 2, 0)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (run.returncode, len(run.stderr.splitlines())) == (2, 1)
-    assert f"came together at the coordinator {address} in 3 s" in run.stderr
+    assert f"connected to the coordinator {address} within 3 s" in run.stderr
 
 
 def test_a_coordinator_that_is_not_there_is_named(monkeypatch):

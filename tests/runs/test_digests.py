@@ -8,7 +8,7 @@ MASK = 2**32 - 1
 
 
 def by_hand(leaves):
-    """The definition in Python's own integers."""
+    """The definition, computed with Python integers."""
 
     def mix(x):
         x = (x ^ (x >> 16)) * 0x85EBCA6B & MASK
@@ -25,7 +25,7 @@ def digest(params):
     return to_hex(np.asarray(jax.jit(params_digest)(params)))
 
 
-def test_it_is_what_its_definition_says(rng):
+def test_a_digest_matches_its_definition(rng):
     leaves = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 5), (7,), ())]
     assert digest(leaves) == by_hand(leaves)
     assert len(digest(leaves)) == 16

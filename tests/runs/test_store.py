@@ -1,4 +1,4 @@
-"""The store, on its own: no JAX, so that it can be killed thousands of times."""
+"""The store alone: without JAX, so that it can be killed thousands of times."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def copy(folder, to):
     return to
 
 
-def test_what_is_there_in_the_end(whole):
+def test_files_at_the_end(whole):
     assert sorted(contents(whole)) == [
         # the last three, and the best
         *(f"checkpoints/{n:08d}.ckpt" for n in (3, 4, 5, 6)), *NAMES
@@ -36,7 +36,7 @@ def test_what_is_there_in_the_end(whole):
         assert (whole / name).read_bytes() == lines
 
 
-def test_what_a_kill_kept_from_being_removed_is_removed_by_who_goes_on(whole, tmp_path):
+def test_leftover_checkpoints_are_removed_on_resume(whole, tmp_path):
     folder = copy(whole, tmp_path / "run")
     old = folder / "checkpoints" / "00000001.ckpt"
     store.commit(tmp_path, 1, -2.0, "a run", {}, body(1))
@@ -46,7 +46,7 @@ def test_what_a_kill_kept_from_being_removed_is_removed_by_who_goes_on(whole, tm
 
 
 class Killing:
-    """`os`, but the n-th call that a disk could notice ends the process, before it or after."""
+    """`os`, except that the n-th call that touches the disk ends the process, before or after."""
 
     CALLS = """open close fsync fstat pwrite pread ftruncate replace unlink makedirs lstat
         listdir""".split()
@@ -72,7 +72,7 @@ class Killing:
 
 
 def killed(folder, at, after):
-    """Run the script in a child that is killed at its n-th call; whether it was."""
+    """Run the script in a child that is killed at its n-th call; return whether it was killed."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -94,7 +94,7 @@ print(*getattr(t, {what!r})(Path({folder!r})))
 
 
 def in_a_process_without_jax(what, folder):
-    """`what(folder)` of this file; forking where JAX has threads would not be safe."""
+    """Run `what(folder)` in a new process: forking is not safe once JAX has threads."""
     here = str(Path(__file__).parents[1])
     source = CHILDREN.format(here=here, what=what, folder=str(folder))
     done = subprocess.run(
@@ -105,7 +105,7 @@ def in_a_process_without_jax(what, folder):
 
 
 def kill_at_every_call(folder):
-    """Returns (points, points that did not recover to the same bytes)."""
+    """Return (points, points that did not recover to the same bytes)."""
     (folder / "whole").mkdir()
     script(folder / "whole")
     expected, points, bad = contents(folder / "whole"), 0, 0
@@ -121,7 +121,7 @@ def kill_at_every_call(folder):
             again = copy(here, folder / f"{at}-{after}-again")
             script(here)
             bad += contents(here) != expected
-            # And again while it recovers, at a call that moves with the point.
+            # Kill it again while it recovers, at a call that depends on the point.
             killed(again, 1 + at % 40, not after)
             script(again)
             bad += contents(again) != expected
@@ -135,7 +135,7 @@ def test_killed_at_every_call_it_recovers_to_the_same_bytes(tmp_path):
 
 
 def restored(folder):
-    """The update that is gone back to, 0 for none; asserts that all behind it is as it was."""
+    """Return the update that is restored (0 for none), and check everything before it."""
     warned = 0
     for at in store.checkpoints(folder / "checkpoints", folder):
         if isinstance(at, store.DamagedError):
@@ -204,7 +204,7 @@ def test_a_log_elsewhere_is_refused(tmp_path):
     assert "elsewhere" in str(found)
 
 
-def test_sealed_json_tells_every_change(tmp_path):
+def test_sealed_json_detects_every_change(tmp_path):
     path = tmp_path / "config.json"
     store.write_sealed(path, {"gamma": 0.99, "sizes": [16, 16]})
     assert store.read_sealed(path) == {"gamma": 0.99, "sizes": [16, 16]}
@@ -214,7 +214,7 @@ def test_sealed_json_tells_every_change(tmp_path):
         data[i // 8] ^= 1 << i % 8
         path.write_bytes(data)
         try:
-            # White space between the values is all that may change.
+            # Only white space between the values may change.
             assert store.read_sealed(path) == {"gamma": 0.99, "sizes": [16, 16]}
             assert whole[i // 8 : i // 8 + 1].isspace()
         except store.DamagedError:

@@ -1,4 +1,4 @@
-"""Run folders that are damaged, hostile, full, or wanted by many at once."""
+"""Run folders that are damaged, hostile, full, or used by several processes."""
 
 import errno
 import itertools
@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
 
 
 def damages(names, sizes, rng, flips, cuts, deletions):
-    """(file, what to do to its bytes) in turns over the files."""
+    """Yield (file, what to do to its bytes), taking the files in turn."""
 
     def flip(data):
         bit = int(rng.integers(8 * len(data)))
@@ -40,14 +40,14 @@ def damages(names, sizes, rng, flips, cuts, deletions):
 
 
 def restored(path):
-    """The run that comes back and whether anybody was warned, or None where that is refused."""
-    with warnings.catch_warnings(record=True) as told:
+    """Return the loaded run and whether there was a warning; None if it is rejected."""
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             run = pgjax.load(path)
         except pgjax.PgjaxError:
             return None
-    return run, bool(told)
+    return run, bool(warned)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ class Full:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_what_was_saved_is_whole(whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_checkpoints_stay_intact(whole, tmp_path, monkeypatch):
     for writes in itertools.count():
         path = tmp_path / str(writes)
         monkeypatch.setattr(store, "os", Full(writes))
         config = pgjax.TrainConfig("CartPole-v1", checkpoint_seconds=0.0, run_dir=path, **SMALL)
-        said = ""
+        errors = ""
         try:
             pgjax.train(config)
             break
         except pgjax.RunError as e:
-            said = str(e)
-        assert "No space left" in said
-        assert "free some space" in said
+            errors = str(e)
+        assert "No space left" in errors
+        assert "free some space" in errors
         monkeypatch.setattr(store, "os", os)
         if (path / "config.json").exists():
             pgjax.resume(path)
@@ -129,7 +129,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(whole, tmp_path, monkey
 
 
 def test_no_two_runs_share_the_seed_of_an_episode():
-    """10,000 (seed, episode) pairs of neighbouring seeds, as 32 bits: a chance of 1 in 100."""
+    """10,000 pairs (seed, episode) of adjacent seeds; 32 random bits collide 1 time in 100."""
     seeds = [
         np.asarray(reset_seeds(episode_keys(jax.random.key(seed), np.arange(100, dtype=np.uint32))))
         for seed in range(100)
@@ -138,7 +138,7 @@ def test_no_two_runs_share_the_seed_of_an_episode():
 
 
 @pytest.mark.slow
-def test_of_ten_processes_on_one_folder_one_runs(tmp_path):
+def test_only_one_of_ten_processes_gets_the_folder(tmp_path):
     argv = [
         sys.executable, "-m", "pgjax", "train", "CartPole-v1", "--updates", "40", "--eval-episodes",
         "2", "--run-dir", str(tmp_path / "run"),
@@ -150,10 +150,10 @@ def test_of_ten_processes_on_one_folder_one_runs(tmp_path):
         )
         for _ in range(10)
     ]
-    said = [process.communicate()[1].strip().splitlines() for process in started]
+    errors = [process.communicate()[1].strip().splitlines() for process in started]
     codes = sorted(process.returncode for process in started)
     assert codes == [0] + [2] * 9
-    for process, lines in zip(started, said, strict=True):
+    for process, lines in zip(started, errors, strict=True):
         if process.returncode == 2:
             assert len(lines) == 1
             assert "in use by another process" in lines[0] or "not an empty folder" in lines[0]
@@ -178,11 +178,12 @@ def hook(event, args):
         events.append((event, str(args)))
     paths = []
     if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)) and args[2] & WRITES:
-        paths = [args[0]]
+        unnamed = args[2] & os.O_TMPFILE == os.O_TMPFILE  # a file without a name, in this folder
+        paths = [os.path.join(os.fsdecode(args[0]), "x") if unnamed else args[0]]
     elif event in ("os.rename", "os.link", "os.symlink"):
         paths = args[:2]
     elif event in ("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"):
-        there = event == "os.mkdir" and os.path.isdir(args[0])  # and so nothing is made
+        there = event == "os.mkdir" and os.path.isdir(args[0])
         paths = [] if there or isinstance(args[0], int) else args[:1]
     for path in paths:
         path = os.path.join(os.path.realpath(os.path.dirname(os.fsdecode(path))), "x")
@@ -208,7 +209,7 @@ def use(folder):
 
 
 sys.addaudithook(hook)
-use(good)  # whatever is imported or set up once
+use(good)  # imports and one-time set-up are not watched
 for folder in folders:
     watched[0] = True
     use(folder)
@@ -219,7 +220,7 @@ assert not events
 
 
 def change(path, **values):
-    """Settings of an attacker, who can seal them too."""
+    """Change the settings as an attacker can, digest included."""
     store.write_sealed(path / "config.json", {**store.read_sealed(path / "config.json"), **values})
 
 

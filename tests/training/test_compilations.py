@@ -1,4 +1,4 @@
-"""Nothing is traced again once every padded length has been seen."""
+"""Nothing is traced again after every padded length has occurred once."""
 
 import gymnasium as gym
 import jax
@@ -10,13 +10,13 @@ from gymnasium import spaces
 import pgjax
 from pgjax.collect import dispatch
 
-# Each padded length first (8, 16, ..., 512), then lengths between in no order.
+# Each padded length first (8, 16, ..., 512), then lengths in between, in no order.
 SHORT = [8, 13, 29, *np.random.default_rng(0).integers(8, 33, 57).tolist()]
 LONG = [8, 13, 29, 64, 100, 250, 500, *np.random.default_rng(0).integers(8, 501, 293).tolist()]
 
 
 class OfLength(gym.Env):
-    """Episodes of given lengths, one after the other."""
+    """An environment whose episodes have given lengths, in order."""
 
     observation_space = spaces.Box(-1, 1, (4,), np.float32)
     action_space = spaces.Discrete(2)

@@ -28,7 +28,7 @@ HERE = str(Path(__file__).parents[1])
 
 
 def collect(how, where, vectorization, num_envs=2):
-    """Four episodes of five steps; the third of whichever environment comes to it fails."""
+    """Collect episodes of five steps; the third episode of an environment fails."""
     config = pgjax.TrainConfig(
         "failing_envs:Fails-v0", num_envs=num_envs, vectorization=vectorization, hidden_sizes=(4,)
     )
@@ -56,8 +56,8 @@ WORDS = {
         pytest.param("dies", "reset", "async", marks=pytest.mark.slow),
     ],
 )
-def test_which_one_failed_is_told_and_what_leads_there(how, where, vectorization):
-    # The first two episodes end together, and so the next two fail together.
+def test_the_error_names_the_environment_and_its_replay(how, where, vectorization):
+    # The first two episodes end together, so the next two fail together.
     which = "environment [01], episode [23]" if how == "dies" else "environment 0, episode 2"
     when = "step 1" if where == "step" else "reset"
     message = rf"{which} \(reset seed \d+\), {when}: {WORDS[how]}"
@@ -97,7 +97,7 @@ BYTES = spaces.Box(0, 255, (3,), np.uint8)
         ("step", (OBS, 1.0, OBS == 0, False, {}), None, "step 0: .* not two flags"),
     ],
 )
-def test_what_reset_and_step_may_not_return(where, result, seen, words):
+def test_malformed_results_are_rejected(where, result, seen, words):
     config = pgjax.TrainConfig("failing_envs:Returns-v0", num_envs=1)
     with open_env(config, where=where, result=result, obs_space=seen) as env:
         agent = make_agent(config, env)
@@ -188,11 +188,12 @@ def test_an_unreproducible_environment_is_reported_once_and_in_the_manifest(tmp_
 def start(*argv):
     """Run the command line in its own process group, as a terminal does."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *sys.path])}
+    # A shell makes its background jobs ignore SIGINT, and the child would inherit that.
+    command = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    command += "os.execv(sys.executable, [sys.executable, '-m', 'pgjax', *sys.argv[1:]])"
     return subprocess.Popen(
-        [sys.executable, "-m", "pgjax", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", command, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True, env=env,
-        # A shell makes its background jobs ignore SIGINT, and the child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

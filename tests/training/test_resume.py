@@ -92,11 +92,11 @@ def test_split_at_each_of_20_updates(on_device, tmp_path):
         stopped(tmp_path / str(k), k, config)
         pgjax.resume(tmp_path / str(k))
         assert_same_run(tmp_path / str(k), tmp_path / "whole")
-    [again] = pgjax.resume(tmp_path / "whole")  # there is nothing left to do
+    [again] = pgjax.resume(tmp_path / "whole")  # nothing left to train
     assert int(again.state.step) == 20
 
 
-def test_what_came_after_the_checkpoint_is_dropped(whole, tmp_path):
+def test_lines_after_the_checkpoint_are_dropped(whole, tmp_path):
     path = tmp_path / "run"
     stopped(path, 2, whole.config)
     # As if killed while writing the third update: some lines are there, one of them incomplete.

@@ -1,0 +1,90 @@
+"""Every public function that takes a run takes a Run, a Path and a str alike."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax.runs.export import from_orbax
+from pgjax.runs.run import as_run, run_path
+
+SMALL = dict(updates=2, episodes_per_update=2, num_envs=2, hidden_sizes=(8,))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    return pgjax.train(pgjax.TrainConfig("CartPole-v1", run_dir=path, **SMALL))
+
+
+def plain(state):
+    """The leaves of a TrainState as bytes; the key by its data."""
+    state = state._replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def export(run, out, like):
+    assert pgjax.export(run, out / "orbax") == out / "orbax"
+    return plain(from_orbax(out / "orbax", like))
+
+
+def resume(run, out, like):
+    [resumed] = pgjax.resume(run)  # it is finished: nothing is left to do
+    return resumed.path, resumed.config.to_json(), plain(resumed.state)
+
+
+VERBS = {
+    "evaluate": lambda run, out, like: pgjax.evaluate(run, 2, seed=3),
+    "plot": lambda run, out, like: pgjax.plot(run, out / "curve.png").read_bytes(),
+    "render": lambda run, out, like: pgjax.render(run, out / "video.gif").read_bytes(),
+    "verify": lambda run, out, like: pgjax.verify(run),
+    "export": export,
+    "resume": resume,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_run_and_its_folder_give_the_same(verb, trained, tmp_path):
+    results = []
+    for i, run in enumerate((trained, trained.path, str(trained.path))):
+        (tmp_path / str(i)).mkdir()
+        results.append(VERBS[verb](run, tmp_path / str(i), trained.state))
+    assert results[0]
+    assert results[0] == results[1] == results[2]
+
+
+def test_verify_and_resume_of_a_run_keep_its_result(trained):
+    assert pgjax.verify(trained) == {"identical": True, "first": 1, "last": 2}
+    [resumed] = pgjax.resume(trained)
+    assert plain(resumed.state) == plain(trained.state)
+
+
+@pytest.mark.parametrize("as_type", [Path, str, lambda path: pgjax.load(path)])
+def test_files_are_written_to_the_run_folder_unless_another_place_is_named(as_type, trained):
+    run = as_type(trained.path)
+    assert pgjax.plot(run) == trained.path / "learning_curve.png"
+    (trained.path / "learning_curve.png").unlink()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_folder_without_a_run_is_refused(verb, trained, tmp_path):
+    for nowhere in (tmp_path / "nowhere", str(tmp_path / "nowhere")):
+        with pytest.raises(pgjax.RunError, match="nowhere is not a run folder"):
+            VERBS[verb](nowhere, tmp_path, trained.state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_run_reads_only_folders(trained):
+    assert as_run(trained) is trained
+    assert plain(as_run(str(trained.path)).state) == plain(trained.state)
+    assert run_path(trained) == run_path(str(trained.path)) == trained.path
+
+
+@pytest.mark.parametrize("name", ["npz", "", "Orbax", None])
+def test_export_refuses_other_formats(name, trained):
+    before = sorted(trained.path.iterdir())
+    with pytest.raises(pgjax.ConfigError, match='format must be "orbax"'):
+        pgjax.export(trained, format=name)
+    assert sorted(trained.path.iterdir()) == before
