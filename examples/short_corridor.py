@@ -6,10 +6,10 @@ The short corridor has three states that look alike, and the second reverses the
 deterministic policy reaches the goal; the best policy goes right with probability
 2 - sqrt(2) = 0.5858, and its value is -11.657.
 
-Each episode is one update, as in the book. But here an update sums the steps of the episode before
-it changes the parameters, so that a long episode changes policy and baseline more. With the
-baseline, the step sizes are therefore smaller than the book's 2^-9 and 2^-6, with which some runs
-meet episodes that never end.
+After each episode, the book updates the parameters once per step. Here an episode is one update,
+whose gradient sums over the steps at the same parameters, so that a long episode changes policy and
+baseline more. With the baseline, the step sizes are therefore smaller than the book's 2^-9 and
+2^-6, with which the episodes of some runs never end.
 """
 
 import argparse

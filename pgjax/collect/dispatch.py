@@ -1,8 +1,8 @@
-"""The compiled functions that the Python loops call, made so that each call costs little.
+"""Compiled functions for the Python loops, with little overhead per call.
 
-A call costs as much as the arithmetic of a small policy, and every argument and result adds to it.
-So parameters travel as one flat vector, the noise of many steps is drawn in one call, noise and
-observation share one row of numbers (one for each dtype), and metrics return in few arrays.
+Calling a compiled function takes as long as the arithmetic of a small policy; each argument and
+result adds to it. So parameters are passed as one flat vector, the noise of many steps is drawn in
+one call, noise and observation share one row for each dtype, and metrics come in few arrays.
 """
 
 import dataclasses
@@ -22,34 +22,34 @@ from pgjax.collect.policy_fit import Choices, choices_of
 from pgjax.numerics.xla import single_thread
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
-__all__ = ["updater"]  # the rest serves the loops of this folder
+__all__ = ["updater"]  # the rest is private to pgjax.collect
 
 # Policies always act on this many rows at a time, since a batch of another size is computed, and
-# so rounded, differently. Eight take no longer than two.
+# so rounded, differently. Eight rows take no longer than two.
 ROWS = 8
-BLOCK = 64  # steps whose noise is drawn in one call: with more, short episodes waste most of it
+BLOCK = 64  # steps of noise drawn in one call; a larger block is mostly wasted on short episodes
 
 
 @functools.lru_cache(maxsize=16)
 def updater(
     update: Callable[[TrainState, Rollout], tuple[TrainState, Info]],
 ) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Any]]]:
-    """Return an Algorithm's `update` with plain Python numbers for Info, for a loop in Python.
+    """Return `update` for use in Python loops: Info as Python numbers, fewer transfers.
 
-    It is faster than `update` followed by reading each metric. The result is compiled by itself,
-    so it cannot be called inside a jitted function. The new state has the same bits as that of
-    `update` in every case tested, all on CPU.
+    Use it in a Python loop that reads the metrics of every update. The result is compiled, and
+    cannot be called inside a jitted function, because it returns Python numbers. In every test, all
+    on CPU, the new state had the same bits as that of `update`.
 
     Args:
       update: (state, rollout) -> (state, info), as in an Algorithm.
 
     Returns:
-      (state, rollout) -> (state, metrics), where metrics are ints and floats by name, sorted.
+      (state, rollout) -> (state, metrics), where metrics are ints and floats, sorted by name.
 
     Example:
       >>> import jax, optax, pgjax
-      >>> env = pgjax.envs.make("CartPole-v1", max_episode_steps=8)
-      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> env = pgjax.envs.make("Pendulum-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, (4,)), optax.adam(0.01))
       >>> state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
       >>> rollout = pgjax.collect_episodes_on_device(env, algorithm, state, num_episodes=3)
       >>> update = pgjax.dispatch.updater(algorithm.update)
@@ -79,7 +79,7 @@ class NoiseBlocks:
     def __call__(self, column: int, t: int) -> list[np.ndarray]:
         """Return the noise of BLOCK steps of an episode from t, a multiple of BLOCK: [BLOCK, ...].
 
-        The blocks before it must have been asked for.
+        Request blocks in order.
         """
         if t // BLOCK == len(self._blocks):
             self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))])
@@ -161,7 +161,7 @@ def _compiled(
 def _noise_functions(
     draw_one: Callable[[jax.Array], Noise],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the functions (begin, draw) of a CompiledAct, not compiled."""
+    """Return the functions (begin, draw) of a CompiledAct, before compilation."""
 
     def keys(key: jax.Array, step: jax.Array, num_episodes: int) -> jax.Array:
         first = jnp.asarray(step).astype(jnp.uint32) * num_episodes

@@ -1,4 +1,4 @@
-"""The log of a Python loop over environments, from which whole episodes are cut."""
+"""The log of the Python loop, from which episodes are extracted."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -24,11 +24,11 @@ class Episode:
 
     column: int  # of the rollout
     number: int  # in the run
-    seed: int  # that its environment is reset with
+    seed: int  # with which its environment is reset
     slot: int  # the sub-environment that runs it
     start: int  # its first step in the log
-    planned: int = 0  # one past the last step in the log whose noise is laid out
-    stop: int = 0  # one past its last step in the log, once it has ended
+    planned: int = 0  # end (exclusive) of the noise laid out, in the log
+    stop: int = 0  # end (exclusive) in the log, once the episode has ended
     terminated: bool = False
     truncated: bool = False
     final_obs: np.ndarray | None = None  # [d], the successor of its last step
@@ -45,9 +45,9 @@ class EpisodeLog:
 
     Args:
       num_envs: number of environments; the slots are this, rounded up to a multiple of ROWS.
-      observations: how observations are encoded.
+      observations: the encoder of observations.
       layout: of the rows that the policy reads, the noise followed by the observation.
-      send: converts raw actions to what an environment receives, for the replay of an error.
+      send: converts raw actions to those of the environment, for the replay of an error.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EpisodeLog:
         self._done: list[Episode] = []
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        # Longer by a block, because noise is laid out that far ahead.
+        # One block longer, since noise is written ahead.
         return np.zeros((_CAPACITY + BLOCK, self._slots, *shape), dtype)
 
     def _set_rows(self, rows: list[np.ndarray]) -> None:
@@ -139,7 +139,7 @@ class EpisodeLog:
         Args:
           error: what is wrong.
           episode: the running episode; None if the environment is unknown or runs none.
-          stop: the actions before it in the log lead to the error; by default all of them.
+          stop: end (exclusive) of the actions that led to the error, in the log; by default all.
         """
         if episode is None:
             return RolloutError(f"{error.env}: {error.reason}: {error.advice}")

@@ -1,8 +1,7 @@
 """Collect whole episodes from Gymnasium environments, in Python.
 
-Most of the time goes into dispatching compiled functions, which `pgjax.collect.dispatch` keeps
-cheap, and into the Python between two steps. Each observation is therefore copied only once, into
-the row that the policy reads. Episodes are cut out of the log at the end.
+Most time goes into calling compiled functions and into Python between steps. So each observation is
+copied only once, into the policy's input row. Episodes are extracted from the log at the end.
 """
 
 import math
@@ -14,7 +13,7 @@ from gymnasium.vector import VectorEnv
 
 from pgjax.collect.dispatch import compile_for
 from pgjax.collect.episode_log import Episode, EpisodeLog
-from pgjax.collect.policy_fit import RawActions, check_action
+from pgjax.collect.policy_fit import check_action
 from pgjax.errors import check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
@@ -34,17 +33,17 @@ def collect_episodes(
     """Collect whole episodes, each until it is terminated or truncated.
 
     Use it with any Gymnasium environment. For a functional environment,
-    `collect_episodes_on_device` returns the same rollout faster; for a fixed number of steps per
-    update there is `collect_steps`.
+    `collect_episodes_on_device` returns the same rollout faster; use `collect_steps` for a fixed
+    number of steps per update.
 
     Column b of the rollout is episode e = state.step * num_episodes + b of the run. It is reset
     with a seed hashed from (state.key, e), and its action at time t is drawn with the key
-    fold_in(fold_in(state.key, e), t), whichever sub-environment runs it. The result therefore does
-    not depend on the number of sub-environments; one that finishes an episode takes the next one.
+    fold_in(fold_in(state.key, e), t), whichever sub-environment runs it. A sub-environment that
+    finishes an episode takes the next one, and the result does not depend on their number.
 
     state.key is not consumed: the same state gives the same rollout. Keep num_episodes constant
-    during a run, or episodes repeat. All this holds for JAX's default keys (threefry); a batch of
-    rbg keys does not draw what each key draws alone.
+    during a run, or episodes repeat. This holds for JAX's default keys (threefry); a batch of rbg
+    keys draws differently from its single keys.
 
     Args:
       env: one environment or a vector of them. A plain SyncVectorEnv may have any autoreset mode,
@@ -53,29 +52,29 @@ def collect_episodes(
       state: `params`, `key` and `step` are used.
       num_episodes: number of columns, at least 1.
       squash: send tanh of the raw action, scaled to the bounds of a Box, instead of clipping it.
-      step_timeout: seconds after which a step or reset that has not returned is an error. For
-        environments in this process it is noticed within twice that, only on Unix, in the main
-        thread, and in Python code.
+      step_timeout: seconds after which a step or reset that has not returned is an error.
+        Environments in this process are checked only on Unix, in the main thread and in Python
+        code, and a timeout is detected within twice this time.
 
     Returns:
-      Rollout of NumPy arrays [T, num_episodes, ...], where T is the longest length, rounded up to a
-      power of two and at least 8. Observations are flattened: [T, num_episodes, d].
+      Rollout of NumPy arrays [T, num_episodes, ...], where T is the length of the longest episode,
+      rounded up to a power of two and at least 8. Observations are flattened: [T, num_episodes, d].
 
     Raises:
       ConfigError: num_episodes is not an integer of at least 1.
       SpaceError: a space or vector mode is not supported, or the policy does not fit the action
         space.
-      RolloutError: an environment raised, hung, died, or returned something malformed or not
-        finite. Its `replay` holds the reset seed and the actions that lead there.
+      RolloutError: an environment raised, hung, died, or returned an invalid or non-finite result.
+        Its `replay` holds the reset seed and the actions that led to the error.
 
     Example:
       >>> import gymnasium, jax, optax, pgjax
-      >>> env = gymnasium.make("CartPole-v1", max_episode_steps=8)
-      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
-      >>> state = algorithm.init(jax.random.key(0), jax.numpy.zeros(4))
+      >>> env = gymnasium.make("Pendulum-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, (4,)), optax.adam(0.01))
+      >>> state = algorithm.init(jax.random.key(0), jax.numpy.zeros(3))
       >>> rollout = pgjax.collect_episodes(env, algorithm, state, num_episodes=3)
       >>> rollout.obs.shape  # [T, B, d]
-      (8, 3, 4)
+      (8, 3, 3)
       >>> rollout.truncated[-1].tolist()
       [True, True, True]
     """
@@ -84,8 +83,7 @@ def collect_episodes(
     sends = actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)
     compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
-    needed = RawActions(sends.discrete, sends.shape, sends.choices)
-    check_action(needed, compiled.like, compiled.choices)
+    check_action(sends, compiled.like, compiled.choices)
     params, seeds, noise = compiled.begin(state, num_episodes)
     log = EpisodeLog(envs.num_envs, seen, compiled.layout, sends.send)
     first = int(state.step) * num_episodes

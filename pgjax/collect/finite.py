@@ -1,4 +1,4 @@
-"""Find the first NaN or infinite value in what was collected."""
+"""Find the first NaN or infinite value in collected steps."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def find_nonfinite(
     Returns:
       (the number of steps made before it, the error), or None if every value is finite.
     """
-    # In the order of cause and effect, which decides between values of the same step.
+    # Causal order decides ties within a step.
     fields = [("observation", obs, 0, 1), ("action", action, 0, 1), ("reward", reward, 1, 0)]
     if next_obs is not None:
         fields.insert(1, ("observation", next_obs, 1, 1))

@@ -1,12 +1,12 @@
 """Random keys of episodes and steps, and the noise of many steps drawn in one call.
 
-Every draw follows from the run's key, the number of the episode and the time step.
+Every draw is determined by the run's key, the number of the episode and the time step.
 
-To sample an action is cheap arithmetic on noise that depends on the key alone: Gumbel noise for a
-categorical, normal noise for a Gaussian. On CPU generating it costs as much as the rest of `act`.
-So `act` is split in two: what depends only on the key is computed ahead for a block of steps, and
-the rest takes that noise as an argument. The split is made on the traced program. It therefore
-works for any policy and distribution, and changes no bit.
+Sampling an action is cheap arithmetic on noise that depends only on the key: Gumbel noise for a
+categorical, normal noise for a Gaussian. On CPU, generating the noise costs as much as the rest of
+`act`. So `act` is split in two: what depends only on the key is computed ahead for a block of
+steps, and the rest takes that noise as an argument. The split happens on the traced program, so it
+works for any policy and does not change the result.
 """
 
 from collections.abc import Callable
@@ -48,14 +48,14 @@ def split_noise(
     """Return (draw, act_on) such that act_on(params, draw(key), obs) is act(params, key, obs).
 
     Args:
-      act: (params, key, obs) -> action, pure; of a jitted function the function inside is traced.
+      act: (params, key, obs) -> action, pure; a jitted function is unwrapped first.
       params, key, obs: examples of the arguments, for their shapes and dtypes.
 
     Returns:
       draw: key -> a tuple of plain arrays, empty if nothing is drawn.
       act_on: (params, noise, obs) -> action.
     """
-    act = getattr(act, "__wrapped__", act)  # split inside a jitted function, not around it
+    act = getattr(act, "__wrapped__", act)  # split the function inside jit
     closed, out_shape = jax.make_jaxpr(act, return_shape=True)(params, key, obs)
     drawn, rest, is_key = _split_program(closed, len(jax.tree.leaves(params)))
 

@@ -1,9 +1,9 @@
 """Collect whole episodes of a functional environment inside one compiled program.
 
-The episodes are those of the Python loop: the same numbers, seeds, noise and way of acting on rows.
-All episodes of an update start together, and steps are taken in blocks until the last one has
-ended, so that short episodes early in training do not cost as much as the longest possible ones.
-The noise of a block is drawn in one operation.
+The episodes are those of the Python loop, with the same numbers, seeds and noise. All episodes of
+an update start together, and blocks of steps run until the last episode has ended, so that short
+episodes early in training cost less than the longest possible ones. The noise of a block is drawn
+in one operation.
 """
 
 import functools
@@ -21,7 +21,7 @@ from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.sums import Sharding, max_over_vmap
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
-# What one step hands to the next: states of n environments, observations [n, d], ended or not [n].
+# The carry of a step: states of n environments, observations [n, d], whether they have ended [n].
 _Carry = tuple[Any, jax.Array, jax.Array]
 
 _BLOCK = 64  # at most this many steps between two checks of whether all episodes have ended
@@ -48,8 +48,8 @@ def collect_episodes_on_device(
     Column b of the rollout is episode e = state.step * num_episodes + b of the run. Its environment
     is reset with a key made from a seed hashed from (state.key, e), and its action at time t is
     drawn with the key fold_in(fold_in(state.key, e), t). `collect_episodes` does the same, and
-    gives the same result for `pgjax.envs.as_gymnasium(env)` (to rounding, with `squash`). state.key
-    is not consumed.
+    returns the same rollout for `pgjax.envs.as_gymnasium(env)` (with `squash`, up to rounding).
+    state.key is not consumed.
 
     Args:
       env: an environment with a time limit.
@@ -63,22 +63,22 @@ def collect_episodes_on_device(
 
     Returns:
       Rollout [T, num_episodes, ...], with T at least the time limit and observations flattened.
-      Padded slots hold arbitrary values. With an axis_name, the columns of this device: each device
-      has equally many, and the last columns are all padding if the episodes do not fill the shards.
+      Padding holds arbitrary values. With an axis_name, each device returns its own columns, all of
+      them equally many; the last ones are all padding if the episodes do not fill the shards.
 
     Raises:
       ConfigError: there is no time limit; reset and step do not fit each other; num_episodes is not
-        an integer of at least 1; or the devices do not divide the shards.
+        an integer of at least 1; or the number of devices does not divide that of the shards.
       SpaceError: the policy does not fit the action space.
 
     Example:
       >>> import jax, optax, pgjax
-      >>> env = pgjax.envs.make("CartPole-v1", max_episode_steps=8)
-      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> env = pgjax.envs.make("Pendulum-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, (4,)), optax.adam(0.01))
       >>> state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
       >>> rollout = pgjax.collect_episodes_on_device(env, algorithm, state, num_episodes=3)
       >>> rollout.obs.shape  # [T, B, d]
-      (8, 3, 4)
+      (8, 3, 3)
       >>> rollout.weight.sum(0).tolist()  # length of each episode
       [8.0, 8.0, 8.0]
     """
@@ -119,8 +119,8 @@ def training_step(
 
     Example:
       >>> import jax, optax, pgjax
-      >>> env = pgjax.envs.make("CartPole-v1", max_episode_steps=8)
-      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> env = pgjax.envs.make("Pendulum-v1", max_episode_steps=8)
+      >>> algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, (4,)), optax.adam(0.01))
       >>> step = jax.jit(pgjax.training_step(algorithm, env, num_episodes=3))
       >>> state, info = step(pgjax.init_on_device(algorithm, env, jax.random.key(0)))
       >>> int(state.step), int(info["env_steps"])
@@ -171,7 +171,7 @@ def _collect(
 ) -> Rollout:
     env = wrappers.bound_actions(wrappers.flatten_observations(env), squash)
     column, columns = _share(num_episodes, sharding)
-    # More are simulated, to fill the policy's rows; the extra episodes are over from the start.
+    # Extra episodes fill the last block of rows; they count as ended from the start.
     width = -(-columns // 8) * 8 if columns <= _ROWS else -(-columns // _ROWS) * _ROWS
     numbers = column + jnp.arange(width, dtype=jnp.uint32)
     over = (jnp.arange(width) >= columns) | (numbers >= num_episodes)

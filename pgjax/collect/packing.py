@@ -1,4 +1,4 @@
-"""Pack several arrays into one, because every argument and result of a compiled call costs time."""
+"""Pack arrays together, since every argument and result of a compiled call costs time."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ def lay_out(shapes: Iterable[tuple[tuple[int, ...], Any]]) -> Layout:
 
 
 def split(layout: Layout, rows: Sequence[Any]) -> list[Any]:
-    """Return the arrays [..., *shape] that joined arrays [..., width] hold."""
+    """Split joined arrays [..., width] into the arrays [..., *shape] of a layout."""
     return [
         rows[f.row][..., f.columns].reshape(rows[f.row].shape[:-1] + f.shape) for f in layout.fields
     ]
@@ -60,7 +60,7 @@ def pack(info: Info) -> dict[tuple[str, ...], jax.Array]:
 
 
 def unpack(groups: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Return what `pack` packed, in arrays [..., k], as Python numbers or nested lists by name."""
+    """Undo `pack`: return Python numbers by name, or nested lists if arrays are [..., k]."""
     values = {
         name: value
         for names, array in groups.items()

@@ -1,14 +1,13 @@
 """Check that a policy fits an action space, before the first step.
 
-The number of values that an action may take is read off the traced program that samples it.
-Otherwise a policy with too many choices would fail only once it makes one of them, and in a
-compiled loop never.
+The number of choices is read from the traced sampling program. Otherwise a policy with too many
+choices would fail only on taking an invalid one, and never in a compiled loop.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +18,34 @@ from pgjax.errors import SpaceError
 
 Choices = tuple[int | None, ...]  # for each number of an action; None if any value or unknown
 
-_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call")
+_CALLS = ("jit", "closed_call", "custom_jvp_call")
 _SAME_VALUES = ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim", "stop_gradient")
 
 
-class RawActions(NamedTuple):
-    """What a space requires of a policy's raw actions."""
+class RawActions(Protocol):
+    """What a space requires of a policy's raw actions; see `pgjax.actions.Actions`."""
 
-    discrete: bool  # whether all of their numbers are integers
-    shape: tuple[int, ...]  # of one raw action
-    choices: Choices  # how many values each of its numbers takes
+    @property
+    def discrete(self) -> bool: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def choices(self) -> Choices: ...
+
+
+class _RawActions(NamedTuple):
+    discrete: bool
+    shape: tuple[int, ...]
+    choices: Choices
 
 
 def raw_actions(space: Space) -> RawActions:
     """Return what the action space of a functional environment requires."""
     if isinstance(space, Discrete):
-        return RawActions(True, (), (space.n,))
-    return RawActions(False, (math.prod(space.shape),), ())
+        return _RawActions(True, (), (space.n,))
+    return _RawActions(False, (math.prod(space.shape),), ())
 
 
 def check_action(needed: RawActions, action: Any, choices: Choices = ()) -> None:
@@ -53,13 +63,13 @@ def check_action(needed: RawActions, action: Any, choices: Choices = ()) -> None
             f"the policy's actions are {kinds[is_discrete]} with shape {action.shape}, but the "
             f"action space needs {kinds[needed.discrete]} actions with shape {needed.shape}: "
             "SoftmaxPolicy(n) fits Discrete(n), GaussianPolicy(d) fits a Box of d numbers (see "
-            "pgjax.gym.actions.policy_for)"
+            "pgjax.actions.policy_for)"
         )
     for number, wanted in zip(choices, needed.choices, strict=False):
         if number is not None and wanted is not None and number != wanted:
             raise SpaceError(
                 f"the policy chooses one of {number} values, but the action space has {wanted}: "
-                "SoftmaxPolicy(n) fits Discrete(n) (see pgjax.gym.actions.policy_for)"
+                "SoftmaxPolicy(n) fits Discrete(n) (see pgjax.actions.policy_for)"
             )
 
 

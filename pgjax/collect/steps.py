@@ -1,8 +1,9 @@
 """Collect streams of steps from Gymnasium environments: rollouts of a fixed length.
 
-Each column continues where the previous rollout stopped, and a critic bootstraps there. Use them
-for tasks whose episodes are too long to wait for. The state of the environments is not part of the
-TrainState: a resumed run begins new episodes, and so is not bit-identical to an uninterrupted one.
+Each column continues where the previous rollout stopped, and a critic bootstraps there. Use
+streams when episodes are too long to collect whole. The state of the environments is not part of
+the TrainState: a resumed run begins new episodes, so it is not bit-identical to an uninterrupted
+one.
 """
 
 import math
@@ -17,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
 from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.packing import Layout
-from pgjax.collect.policy_fit import RawActions, check_action
+from pgjax.collect.policy_fit import check_action
 from pgjax.errors import RolloutError, check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
@@ -28,7 +29,7 @@ from pgjax.types import Algorithm, Rollout, TrainState
 class Stream:
     """Environments that step side by side and begin a new episode whenever one ends.
 
-    Make one for `collect_steps`: it keeps the running episodes from one call to the next.
+    Use it with `collect_steps`: it keeps the running episodes from one call to the next.
 
     Args:
       env: one environment or a vector of them, in any autoreset mode. NEXT_STEP: the steps that
@@ -40,7 +41,7 @@ class Stream:
         `collect_episodes`.
 
     Raises:
-      SpaceError: a space or vector that is not supported.
+      SpaceError: a space or the vector is not supported.
 
     Example:
       >>> import gymnasium, pgjax
@@ -65,11 +66,10 @@ class Stream:
         self._ended = 0  # how many of them ended in the last rollout
 
     def collect(self, algorithm: Algorithm, state: TrainState, num_steps: int) -> Rollout:
-        """Collect the next steps; see `collect_steps`."""
+        """Collect the next steps: a Rollout [num_steps, num_envs, ...]; see `collect_steps`."""
         num_steps = check_count("num_steps", num_steps)
         compiled = compile_for(algorithm, state, np.zeros(self._seen.size, self._seen.dtype))
-        needed = RawActions(self._sends.discrete, self._sends.shape, self._sends.choices)
-        check_action(needed, compiled.like, compiled.choices)
+        check_action(self._sends, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)
         rows = self._rows(compiled.layout, num_steps)
         seen = compiled.layout.fields[-1]
@@ -78,7 +78,7 @@ class Stream:
         while len(self._recent) > self.num_envs:  # enough for a rollout in which none ends
             self._recent.popleft()
         self._ended = 0
-        # Unknown until the end: if an exception ends this early, the environments have moved on.
+        # Unset while collecting: after an exception the stored observations are outdated.
         begun, self._next = self._next, None
         t = -1  # while they are reset
         try:
@@ -131,8 +131,8 @@ class Stream:
     def episode_info(self) -> dict[str, float]:
         """Return metrics of the episodes that ended in the last rollout.
 
-        If none did, they are of the last episodes that ended earlier. If none has ended yet, they
-        are of the running episodes so far.
+        If none ended, the metrics are those of the last episodes that ended earlier; before the
+        first end, those of the running episodes so far.
         """
         running = [(*sums, False) for sums in self._sums.T]
         last = list(self._recent)[-(self._ended or self.num_envs) :] or running
@@ -203,7 +203,7 @@ class Stream:
             self._sums[i, slot] += log[name][start:stop, slot].sum(dtype=np.float64)
 
     def _encode(self, observations: Any, slots: Sequence[int] | None = None) -> np.ndarray:
-        """Return the observations of `slots`, by default of all, as rows [d]."""
+        """Encode the observations of `slots`, by default of all, as rows [d]."""
         space = self._envs.observation_space
         whole = isinstance(observations, np.ndarray) and isinstance(space, gym.spaces.Box)
         if whole and observations.shape[1:] == space.shape:

@@ -110,7 +110,7 @@ def as_gymnasium(env: Env) -> FunctionalEnv:
 def from_func_env(func_env: FuncEnv, max_episode_steps: int, params: Any = None) -> Env:
     """Convert a Gymnasium FuncEnv (gymnasium.experimental.functional) to a functional environment.
 
-    Use it for Gymnasium's `phys2d` environments, or for a FuncEnv of your own.
+    Use it for Gymnasium's `phys2d` environments, or for your own FuncEnv.
 
     Args:
       func_env: an environment whose methods JAX can trace.
@@ -241,21 +241,21 @@ def from_gymnax(env: Any, params: Any = None) -> Env:
     observations, actions = map(
         _from_gymnax, (env.observation_space(params), env.action_space(params))
     )
-    if isinstance(observations, Box):  # some declare another dtype than they return
+    if isinstance(observations, Box):  # some declare a dtype that differs from the one returned
         obs = jax.eval_shape(lambda: reset(jax.random.key(0))[1])
         observations = dataclasses.replace(observations, dtype=obs.dtype)
     return time_limit(Env(reset, step, observations, actions), limit)
 
 
 def _like(before: State, after: State) -> State:
-    """Cast the state after a step to the dtypes before it: a counter may come back as a float."""
+    """Cast the new state to the dtypes of the old one: a counter may become a float."""
     return jax.tree.map(lambda x, y: jnp.asarray(y, jnp.asarray(x).dtype), before, after)
 
 
 def gymnasium_space(space: Space) -> gym.Space:
     """Convert the space of a functional environment to Gymnasium's.
 
-    Use it wherever code for Gymnasium's spaces meets a functional environment.
+    Use it to pass a functional environment's space to code for Gymnasium.
 
     Args:
       space: a Box or Discrete of pgjax.envs.
@@ -279,7 +279,7 @@ def gymnasium_space(space: Space) -> gym.Space:
 
 
 def _from_gymnasium(space: gym.Space) -> Space:
-    """Convert one of Gymnasium's spaces."""
+    """Convert a space of Gymnasium."""
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.Box):
@@ -288,7 +288,7 @@ def _from_gymnasium(space: gym.Space) -> Space:
 
 
 def _from_gymnax(space: Any) -> Space:
-    """Convert one of gymnax's spaces, known by name so that gymnax need not be installed."""
+    """Convert a space of gymnax, recognised by class name, so that gymnax need not be installed."""
     kind = type(space).__name__
     if kind == "Discrete":
         return Discrete(int(space.n))

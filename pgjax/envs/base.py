@@ -84,7 +84,7 @@ Space = Discrete | Box
 class Env(NamedTuple):
     """A functional environment: two pure functions and their spaces.
 
-    Write your own to train on it in one compiled program, and test it with `check`.
+    Use it to write your own environment and train on it in one compiled program; see `check`.
 
     Example:
       >>> import jax
@@ -154,7 +154,7 @@ def environment_keys(seed: ArrayLike) -> tuple[jax.Array, jax.Array]:
 def check(env: Env) -> None:
     """Check that the functions of an environment fit each other and its spaces.
 
-    Use it once on an environment of your own. Functions are traced for shapes and dtypes, not run.
+    Use it once on your own environment. It traces the functions for shapes and dtypes only.
 
     Args:
       env: a functional environment.
@@ -208,7 +208,7 @@ def check(env: Env) -> None:
 
 
 def _shapes(tree: Any) -> Any:
-    """The structure of a tree, and the shape and dtype of each leaf."""
+    """Return the structure, and the shape and dtype of each leaf."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 

@@ -18,7 +18,7 @@ from pgjax.errors import ConfigError
 
 
 def _never() -> jax.Array:
-    """Return False, for an end that the task itself never causes."""
+    """Return False: the task has no such end."""
     return jnp.zeros((), bool)
 
 
@@ -81,6 +81,8 @@ def pendulum() -> Env:
     Use `make("Pendulum-v1")` for the task with its limit. The state is (angle in [-pi, pi), speed),
     angle 0 upright; the observation is (cosine, sine, speed), the action a torque from -2 to 2. It
     never terminates.
+
+    Source: Gymnasium's pendulum.py.
 
     Example:
       >>> import jax
@@ -186,7 +188,7 @@ def _mountain_car(
     goal: float,
     action_space: Discrete | Box,
 ) -> Env:
-    """A car in a valley.
+    """Make a car in a valley.
 
     Args:
       push: maps an action to an acceleration.

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count
 
 
 class MDP(NamedTuple):
     """A Markov decision process with S states and A actions, as tables.
 
-    An episode ends when it enters a terminal state. Build one with `make_mdp`, which checks it.
+    Use it for tasks that are small enough to solve exactly; `make_mdp` builds and checks one. An
+    episode ends when it enters a terminal state.
 
     Example:
       >>> from pgjax.envs import tabular
@@ -46,7 +47,7 @@ def make_mdp(
 ) -> MDP:
     """Build an MDP from its tables and check them.
 
-    Use it for a task of your own whose exact values and gradients you want to know.
+    Use it for your own task, to compute its exact values and gradients.
 
     Args:
       transition: probabilities [S, A, S] of the next state; each row sums to 1, except in terminal
@@ -105,6 +106,9 @@ def short_corridor() -> MDP:
     (0) and right (1), reversed in the second state; each step costs 1. The best policy goes right
     with probability 2 - sqrt(2) = 0.5858, and its value is -(6 + 4 sqrt(2)) = -11.657.
 
+    Returns:
+      The MDP, with S = 4 and A = 2; every observation is [1.0].
+
     Source: Sutton & Barto, 2nd ed., Example 13.1.
 
     Example:
@@ -119,13 +123,19 @@ def short_corridor() -> MDP:
 
 
 def two_state_chain(slip: float = 0.2) -> MDP:
-    """Two states in a row: stay (0) for a reward of 0.3, or advance (1), which may fail.
+    """A chain of two states: stay (0) for a reward of 0.3, or advance (1), which may fail.
 
     Use it to test time limits: a policy may stay forever. Advancing from the first state pays
     nothing, advancing from the second pays 1 and ends the episode.
 
     Args:
       slip: probability that advancing fails, from 0 to 1.
+
+    Returns:
+      The MDP, with S = 3 and A = 2; the last state is terminal.
+
+    Raises:
+      ConfigError: slip is out of range.
 
     Example:
       >>> from pgjax.envs import tabular
@@ -145,19 +155,28 @@ def two_state_chain(slip: float = 0.2) -> MDP:
 def random_mdp(seed: int, num_states: int = 3, num_actions: int = 2) -> MDP:
     """Draw a random MDP in which every transition is possible and the last state is terminal.
 
-    Use it to test code on more than hand-made tasks. Probabilities are uniform on the simplex
-    (Dirichlet), rewards standard normal.
+    Use it to test code on arbitrary tasks. Probabilities are uniform on the simplex (Dirichlet),
+    rewards standard normal.
 
     Args:
-      seed: determines the MDP.
-      num_states: S, at least 2, with the terminal state.
+      seed: seed of NumPy's random generator.
+      num_states: S, at least 2; it includes the terminal state.
       num_actions: A, at least 1.
+
+    Returns:
+      The MDP, with one-hot observations.
+
+    Raises:
+      ConfigError: num_states or num_actions is out of range.
 
     Example:
       >>> from pgjax.envs import tabular
       >>> tabular.random_mdp(seed=0, num_states=5).transition.shape
       (5, 2, 5)
     """
+    num_actions = check_count("num_actions", num_actions)
+    if check_count("num_states", num_states) < 2:
+        raise ConfigError("num_states must be at least 2: one of them is terminal")
     rng = np.random.default_rng(seed)
     shape = num_states, num_actions, num_states
     transition, reward = rng.dirichlet(np.ones(num_states), shape[:2]), rng.normal(size=shape)
@@ -166,15 +185,21 @@ def random_mdp(seed: int, num_states: int = 3, num_actions: int = 2) -> MDP:
 
 
 def layered_mdp(seed: int, widths: tuple[int, ...] = (1, 2, 2), num_actions: int = 2) -> MDP:
-    """Draw a random MDP in layers, in which every episode ends after at most len(widths) steps.
+    """Draw a random layered MDP: every episode ends within len(widths) steps.
 
     Use it where no time limit may cut off an episode. Each step leads to the next layer or to the
     terminal state.
 
     Args:
-      seed: determines the MDP.
-      widths: the number of states in each layer.
+      seed: seed of NumPy's random generator.
+      widths: the number of states in each layer, at least 1; at least one layer.
       num_actions: A, at least 1.
+
+    Returns:
+      The MDP, with S = sum(widths) + 1 and one-hot observations. The last state is terminal.
+
+    Raises:
+      ConfigError: widths or num_actions is out of range.
 
     Example:
       >>> from pgjax.envs import tabular
@@ -182,6 +207,10 @@ def layered_mdp(seed: int, widths: tuple[int, ...] = (1, 2, 2), num_actions: int
       >>> mdp.initial.tolist(), mdp.terminal.tolist()
       ([1.0, 0.0, 0.0, 0.0], [False, False, False, True])
     """
+    widths = tuple(check_count("a width", width) for width in widths)
+    if not widths:
+        raise ConfigError("widths must have at least one layer")
+    num_actions = check_count("num_actions", num_actions)
     rng = np.random.default_rng(seed)
     layer = np.repeat(np.arange(len(widths) + 1), (*widths, 1))  # the last layer is terminal
     end = layer == len(widths)

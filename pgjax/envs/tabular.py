@@ -1,8 +1,8 @@
 """Finite Markov decision processes that are small enough to solve exactly.
 
-An `MDP` is a few tables. Together with a policy, as a table pi [S, A] of action probabilities, it
-has an exact value, the solution of a linear system, whose exact gradient `jax.grad` computes. All
-its trajectories up to a horizon can be listed, so that an expectation is a finite sum. `as_env`
+An `MDP` is a set of tables. With a policy, given as a table pi [S, A] of action probabilities, its
+exact value is the solution of a linear system, which `jax.grad` differentiates. All its
+trajectories up to a horizon can be listed, so that an expectation is a finite sum. `as_env`
 converts it to a functional environment to train on.
 """
 
@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from pgjax.envs.base import Box, Discrete, Env, Step
 from pgjax.envs.mdp import MDP, layered_mdp, make_mdp, random_mdp, short_corridor, two_state_chain
 from pgjax.envs.wrappers import time_limit
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count
 from pgjax.types import Params, Rollout
 
 __all__ = [
@@ -186,7 +186,7 @@ def objective(mdp: MDP, pi: ArrayLike, gamma: float = 1.0) -> jax.Array:
 
 
 def visits(mdp: MDP, pi: ArrayLike, gamma: float = 1.0) -> jax.Array:
-    """Compute how often an episode is expected to act in each state, counting step t as gamma^t.
+    """Compute the expected number of steps that act in each state, discounted by gamma^t.
 
     Use it to weight states as the policy gradient theorem does.
 
@@ -224,12 +224,16 @@ def occupancies(mdp: MDP, pi: ArrayLike, horizon: int) -> jax.Array:
     Returns:
       Probabilities [horizon, S] float. A row sums to less than 1 where episodes have ended.
 
+    Raises:
+      ConfigError: horizon is not an integer of at least 1.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from pgjax.envs import tabular
       >>> tabular.occupancies(tabular.short_corridor(), jnp.full((4, 2), 0.5), horizon=2).tolist()
       [[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]
     """
+    horizon = check_count("horizon", horizon)
     p, _ = _under(mdp, pi)
     steps = [jnp.asarray(mdp.initial)]
     for _ in range(horizon - 1):
@@ -251,6 +255,9 @@ def truncated_objective(mdp: MDP, pi: ArrayLike, gamma: float, horizon: int) -> 
     Returns:
       J [] float.
 
+    Raises:
+      ConfigError: horizon is not an integer of at least 1.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from pgjax.envs import tabular
@@ -258,6 +265,7 @@ def truncated_objective(mdp: MDP, pi: ArrayLike, gamma: float, horizon: int) -> 
       >>> float(tabular.truncated_objective(mdp, pi, gamma=1.0, horizon=2))
       -2.0
     """
+    horizon = check_count("horizon", horizon)
     _, r = _under(mdp, pi)
     return jnp.power(gamma, jnp.arange(horizon)) @ (occupancies(mdp, pi, horizon) @ r)
 
@@ -285,7 +293,8 @@ def trajectories(mdp: MDP, horizon: int) -> Trajectories:
       All N trajectories and their probabilities.
 
     Raises:
-      ConfigError: if there are more than 2**17.
+      ConfigError: horizon is not an integer of at least 1, or there are more than 2**17
+        trajectories.
 
     Example:
       >>> from pgjax.envs import tabular
@@ -293,6 +302,7 @@ def trajectories(mdp: MDP, horizon: int) -> Trajectories:
       >>> rollout.action.T.tolist()
       [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
+    horizon = check_count("horizon", horizon)
     ongoing: list[Any] = [(mdp.initial[s], s, ()) for s in np.flatnonzero(mdp.initial)]
     ended: list[Any] = []
     for time in range(horizon):

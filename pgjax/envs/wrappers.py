@@ -16,7 +16,7 @@ from pgjax.errors import ConfigError, SpaceError
 def time_limit(env: Env, max_episode_steps: int) -> Env:
     """Truncate episodes after a number of steps.
 
-    Use it for every task that may not end by itself. Limits nest: the smallest one counts.
+    Use it for tasks that may not terminate. When limits are nested, the smallest applies.
 
     Args:
       env: a functional environment.
@@ -59,7 +59,7 @@ def time_limit(env: Env, max_episode_steps: int) -> Env:
 def map_observations(env: Env, fn: Callable[[jax.Array], jax.Array], space: Space) -> Env:
     """Replace each observation `obs` by `fn(obs)`.
 
-    Use it for features of your own; see also `scale_observations` and `flatten_observations`.
+    Use it for your own features; see also `scale_observations` and `flatten_observations`.
 
     Args:
       env: a functional environment.

@@ -1,4 +1,4 @@
-"""The interface to Gymnasium: spaces, actions to send, and checks of what is returned."""
+"""The interface to Gymnasium: encode observations, send actions, check what environments return."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
 """Convert the raw actions of a policy to what an environment receives, for every action space.
 
-A raw action of a Dict or Tuple is one row with the numbers of all parts side by side, as in
+A raw action of a Dict or Tuple is one vector that concatenates the actions of all parts, as in
 `distributions.Joint`; those of discrete parts are whole numbers.
 """
 
@@ -30,7 +30,9 @@ _Layers = dict[str, Any]  # hidden_sizes, activation and torso of a policy
 
 
 class Actions(NamedTuple):
-    """The raw actions that a space requires, and how they become actions of the space.
+    """The raw actions that a space requires, and the mapping to its own actions.
+
+    Use it to choose a policy by hand and to send its actions; `actions` returns it.
 
     Example:
       >>> import gymnasium as gym
@@ -40,19 +42,28 @@ class Actions(NamedTuple):
       (True, (2,), (3, 4))
     """
 
-    discrete: bool  # whether all of their numbers are integers
-    shape: tuple[int, ...]  # of one raw action
-    choices: tuple[int | None, ...]  # how many values each of its numbers takes; None for any
-    send: Callable[[np.ndarray], Any]  # raw [n, *shape] -> n actions, each contained in the space
-    policy: Callable[[_Layers], nn.Module]  # returns a policy for the space
+    discrete: bool
+    """Whether all numbers of a raw action are integers."""
+
+    shape: tuple[int, ...]
+    """The shape of one raw action."""
+
+    choices: tuple[int | None, ...]
+    """How many values each number of a raw action may take; None if any."""
+
+    send: Callable[[np.ndarray], Any]
+    """(raw actions [n, *shape]) -> n actions, each contained in the space."""
+
+    policy: Callable[[_Layers], nn.Module]
+    """(hidden_sizes, activation and torso, by name) -> a policy for the space."""
 
 
 def actions(space: gym.Space, squash: bool = False) -> Actions:
-    """Return how raw actions are converted to actions of a space.
+    """Return the mapping from raw actions to actions of a space.
 
-    Use it to step an environment by hand with a policy's actions. What is sent is always contained
-    in the space, with its shape and dtype. Discrete and MultiDiscrete add their start. MultiBinary
-    takes 0 and 1. Box clips to its bounds per dimension, and rounds if its dtype is an integer.
+    Use it to step an environment by hand with a policy's actions. Every action sent is contained in
+    the space and has its shape and dtype. Discrete and MultiDiscrete add their start. MultiBinary
+    takes 0 and 1. Box clips to the bounds of each dimension, and rounds if its dtype is an integer.
     Dict and Tuple may contain all of these.
 
     Args:
@@ -63,7 +74,8 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
       Actions. Its `send` raises SpaceError for a choice that the space does not have.
 
     Raises:
-      SpaceError: a space of another kind, or a Box with infinite bounds and `squash`.
+      SpaceError: the space is of another kind, or has no or too many numbers; or `squash` is set
+        and a Box has infinite bounds.
 
     Example:
       >>> import numpy as np
@@ -112,15 +124,15 @@ def policy_for(
     Args:
       space: the action space of one environment.
       hidden_sizes: width of each hidden layer.
-      activation: of the hidden layers.
-      squash: use the density of tanh of a Gaussian for a Box. Use the same value to collect.
+      activation: applied after each hidden layer.
+      squash: pass a Gaussian through tanh (for a Box). Collect with the same value.
       torso: a module applied to observations before the hidden layers, e.g. ConvTorso for images.
 
     Returns:
       A Flax module: policy.apply(params, obs [..., d]) -> a distribution.
 
     Raises:
-      SpaceError: a space of another kind, or one with no or too many numbers.
+      SpaceError: the space is of another kind, or has no or too many numbers.
 
     Example:
       >>> from gymnasium import spaces
@@ -168,8 +180,8 @@ def _to_integers(raw: np.ndarray) -> np.ndarray:
     integers = raw.astype(np.int32)
     if (integers != raw).any():
         raise SpaceError(
-            f"the policy chose {raw[integers != raw][0]}, but the action space takes whole numbers "
-            "there: make the policy with pgjax.gym.actions.policy_for"
+            f"the policy chose {raw[integers != raw][0]}, but this part of the action space takes "
+            "whole numbers: make the policy with pgjax.actions.policy_for"
         )
     return integers
 
@@ -178,7 +190,7 @@ def _bad_choice(raw: np.ndarray, sizes: Any) -> SpaceError:
     wrong = raw[(raw < 0) | (raw >= sizes)][0]
     return SpaceError(
         f"the policy chose {wrong}, but the action space has choices 0 to {np.max(sizes) - 1}: "
-        "make the policy with pgjax.gym.actions.policy_for"
+        "make the policy with pgjax.actions.policy_for"
     )
 
 
@@ -205,10 +217,10 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
     def send(raw: np.ndarray) -> Any:
         raw = raw.astype(working, copy=False)
         if squash:
-            share = (np.tanh(raw) + 1) / 2
-            raw = (1 - share) * low + share * high
+            fraction = (np.tanh(raw) + 1) / 2
+            raw = (1 - fraction) * low + fraction * high
         if integer:
-            # Exactly the bounds, not the floats that they round to.
+            # Use the bounds themselves: converted to float they may be rounded.
             raw = np.rint(raw)
             inside = np.where((raw > low) & (raw < high), raw, 0.0).astype(dtype)
             sent = np.where(raw <= low, low, np.where(raw >= high, high, inside))
@@ -222,7 +234,7 @@ def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
 
 
 def _rebuild(space: gym.Space, parts: Iterator[Any]) -> Any:
-    """Put the parts of an action of a Dict or Tuple in their places."""
+    """Assemble an action of a Dict or Tuple from its parts."""
     if isinstance(space, spaces.Dict):
         return {name: _rebuild(sub, parts) for name, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

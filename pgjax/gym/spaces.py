@@ -12,25 +12,30 @@ from gymnasium import spaces
 from pgjax.errors import SpaceError, short_repr
 
 Role = Literal["observation", "action"]
-_MAX_SIZE = 2**20  # numbers in an observation or action: logs and layers hold many times that
+_MAX_SIZE = 2**20  # largest observation or action; logs and layers need many times more memory
 
 
 class Observations(NamedTuple):
-    """How observations of a space are encoded as the rows that a policy reads."""
+    """The encoder from observations of a space to the rows that a policy reads."""
 
-    size: int  # length d of a row
-    dtype: Any  # of a row
-    encode: Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError if it does not fit
+    size: int
+    """The length d of a row."""
+
+    dtype: Any
+    """The dtype of a row."""
+
+    encode: Callable[[Any], np.ndarray]
+    """(observation) -> row [d]; ValueError, with a whole sentence, if it does not fit the space."""
 
 
 def observations(space: gym.Space) -> Observations:
-    """Return how observations of a space are encoded as rows [d].
+    """Return the encoder from observations of a space to rows [d].
 
     Use it to find the shape and dtype of what a policy reads, or to encode observations by hand.
-    Rows are as from gymnasium.spaces.flatten, but with the parts in the order of the space and in
-    their common dtype. A Box or MultiBinary is flattened. Discrete is one-hot, and so is each
-    number of a MultiDiscrete. Dict and Tuple put their parts side by side. Numbers of 64 bits
-    become float32 unless JAX computes with 64 bits.
+    A row equals that of gymnasium.spaces.flatten, except that the parts are in the order of the
+    space and in their common dtype. Box and MultiBinary are flattened. Discrete is one-hot encoded,
+    and so is each number of a MultiDiscrete. Dict and Tuple concatenate their parts. 64-bit numbers
+    become float32 unless JAX uses 64 bits.
 
     Args:
       space: the observation space of one environment.
@@ -39,7 +44,7 @@ def observations(space: gym.Space) -> Observations:
       Observations. Its `encode` raises ValueError for an observation that does not fit the space.
 
     Raises:
-      SpaceError: a space of another kind, or one with no or too many numbers.
+      SpaceError: the space is of another kind, or has no or too many numbers.
 
     Example:
       >>> from gymnasium import spaces
@@ -65,7 +70,7 @@ def observations(space: gym.Space) -> Observations:
 
 
 def leaves(role: Role, space: gym.Space) -> list[gym.Space]:
-    """Return the spaces that a Dict or Tuple is made of, in order; otherwise the space itself."""
+    """Return the spaces inside a Dict or Tuple, in order; [space] for any other space."""
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         return [space]
     subs = list(space.spaces.values()) if isinstance(space, spaces.Dict) else list(space.spaces)
@@ -79,12 +84,11 @@ def _take_apart(space: gym.Space, obs: Any) -> list[Any]:
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or obs.keys() != space.spaces.keys():
             keys = list(space.spaces)
-            raise ValueError(f"is {short_repr(obs)}, but the space needs a dict with keys {keys}")
+            raise _misfit(obs, f"a dict with keys {keys}")
         pairs = [(sub, obs[name]) for name, sub in space.spaces.items()]
     elif isinstance(space, spaces.Tuple):
         if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
-            size = len(space.spaces)
-            raise ValueError(f"is {short_repr(obs)}, but the space needs a tuple of {size}")
+            raise _misfit(obs, f"a tuple of {len(space.spaces)}")
         pairs = list(zip(space.spaces, obs, strict=True))
     else:
         return [obs]
@@ -107,7 +111,7 @@ def _flat(space: Any, size: int) -> Observations:
     """Return the encoding that flattens observations."""
     shape, dtype = space.shape, space.dtype
     size_of("observation", space, size)
-    kinds = "biuf" if dtype.kind == "f" else "biu"  # no floats where they would be truncated
+    kinds = "biuf" if dtype.kind == "f" else "biu"  # floats would be truncated to integers
     if dtype.itemsize == 8:  # only then: the call is slow, and this runs at every update
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         if dtype.itemsize == 4:  # float32, since large integers would wrap around in 32 bits
@@ -118,14 +122,13 @@ def _flat(space: Any, size: int) -> Observations:
     def flatten(obs: Any) -> np.ndarray:
         given = obs
         if type(obs) is not np.ndarray:
-            try:
-                obs = np.asarray(given)
-            except ValueError:  # e.g. a list of lists of unequal lengths
-                obs = np.asarray(None)
+            obs = _to_array(given)
         if obs.dtype.kind not in kinds:
-            raise ValueError(f"is {short_repr(given)}, but the space needs dtype {space.dtype}")
+            raise _misfit(given, f"dtype {space.dtype}")
         if obs.shape != shape:
-            raise ValueError(f"has shape {obs.shape}, but the space needs shape {shape}")
+            raise ValueError(
+                f"the observation has shape {obs.shape}, but the space needs shape {shape}"
+            )
         return obs if is_row else obs.ravel()
 
     return Observations(size, dtype, flatten)
@@ -134,23 +137,35 @@ def _flat(space: Any, size: int) -> Observations:
 def _one_hot(
     space: Any, nvec: np.ndarray, start: np.ndarray, shape: tuple[int, ...]
 ) -> Observations:
-    """Return the encoding of each integer as a one among zeros."""
+    """Return the one-hot encoding of each integer."""
     nvec, start = nvec.astype(np.int64), start.astype(np.int64)
     size = size_of("observation", space, int(nvec.sum()))
     offset, last = np.cumsum(nvec) - nvec - start, start + nvec - 1
 
     def encode(obs: Any) -> np.ndarray:
-        numbers = np.asarray(obs)
+        numbers = _to_array(obs)
         integers = numbers.shape == shape and numbers.dtype.kind in "biu"
         flat = numbers.ravel().astype(np.int64) if integers else start - 1
         if (flat < start).any() or (flat > last).any():
             a, b = (x.reshape(shape).tolist() for x in (start, last))
-            raise ValueError(f"is {short_repr(obs)}, but the space needs {a} to {b}")
+            raise _misfit(obs, f"{a} to {b}")
         row = np.zeros(size, np.float32)
         row[flat + offset] = 1.0
         return row
 
     return Observations(size, np.float32, encode)
+
+
+def _to_array(obs: Any) -> np.ndarray:
+    """Convert an observation to an array, which has dtype object if that is impossible."""
+    try:
+        return np.asarray(obs)
+    except (TypeError, ValueError):  # e.g. a list of lists of unequal lengths
+        return np.asarray(None)
+
+
+def _misfit(obs: Any, needed: str) -> ValueError:
+    return ValueError(f"the observation is {short_repr(obs)}, but the space needs {needed}")
 
 
 def image_shape(space: gym.Space) -> tuple[int, ...] | None:

@@ -1,7 +1,7 @@
 """Check what Gymnasium environments return, and step them as numbered slots.
 
-A slot is one environment: an `Env` is one slot, a `VectorEnv` is `num_envs` slots. Whatever is
-wrong with an environment is raised as an `EnvError`.
+A slot is one environment: an `Env` is one slot, a `VectorEnv` is `num_envs` slots. Every fault
+of an environment is raised as an `EnvError`.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from pgjax.errors import SpaceError, short_repr
 
-Encode = Callable[[Any], np.ndarray]  # one observation -> [d]; ValueError if it does not fit
+Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
 
 
 class EnvError(Exception):
-    """An environment raised, hung, died, or returned something unusable.
+    """An environment raised, hung, died, or returned an invalid result.
 
     Internal: `pgjax.collect` turns it into a RolloutError, which says where it happened.
 
@@ -45,7 +45,7 @@ class EnvError(Exception):
 
     @property
     def env(self) -> str:
-        """The environment at fault, in words."""
+        """Name of the environment at fault."""
         return f"environment {self.slot}" if self.slot >= 0 else "one of the environments"
 
     def after(self, num_steps: int) -> str:
@@ -67,8 +67,8 @@ def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
     """Write an observation to rows[slot] of rows [slots, d]; EnvError if it does not fit."""
     try:
         rows[slot] = encode(obs)
-    except (TypeError, ValueError) as e:
-        raise EnvError(f"the observation {e}", slot, delay=1) from None
+    except ValueError as e:
+        raise EnvError(str(e), slot, delay=1) from None
 
 
 def write_step(
@@ -80,7 +80,7 @@ def write_step(
       (terminated, truncated)
 
     Raises:
-      EnvError: something in the result is malformed.
+      EnvError: the result is malformed.
     """
     try:
         obs, reward, terminated, truncated, _ = result
@@ -90,8 +90,8 @@ def write_step(
         raise EnvError(f"step returned {given}, not {expected}", slot) from None
     try:  # the same as write_obs, inlined because a call here would slow down every step
         successors[slot] = encode(obs)
-    except (TypeError, ValueError) as e:
-        raise EnvError(f"the observation {e}", slot, delay=1) from None
+    except ValueError as e:
+        raise EnvError(str(e), slot, delay=1) from None
     try:
         if reward is None:  # NumPy would turn it into NaN
             raise TypeError
@@ -126,7 +126,7 @@ def adapt_stream(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector | 
 
 
 class SerialEnvs:
-    """Environments in this process, stepped one after the other and only while they run."""
+    """Environments in this process, stepped one after another; finished ones are not stepped."""
 
     def __init__(self, envs: Sequence[gym.Env]):
         self.envs, self.num_envs = envs, len(envs)
@@ -159,8 +159,10 @@ class SerialEnvs:
             for slot in slots:
                 results.append(call(slot))
         except (Exception, SystemExit) as e:
-            reason = e.reason if isinstance(e, EnvError) else f"the environment {failure_text(e)}"
-            raise EnvError(reason, list(slots)[len(results)]) from e
+            slot = list(slots)[len(results)]
+            if isinstance(e, EnvError):
+                raise EnvError(e.reason, slot, advice=e.advice) from e
+            raise EnvError(f"the environment {failure_text(e)}", slot) from e
         finally:
             self._inside = False
         return results
@@ -169,8 +171,8 @@ class SerialEnvs:
     def step_timeout(self, seconds: float) -> Iterator[None]:
         """Raise if stepping all slots takes over `seconds`; Unix main thread only.
 
-        It is noticed within twice that: a timer checks every `seconds` whether there was progress,
-        which costs nothing per step.
+        Detected within 2 x `seconds`: a timer checks for progress every `seconds`, at no cost per
+        step.
         """
         main = threading.current_thread() is threading.main_thread()
         if not main or not math.isfinite(seconds) or not hasattr(signal, "setitimer"):
@@ -181,7 +183,7 @@ class SerialEnvs:
         def check_progress(*_: Any) -> None:
             nonlocal seen
             if self._inside and self._calls == seen:
-                raise EnvError(_hung(f"more than {seconds:g}"))
+                raise _hung(f"more than {seconds:g}")
             seen = self._calls
 
         before = signal.signal(signal.SIGALRM, check_progress)
@@ -193,8 +195,9 @@ class SerialEnvs:
             signal.signal(signal.SIGALRM, before)
 
 
-def _hung(seconds: str) -> str:
-    return f"the environment has not returned for {seconds} s (--step-timeout)"
+def _hung(seconds: str, slot: int = -1) -> EnvError:
+    reason = f"the environment has not returned for {seconds} s"
+    return EnvError(reason, slot, advice="correct it, or raise --step-timeout")
 
 
 class _Vector:
@@ -229,7 +232,7 @@ class _Vector:
             return getattr(env, f"{name}_wait")(timeout=self._seconds)
         except multiprocessing.TimeoutError as e:
             silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll(0)]
-            raise EnvError(_hung(f"{self._seconds:g}"), next(iter(silent), -1)) from e
+            raise _hung(f"{self._seconds:g}", next(iter(silent), -1)) from e
         except Exception as e:
             # Gymnasium removes the pipe of a process that raised. One that died has exited.
             pipes, processes = getattr(env, "parent_pipes", ()), getattr(env, "processes", ())
@@ -243,7 +246,7 @@ class _Vector:
 
     @contextlib.contextmanager
     def step_timeout(self, seconds: float) -> Iterator[None]:
-        """Raise if a process takes over `seconds`; keep Gymnasium from logging its errors too."""
+        """Raise if a process takes over `seconds`; suppress Gymnasium's own error log."""
         self._seconds = seconds if math.isfinite(seconds) else None
         level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
         try:
@@ -255,8 +258,8 @@ class _Vector:
 class ManualResetVector(_Vector):
     """A vector in autoreset mode DISABLED, whose environments are reset by the caller.
 
-    Gymnasium steps all environments of a vector, and none may be stepped beyond its end. So a slot
-    that has no further episode to run repeats its last one, unrecorded.
+    Gymnasium steps all environments of a vector, but none may be stepped after its episode ends. A
+    slot without a new episode therefore repeats its last one, unrecorded.
     """
 
     def __init__(self, env: VectorEnv):
@@ -277,10 +280,10 @@ class ManualResetVector(_Vector):
         """Reset slots with seeds; return their first observations."""
         for slot, seed in seeds.items():
             self._seeds[slot] = seed
-        # The first time reset all of them: none may be stepped before its first reset.
+        # Reset all of them the first time: none may be stepped before its first reset.
         mask = np.isin(np.arange(self.num_envs), list(seeds)) | (not self._begun)
         self._begun = True
-        all_seeds: Any = list(self._seeds)  # a list, whatever the annotation of the base class
+        all_seeds: Any = list(self._seeds)  # must be a list, despite Gymnasium's annotation
         obs, _ = self._call("reset", seed=all_seeds, options={"reset_mask": mask})
         self._over[mask] = False
         each = self._each(obs)
@@ -296,7 +299,7 @@ class ManualResetVector(_Vector):
 
 
 class AutoresetVector(_Vector):
-    """A vector that resets its environments itself: in the step that ends one, or in the next."""
+    """A vector that resets its environments itself, in the last step of an episode or the next."""
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)

@@ -9,7 +9,7 @@ from spaces_envs import F32, KINDS, SPACES, algorithm_for
 
 import pgjax
 from pgjax import envs
-from pgjax.collect.policy_fit import RawActions, check_action, choices_of, raw_actions
+from pgjax.collect.policy_fit import check_action, choices_of, raw_actions
 from pgjax.gym.actions import actions
 
 
@@ -56,16 +56,16 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_first_step(policy, spa
 
 
 @KINDS
-def test_the_number_of_choices_is_inferred_from_the_policy(kind):
+def test_the_number_of_choices_is_read_from_the_policy(kind):
     algorithm, state = algorithm_for("Box", kind)
     sends = actions(SPACES[kind])
     like, choices = choices_of(algorithm.act, state.params, state.key, np.zeros(2, F32))
     assert like.shape == sends.shape
-    check_action(RawActions(sends.discrete, sends.shape, sends.choices), like, choices)
+    check_action(sends, like, choices)
     if sends.discrete:
         assert choices == sends.choices
 
 
 def test_a_functional_space_requires_the_same_as_gymnasium():
-    assert raw_actions(envs.Discrete(3)) == RawActions(True, (), (3,))
-    assert raw_actions(envs.Box(-1.0, 1.0, (2, 3))) == RawActions(False, (6,), ())
+    assert raw_actions(envs.Discrete(3)) == (True, (), (3,))
+    assert raw_actions(envs.Box(-1.0, 1.0, (2, 3))) == (False, (6,), ())

@@ -26,6 +26,22 @@ def test_wrong_tables_are_refused(change, message):
         tabular.make_mdp(**tables)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tabular.two_state_chain(1.1),
+        lambda: tabular.random_mdp(0, num_states=1),
+        lambda: tabular.random_mdp(0, num_actions=0),
+        lambda: tabular.layered_mdp(0, ()),
+        lambda: tabular.layered_mdp(0, (1, 0)),
+        lambda: tabular.layered_mdp(0, num_actions=0),
+    ],
+)
+def test_sizes_out_of_range_are_refused(make):
+    with pytest.raises(pgjax.ConfigError):
+        make()
+
+
 def test_a_random_mdp_is_dense_and_follows_from_its_seed():
     mdp = tabular.random_mdp(0, num_states=4, num_actions=3)
     assert mdp.transition.shape == (4, 3, 4)

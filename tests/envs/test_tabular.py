@@ -135,3 +135,15 @@ def test_sampled_returns_agree_with_the_linear_system():
 def test_too_many_trajectories_are_refused():
     with pytest.raises(pgjax.ConfigError, match="shorten the horizon"):
         tabular.trajectories(tabular.random_mdp(0), 30)
+
+
+def test_a_horizon_below_1_is_refused():
+    mdp = tabular.short_corridor()
+    pi = np.full((4, 2), 0.5)
+    for compute in (
+        lambda: tabular.occupancies(mdp, pi, 0),
+        lambda: tabular.truncated_objective(mdp, pi, 1.0, 0),
+        lambda: tabular.trajectories(mdp, 0),
+    ):
+        with pytest.raises(pgjax.ConfigError, match="horizon must be an integer of at least 1"):
+            compute()

@@ -17,7 +17,7 @@ OBS = np.zeros(3, np.float32)
 
 def encode(obs):
     if obs is None:
-        raise ValueError("is None")
+        raise ValueError("the observation is None")
     return obs
 
 
@@ -51,7 +51,7 @@ def test_results_are_written_to_the_slot_of_their_environment():
         ((OBS, 1.0, True, {}), 0, "step returned 4 values, not (observation, reward,"),
         (7, 0, "step returned 7, not"),
         ((None, 1.0, True, False, {}), 1, "the observation is None"),
-        ((np.zeros(4), 1.0, True, False, {}), 1, "the observation could not broadcast"),
+        ((np.zeros(4), 1.0, True, False, {}), 1, "could not broadcast"),
         ((OBS, None, True, False, {}), 0, "the reward is None, not a number"),
         ((OBS, OBS, True, False, {}), 0, "the reward is array("),
         ((OBS, 1.0, OBS == 0, False, {}), 0, "(terminated, truncated) is (array("),
@@ -89,10 +89,11 @@ def test_a_step_that_hangs_is_interrupted():
     envs.reset({0: 1, 1: 1})
     with (
         envs.step_timeout(0.1),
-        pytest.raises(EnvError, match=r"not returned for more than 0.1 s \(--step-timeout\)") as e,
+        pytest.raises(EnvError, match="the environment has not returned for more than 0.1 s") as e,
     ):
         envs.step([0, 0], [0, 1])
     assert e.value.slot == 1
+    assert e.value.advice == "correct it, or raise --step-timeout"
 
 
 def vector(mode):
