@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 import pgjax
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
-from pgjax.evaluation.evaluate import compile_ahead, evaluate
+from pgjax.evaluation.evaluate import compile_evaluation, evaluate
 from pgjax.numerics.xla import fastest_compile
 from pgjax.runs.run import Run
 from pgjax.training.engines import AXIS, device_engine
@@ -37,7 +37,7 @@ def threshold(args: argparse.Namespace) -> dict[str, Any]:
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
     sharding = pgjax.Sharding(config.num_shards)
     engine = device_engine(config, env.env, agent.algorithm, sharding, mesh)
-    compile_ahead(config, 20)
+    compile_evaluation(config, 20)
     init = jax.jit(agent.init, compiler_options=fastest_compile())
     states, score, steps = engine.begin([init(np.uint32(config.seed))]), 0.0, 0
     while score < 475 and int(states.step[0]) < config.updates:

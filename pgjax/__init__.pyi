@@ -1,4 +1,4 @@
-# What `import pgjax` offers; each name is loaded when it is first asked for.
+# Public names; each is imported on first use.
 from . import (
     advantages,
     diagnostics,

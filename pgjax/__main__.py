@@ -5,8 +5,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say how to install what it needs."""
-    # Nothing is worth a trace before there is anything to save.
+    """Run the command line, or say which package is missing and how to install it."""
+    # During imports there is nothing to save: let Ctrl-C end the process without a traceback.
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

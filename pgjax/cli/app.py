@@ -24,12 +24,13 @@ _DESCRIPTION = "Policy gradients in JAX for Gymnasium."
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command.
 
-    Exit code 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
+    Exits with 2 for invalid input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     # The Python loop makes one small call per step; dispatching it to another thread would make it
-    # several times slower. Only a program may set this, and only before the first computation.
+    # several times slower. Only a program, not a library, should set this, and only before the first
+    # computation.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    # Videos are drawn in memory; without this SDL complains about a missing display.
+    # Videos are rendered in memory; without this, SDL reports a missing display.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
@@ -37,20 +38,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             _parse(sys.argv[1:] if argv is None else argv)()
         except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:
-            _leave(2, " ".join(str(e).split()))
+            _exit(2, " ".join(str(e).split()))
         except KeyboardInterrupt as e:
-            _leave(130, f"interrupted {e}".rstrip())
+            _exit(130, f"interrupted {e}".rstrip())
 
 
 def _parse(argv: Sequence[str]) -> Callable[[], None]:
-    """The command to run; the parser itself reports arguments that it cannot read."""
+    """Parse the command line into a call."""
     return tyro.extras.subcommand_cli_from_dict(
         _subcommands(argv), prog="pgjax", description=_DESCRIPTION, args=list(argv)
     )
 
 
 def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    # The environment comes first, so that --help shows its preset and options override it.
+    # The environment must come first: --help then shows its preset, and options override it.
     named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else "-"
     env_id: Any = tyro.MISSING if named.startswith("-") else named
     default = TrainArguments(**{"env_id": env_id, **PRESETS.get(named, {})})
@@ -58,7 +59,9 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
     def train(training: Annotated[TrainArguments, OmitArgPrefixes] = default) -> None:
         """Train an agent, evaluate it, and write a run folder."""
         if training.env_id != named:
-            raise ConfigError("the environment comes first: pgjax train ENV_ID [options]")
+            raise ConfigError(
+                "the environment must be the first argument: pgjax train ENV_ID [options]"
+            )
         train_command(training)
 
     commands: dict[str, Callable[..., None]] = {"train": train, **COMMANDS}
@@ -68,7 +71,7 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The same signature, but returns the call: it starts only after parsing has finished."""
+    """Wrap a command to return a deferred call, which runs after parsing."""
 
     @functools.wraps(command)
     def defer(*args: Any, **kwargs: Any) -> Callable[[], None]:
@@ -77,8 +80,8 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
     return defer
 
 
-def _leave(code: int, words: str) -> NoReturn:
-    print("pgjax:", words, file=sys.stderr)
+def _exit(code: int, message: str) -> NoReturn:
+    print("pgjax:", message, file=sys.stderr)
     exit_process(code)
     raise SystemExit(code) from None
 

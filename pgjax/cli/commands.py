@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
-from pgjax.cli.devices import RuntimeOptions, keep_compiled, set_up_devices
+from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.progress import Terminal, gradient_table
 from pgjax.cli.train import train_and_report
 from pgjax.evaluation.evaluate import evaluate, evaluation_sentence
@@ -57,18 +57,18 @@ def _evaluate(
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
-    """Run fresh episodes with a trained agent and print statistics of their returns.
+    """Run new episodes with a trained agent and print statistics of their returns.
 
     Args:
         run: The run folder.
         episodes: Number of episodes.
-        seed: Root of their randomness, which is separate from that of training.
-        stochastic: Sample actions; by default the agent acts by the mode.
+        seed: Random seed, independent of training.
+        stochastic: Sample actions instead of taking the mode of the policy.
         json: Print one JSON line.
         allow_env_import: Allow an environment id module:Name to import that module.
         compile_cache: Keep compiled programs in your cache folder.
     """
-    keep_compiled(compile_cache)
+    set_up_compile_cache(compile_cache)
     loaded = load(run, allow_env_import=allow_env_import)
     result = evaluate(loaded, episodes, seed, stochastic=stochastic)
     print(json_lines.dumps(result) if json else evaluation_sentence(result))
@@ -89,9 +89,9 @@ def _render(
         run: The run folder.
         out: The video, .mp4 or .gif; by default video.mp4 in the run folder.
         episodes: Number of episodes, one after the other.
-        seed: Root of their randomness. The same seed shows the episodes of `pgjax evaluate`, except
-            for a run on the device: the video shows Gymnasium's environment.
-        stochastic: Sample actions; by default the agent acts by the mode.
+        seed: Random seed, independent of training. The same seed shows the episodes of `pgjax
+            evaluate`, except for an on-device run: Gymnasium's environment is rendered.
+        stochastic: Sample actions instead of taking the mode of the policy.
         allow_env_import: Allow an environment id module:Name to import that module.
     """
     from pgjax.evaluation.video import render
@@ -101,7 +101,7 @@ def _render(
 
 
 def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
-    """Draw the learning curve of a run.
+    """Plot the learning curve of a run.
 
     Args:
         run: The run folder, of one seed or of several.
@@ -121,12 +121,12 @@ def _verify(
 ) -> None:
     """Re-run a run from its settings and compare every update; writes nothing.
 
-    Exit code 0 if every update is identical, 1 if one is not.
+    Exits with 0 if every update is identical, else 1.
 
     Args:
         run: The run folder.
-        updates: A:B, to compare only those, starting from the last checkpoint before A.
-        num_devices: Devices that share the episodes of an update.
+        updates: Compare only updates A:B, starting from the last checkpoint before A.
+        num_devices: Number of devices that share the episodes of an update.
         json: Print one JSON line.
         allow_env_import: Allow an environment id module:Name to import that module.
         compile_cache: Keep compiled programs in your cache folder.
@@ -134,7 +134,7 @@ def _verify(
     from pgjax.training.verify import update_range, verdict, verify
 
     first, last = update_range(updates)
-    keep_compiled(compile_cache)
+    set_up_compile_cache(compile_cache)
     set_up_devices(RuntimeOptions(num_devices=num_devices), 1)
     found = verify(
         run,
@@ -156,12 +156,12 @@ def _export(
     format: Literal["orbax"] = "orbax",
     allow_env_import: bool = False,
 ) -> None:
-    """Write a run's TrainState for other programs to read.
+    """Write a run's TrainState to a format that other programs read.
 
     Args:
         run: The run folder.
         out: The new folder; by default orbax in the run folder.
-        format: Orbax's, as its StandardCheckpointer reads it.
+        format: Export format.
         allow_env_import: Allow an environment id module:Name to import that module.
     """
     from pgjax.runs.export import export
@@ -172,7 +172,7 @@ def _export(
 def _gradcheck(*, json: bool = False) -> None:
     """Compare the expected gradient of every estimator with the exact one, on small MDPs.
 
-    Exit code 0 if each expectation is what is documented, to 1e-10, 1 if one is not.
+    Exits with 0 if every expectation matches the documentation to 1e-10, else 1.
 
     Args:
         json: Print one JSON line.

@@ -1,4 +1,4 @@
-"""Devices and processes of a run: options, set-up, and jax.distributed with clear errors."""
+"""Devices and processes of a run: options, set-up, and clear errors from jax.distributed."""
 
 import contextlib
 import dataclasses
@@ -24,10 +24,11 @@ class RuntimeOptions:
     """Devices, processes and trackers; none changes a result."""
 
     num_devices: int | None = None
-    """Devices that share the episodes of an update, or the seeds. Changes the speed, never the
-    result. By default one; for several seeds as many as there are; for several processes all."""
+    """Number of devices that share the episodes of an update, or the seeds. It changes the speed,
+    never the result. Default: one; with several seeds, one per seed or as many as available; with
+    several processes, all."""
     coordinator: str | None = None
-    """HOST:PORT of the first of several processes, each of which runs this command; or auto, where
+    """HOST:PORT of the first of several processes, each of which runs this command; or auto, if
     SLURM, Kubernetes or a TPU pod provides it."""
     num_processes: int | None = None
     """Number of processes; with --coordinator HOST:PORT."""
@@ -45,22 +46,21 @@ def set_up_devices(options: RuntimeOptions, num_seeds: int) -> None:
     """Join the other processes, and split a CPU into several devices if the run can use them."""
     share = -(-(options.num_devices or num_seeds) // (options.num_processes or 1))
     wanted = min(share, provenance.threads())
-    if wanted > 1 and "--xla_force_host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
-        with contextlib.suppress(RuntimeError):  # too late once JAX has computed something
+    flags = os.environ.get("XLA_FLAGS", "")
+    if wanted > 1 and "--xla_force_host_platform_device_count" not in flags:
+        with contextlib.suppress(RuntimeError):  # raised if JAX has already computed something
             jax.config.update("jax_num_cpu_devices", wanted)
     if options.coordinator is None:
         if options.num_processes is not None or options.process_id is not None:
-            raise ConfigError("several processes need --coordinator HOST:PORT, the same for all")
+            raise ConfigError("several processes need the same --coordinator HOST:PORT")
     else:
         join_processes(options.coordinator, options.num_processes, options.process_id)
     provenance.require_device()
 
 
-def keep_compiled(compile_cache: bool) -> None:
-    """Turn on JAX's persistent compilation cache, unless the user has configured one."""
-    if not compile_cache:
+def set_up_compile_cache(enabled: bool) -> None:
+    """Turn JAX's persistent compilation cache off, or on unless the user has configured one."""
+    if not enabled:
         jax.config.update("jax_enable_compilation_cache", False)
     elif jax.config.values["jax_compilation_cache_dir"] is None:
         folder = platformdirs.user_cache_path("pgjax") / "compiled"
@@ -73,21 +73,21 @@ def join_processes(
 ) -> None:
     """Join the processes of a run. Call it once, before the first computation.
 
-    If not all processes connect within two minutes, this process ends with one line and exit code
-    2, since JAX offers no way to recover.
+    If not all processes connect within two minutes, this process prints one line and exits with 2,
+    since JAX offers no way to recover.
 
     Args:
-      coordinator: HOST:PORT where the first process waits for the others, or "auto": JAX then gets
-        all three from SLURM, Kubernetes, Open MPI or the TPU.
+      coordinator: HOST:PORT where the first process waits for the others; or "auto", which gets all
+        three arguments from SLURM, Kubernetes, Open MPI or the TPU.
       num_processes: number of processes.
       process_id: number of this process, from 0.
 
     Raises:
-      ConfigError: for an invalid address or number, or if the coordinator cannot be reached within
-        two minutes.
+      ConfigError: if an argument is invalid, or the coordinator cannot be reached within two
+        minutes.
     """
     address = _address(coordinator, num_processes, process_id)
-    # Sooner than JAX's own timeout, which ends the process with a traceback.
+    # Expires before JAX's own timeout, which ends the process with a traceback.
     waiting = threading.Timer(WAIT, _give_up, [coordinator])
     waiting.daemon = True
     waiting.start()
@@ -101,8 +101,7 @@ def join_processes(
         reason = str(e).splitlines()[0]
         if coordinator == AUTO:
             raise ConfigError(
-                f"--coordinator {AUTO} found no cluster that says where the processes are "
-                f"({reason}): give HOST:PORT"
+                f"--coordinator {AUTO} found no supported cluster ({reason}): give HOST:PORT"
             ) from None
         raise ConfigError(
             f"the processes could not connect through the coordinator {coordinator}: {reason}"
@@ -140,7 +139,7 @@ def _address(
 
 
 def _reach(host: str, port: int) -> None:
-    """Wait until the coordinator listens: JAX ends the process if it never does."""
+    """Wait until the coordinator listens; if it never does, JAX would end the process."""
     until = time.monotonic() + WAIT
     while True:
         try:
@@ -149,7 +148,7 @@ def _reach(host: str, port: int) -> None:
         except OSError as e:
             if time.monotonic() > until:
                 raise ConfigError(
-                    f"the coordinator {host}:{port} cannot be reached in {WAIT} s ({e}): start "
+                    f"the coordinator {host}:{port} cannot be reached within {WAIT} s ({e}): start "
                     "process 0 there, and check that no firewall blocks the port"
                 ) from None
             time.sleep(0.5)
@@ -168,7 +167,7 @@ def _give_up(coordinator: str) -> None:
 def exit_process(code: int) -> None:
     """End this process if it is one of several, without waiting for the others.
 
-    They may be lost, and a normal exit would wait for them until JAX ends it with a traceback.
+    A normal exit would wait for the others, possibly lost, until JAX aborts with a traceback.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Progress of a run in a terminal (rich), or as plain lines elsewhere."""
+"""Progress of a run: a bar in a terminal (rich), else plain lines."""
 
 import functools
 import time
@@ -11,7 +11,7 @@ from rich.table import Table
 from pgjax.gym import spaces
 from pgjax.training.loop import RunInfo
 
-if TYPE_CHECKING:  # slow to load
+if TYPE_CHECKING:  # slow to import
     from pgjax.gradcheck.compare import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -63,7 +63,7 @@ class Terminal:
             self._bar.start()
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Show an update; for several seeds the mean of their returns, the sum of episodes."""
+        """Show an update; with several seeds, mean returns and total episodes."""
         update = metrics[0]["update"]
         mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
         episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
@@ -81,7 +81,7 @@ class Terminal:
             self._last_line = time.monotonic()
 
     def stop(self) -> None:
-        """Stop the progress bar where it is."""
+        """Stop the progress bar."""
         if self._bar.live.is_started:
             self._bar.stop()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at the command line: first a request, then an interrupt, then the end."""
+"""Ctrl-C and SIGTERM: first finish the update, then interrupt it, then kill the process."""
 
 import gc
 import multiprocessing
@@ -11,21 +11,21 @@ from typing import Any, NoReturn
 
 from pgjax.training.loop import RunInfo
 
-_REQUESTED = 2.0  # seconds for the update in progress to finish
-_INTERRUPTED = 2.5  # seconds from then until the process ends
+_REQUESTED = 2.0  # seconds for the current update to finish
+_INTERRUPTED = 2.5  # seconds after that until the process is killed
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The user, or the system, asked the program to stop."""
+    """Ctrl-C or SIGTERM asked the program to stop."""
 
 
 class Signals:
-    """A context that handles signals, and an Observer that stops a run between two updates.
+    """A context manager that handles signals, and an Observer that stops a run between updates.
 
-    The first signal lets the update in progress finish (see `check`). If that takes more than two
-    seconds, it is interrupted wherever it is; if that has no effect (while compiling, for example),
-    or at a second signal, this process and those that it started end. What was saved stays intact.
+    After the first signal, the current update may finish (see `check`). If that takes over two
+    seconds, the update is interrupted. If that fails too (for example while compiling), or on a
+    second signal, this process and its children are killed. Saved data stays intact.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Signals:
     def __enter__(self) -> "Signals":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            # A shell makes its background jobs ignore Ctrl-C: leave that as it is.
+            # Shells ignore Ctrl-C for background jobs: keep that.
             handled = [n for n in _NUMBERS if signal.getsignal(n) is not signal.SIG_IGN]
             self._before = {n: signal.signal(n, self._handle) for n in handled}
             threading.Thread(target=self._watch, daemon=True).start()
@@ -51,19 +51,19 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the signal, as in shells."""
+        """Exit code: 128 plus the number of the signal, as in shells."""
         return 128 + (self.number or signal.SIGINT)
 
     def start(self, run: RunInfo) -> None:
-        """From now on a signal waits for the end of an update."""
+        """Defer signals to the end of an update."""
         self._checked = True
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Stop here if a signal has arrived."""
+        """Stop the run if a signal has arrived."""
         self.check()
 
     def stop(self) -> None:
-        """From now on a signal takes effect immediately."""
+        """Handle signals immediately again."""
         self._checked = False
 
     def check(self) -> None:
@@ -96,9 +96,9 @@ class Signals:
             self.end()
 
     def end(self) -> NoReturn:
-        """End this process and those that it started, without Python's clean-up.
+        """Kill this process and its children, without Python's clean-up.
 
-        Clean-up waits for what is still compiling, and can crash after JAX was interrupted.
+        Clean-up would wait for compilations, and can crash after JAX was interrupted.
         """
         gc.collect()  # releases memory shared between processes
         for process in multiprocessing.active_children():

@@ -1,7 +1,8 @@
-"""Copy the metrics of a run to TensorBoard or Weights & Biases; the run itself does not change."""
+"""Copy the metrics of a run to TensorBoard or Weights & Biases."""
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from pgjax.training.loop import RunInfo
 
 
 class Tracker(Protocol):
-    """Takes the metrics of one run, update by update."""
+    """Logs the metrics of one run."""
 
     def log(self, update: int, values: dict[str, float]) -> None: ...
     def close(self) -> None: ...
@@ -63,24 +64,27 @@ class WeightsAndBiases:
 
 
 def _cleared(folder: Path) -> Path:
-    """A tracker's folder, emptied: a resumed run logs every update again."""
+    """Remove a tracker's folder, since a resumed run logs every update again; return it."""
     if folder.is_symlink():
-        raise ConfigError(f"{folder} is a link, which may point anywhere: remove it")
+        raise ConfigError(f"{folder} is a symbolic link: remove it")
     shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
+TrackerClass = type[TensorBoard] | type[WeightsAndBiases]
+
+
 class Trackers:
-    """An Observer that feeds trackers for every seed of a run, from its first update on.
+    """An Observer that logs every seed to trackers, including updates before a resume.
 
     Args:
-      kinds: classes of trackers.
+      kinds: classes of trackers; each seed gets one of each.
 
     Raises:
       ConfigError: if the package of a tracker is missing.
     """
 
-    def __init__(self, kinds: list[Any]):
+    def __init__(self, kinds: Sequence[TrackerClass]):
         for kind in kinds:
             if importlib.util.find_spec(kind.needs) is None:
                 raise ConfigError(f'--{kind.extra} needs pip install "pgjax[{kind.extra}]"')

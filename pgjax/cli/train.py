@@ -1,4 +1,4 @@
-"""Training from the command line: progress, signals, trackers, and the report at the end."""
+"""Training from the command line: progress, signals, trackers, and the final report."""
 
 import dataclasses
 import sys
@@ -10,13 +10,13 @@ import jax
 from rich.console import Console
 from tyro.conf import Positional
 
-from pgjax.cli.devices import RuntimeOptions, keep_compiled, set_up_devices
+from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.progress import Terminal
 from pgjax.cli.signals import Signals
-from pgjax.cli.trackers import TensorBoard, Trackers, WeightsAndBiases
+from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError
-from pgjax.evaluation.evaluate import compile_ahead, evaluate, evaluation_sentence
+from pgjax.evaluation.evaluate import compile_evaluation, evaluate, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.evaluation.statistics import interquartile_mean
 from pgjax.runs.folder import write_json
@@ -31,20 +31,20 @@ class TrainArguments(RuntimeOptions, TrainConfig):
     """Settings of the run, devices, processes and trackers."""
 
     env_id: Positional[str]
-    """Gymnasium id of the environment, such as CartPole-v1; it comes first."""
+    """Gymnasium id of the environment, such as CartPole-v1; must be the first argument."""
     seeds: int = 1
-    """Train this many seeds, from --seed on, in one program on the device; each has a run folder
-    seed-N."""
+    """Number of seeds to train in one on-device program, starting at --seed; each writes a run
+    folder seed-N."""
 
     def __post_init__(self) -> None:
-        pass  # TrainConfig checks the values once they are parsed, so that an error is one line
+        pass  # TrainConfig checks the values after parsing, so that an error is one line
 
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 
 def _describe_options(cls: type) -> None:
-    """Give the parser each field's description as one paragraph: it would keep line breaks."""
+    """Give the parser each field's description as one paragraph; it would keep line breaks."""
     docs = field_docs(cls)
     for field in dataclasses.fields(cls):
         if field.name in docs:
@@ -57,7 +57,7 @@ for _cls in (TrainConfig, RuntimeOptions, TrainArguments):
 
 
 def train_command(arguments: TrainArguments) -> None:
-    """Train as the arguments say."""
+    """Run `pgjax train`."""
     config = TrainConfig(**{name: getattr(arguments, name) for name in _SETTINGS})
 
     def work(observers: Sequence[Observer]) -> list[Run]:
@@ -71,22 +71,26 @@ def train_command(arguments: TrainArguments) -> None:
 def train_and_report(
     options: RuntimeOptions, num_seeds: int, work: Callable[[Sequence[Observer]], list[Run]]
 ) -> None:
-    """Train by `work`, evaluate, draw the learning curve, and print the results."""
-    keep_compiled(options.compile_cache)
+    """Call `work` to train, then evaluate, plot the learning curve, and print the results."""
+    set_up_compile_cache(options.compile_cache)
     set_up_devices(options, num_seeds)
     first = jax.process_index() == 0  # the only process that prints and writes
     console = Console(quiet=not first)
     with Signals() as signals:
         observers: list[Observer] = [Terminal(console)]
         if first:
-            kinds = [TensorBoard] * options.tensorboard + [WeightsAndBiases] * options.wandb
+            kinds: list[TrackerClass] = []
+            if options.tensorboard:
+                kinds.append(TensorBoard)
+            if options.wandb:
+                kinds.append(WeightsAndBiases)
             observers += [Trackers(kinds), _EvaluationCompiler()]
         try:
             trained = work([*observers, signals])
             if first:
                 _report(trained, console)
         except BaseException as e:
-            if not signals.number:  # else it may be a consequence of the interrupt
+            if not signals.number:  # otherwise the interrupt may have caused it
                 raise
             print("pgjax:", f"interrupted {e}".rstrip(), file=sys.stderr)
         if signals.number:
@@ -94,12 +98,12 @@ def train_and_report(
 
 
 class _EvaluationCompiler:
-    """Compiles the evaluation of a run on the device while the run trains."""
+    """An Observer that compiles the evaluation of an on-device run during training."""
 
     def start(self, run: RunInfo) -> None:
         config = run.configs[0]
         if config.on_device:
-            compile_ahead(config, config.eval_episodes)
+            compile_evaluation(config, config.eval_episodes)
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
         pass
@@ -109,7 +113,7 @@ class _EvaluationCompiler:
 
 
 def _report(trained: list[Run], console: Console) -> None:
-    """Evaluate every run, draw learning curves, and print the results and the run folder."""
+    """Evaluate every run, plot learning curves, and print the results and the run folder."""
     episodes = trained[0].config.eval_episodes
 
     def say(*words: str) -> None:

@@ -1,4 +1,4 @@
-"""TrainConfig and the objects it stands for."""
+"""TrainConfig, and the environment and agent made from it."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The agent that a config stands for: policy, critic, estimator, optimiser and algorithm."""
+"""The agent made from a TrainConfig: policy, critic, estimator, optimiser and algorithm."""
 
 import functools
 from collections.abc import Callable
@@ -23,16 +23,20 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "t
 
 
 class Agent(NamedTuple):
-    """The objects that a config stands for."""
+    """The policy and the algorithm made from a TrainConfig."""
 
     policy: nn.Module
+    """The Flax module; it maps observations to a distribution of actions."""
     algorithm: Algorithm
-    init: Callable[[Any], TrainState]  # from a seed, an int or a uint32 scalar
-    shard: Callable[[Sharding], Algorithm]  # the algorithm for devices that share its columns
+    """The algorithm for a single device."""
+    init: Callable[[Any], TrainState]
+    """(seed) -> the initial TrainState; the seed is an int or a uint32 scalar."""
+    shard: Callable[[Sharding], Algorithm]
+    """(sharding) -> the algorithm for devices that share the episodes of an update."""
 
 
 def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
-    """Make the policy and the algorithm of a config, for an environment's spaces.
+    """Make the policy and the algorithm of a config for the spaces of an environment.
 
     Raises:
       SpaceError: for spaces that are not supported.
@@ -76,7 +80,7 @@ def _reinforce(
 
 
 def make_estimator(config: TrainConfig) -> advantages.Estimator:
-    """Compose the estimator of a config, from the inside out."""
+    """Compose the estimator of a config, innermost first."""
     if config.estimator == "gae":
         estimator = advantages.gae(
             config.gamma, config.gae_lambda, reward_scale=config.reward_scale
@@ -95,7 +99,7 @@ def make_estimator(config: TrainConfig) -> advantages.Estimator:
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Adam at a constant or annealed rate, after clipping by the global norm if configured."""
     rate = _schedule(config, config.learning_rate, config.anneal_lr)
-    # Flattened: in a small network Adam's time is mostly the overhead of its many leaves.
+    # Flattened, since with small networks most of Adam's time is overhead per parameter array.
     adam = optax.flatten(optax.adam(rate))
     if config.max_grad_norm is None:
         return adam

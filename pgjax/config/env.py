@@ -27,7 +27,7 @@ _PROBE_STEPS, _PROBE_SEED = 30, 1
 
 
 class OpenEnv(NamedTuple):
-    """An environment that is ready to be stepped, and the spaces of one of its episodes."""
+    """An open environment, and the spaces of a single (not vectorised) environment."""
 
     env: Any  # gymnasium.Env, VectorEnv, or a functional environment (pgjax.envs.Env)
     observation_space: gym.Space
@@ -36,9 +36,9 @@ class OpenEnv(NamedTuple):
 
 @contextlib.contextmanager
 def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Iterator[OpenEnv]:
-    """Open the environment of a config: the functional one where the run is on the device.
+    """Open the environment of a config: a functional one for on-device runs.
 
-    Its processes end with the block, also when an exception leaves it.
+    All its processes end when the block exits, also after an exception.
 
     Args:
       config: the settings.
@@ -59,7 +59,7 @@ def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     except BaseException:
         if processes := getattr(env, "processes", ()):
             for process in processes:
-                process.kill()  # it may hang, or hold results that nobody will read
+                process.kill()  # it may hang, or have unread results
                 process.join()
             env.closed = True
         raise
@@ -122,7 +122,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         return SyncVectorEnv([make_one] * num_envs)
     except PgjaxError:
         raise
-    except (Exception, SystemExit) as e:  # user code: anything may come out of it
+    except (Exception, SystemExit) as e:  # user code may raise anything
         from_gymnasium = isinstance(e, gym.error.Error)
         reason = " ".join(str(e).split()) if from_gymnasium else f"it {failure_text(e)}"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
@@ -159,8 +159,8 @@ def _make_envpool(config: TrainConfig) -> Any:
         import envpool
     except ImportError:
         raise ConfigError('envpool is missing: pip install "pgjax[envpool]"') from None
-    # envpool seeds its environments consecutively from this one: hashing keeps the environments of
-    # adjacent run seeds apart.
+    # envpool seeds its environments consecutively from this one; hashing separates the environments
+    # of adjacent run seeds.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0]) % 2**30
     options: dict[str, Any] = {"seed": seed}
     if config.max_episode_steps is not None:
@@ -174,7 +174,7 @@ def _make_envpool(config: TrainConfig) -> Any:
         with contextlib.closing(make_env(config, 1)) as single:
             if _signature(with_spaces(env)) != _signature(with_spaces(single)):
                 raise ConfigError(
-                    f"envpool's {config.env_id} has other spaces than Gymnasium's, which the "
+                    f"envpool's {config.env_id} has different spaces from Gymnasium's, which the "
                     "evaluation uses: choose --vectorization sync or async"
                 )
     except BaseException:
@@ -184,7 +184,7 @@ def _make_envpool(config: TrainConfig) -> Any:
 
 
 def _signature(env: OpenEnv) -> tuple[Any, ...]:
-    """What a policy for an environment depends on."""
+    """Everything about an environment that a policy depends on."""
     seen, sent = observations(env.observation_space), actions(env.action_space)
     boxes = [
         leaf for leaf in leaves("action", env.action_space) if isinstance(leaf, gym.spaces.Box)
@@ -194,12 +194,12 @@ def _signature(env: OpenEnv) -> tuple[Any, ...]:
 
 
 def why_not_reproducible(config: TrainConfig) -> str | None:
-    """Say why a config's environment may not repeat an episode exactly, or None if it seems to.
+    """Return why a run may not be reproducible, or None if no reason is found.
 
-    Results reproduce only if an episode follows from its reset seed and its actions. Either the
-    environment itself denies this (`spec.nondeterministic`), or a short episode differs when it is
-    run again, in the same environment and in a second one. What so short a probe does not find may
-    still be there.
+    A run is reproducible only if an episode follows from its reset seed and actions. The reason is
+    that the environment declares otherwise (`spec.nondeterministic`), or that a short episode
+    differs when repeated in the same or in a second environment. A short probe can miss
+    differences. A stream of steps is never bit-exact, since resuming restarts its episodes.
     """
     if config.on_device:
         return None  # a pure function of its key
@@ -207,7 +207,7 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
         return "a resumed stream of steps restarts its episodes"
     try:
         env, other = make_env(config, num_envs=1), make_env(config, num_envs=1)
-    except Exception:  # training will meet the same error and report it
+    except Exception:  # training raises the same error and reports it
         return None
     try:
         if env.spec is not None and env.spec.nondeterministic:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-# Each preset overrides the defaults of TrainConfig, and the command line overrides the preset.
+# Presets override the defaults of TrainConfig; options on the command line override presets.
 PRESETS: dict[str, dict[str, Any]] = {
-    # leave_one_out separates late steps, which little can follow, from bad ones. Once all episodes
-    # reach the time limit it leaves nothing that could drive the policy away from there.
+    # leave_one_out compares each step with the same time step of other episodes, so late steps,
+    # which have little return left, do not look bad. Once every episode reaches the time limit, the
+    # advantages are 0 and the policy stays there.
     "CartPole-v1": dict(
         updates=200, learning_rate=0.02, anneal_lr=True, gamma=0.995, leave_one_out=True
     ),
@@ -19,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         estimator="gae",
         critic=True,
     ),
-    # The entropy bonus keeps the policy from settling for standing still, which costs nothing.
+    # The entropy bonus keeps the policy from converging to standing still, which costs nothing.
     "MountainCarContinuous-v0": dict(
         updates=200,
         hidden_sizes=(64, 64),
@@ -46,8 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         gamma=0.95,
         reward_scale=0.1,
     ),
-    # As many environments as episodes in an update: a step of this environment is quick compared
-    # with a call of the policy.
+    # As many environments as episodes per update: a step of this environment is quick compared with
+    # a call of the policy.
     "InvertedPendulum-v5": dict(
         updates=150,
         num_envs=16,
@@ -69,8 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         critic=True,
         normalize_rewards=True,
     ),
-    # With a critic, or with fewer episodes to compare with, some seeds never learned to come to
-    # rest before the time limit. Observations are already of order 1.
+    # With a critic or fewer episodes, some seeds never learned to stop before the time limit.
+    # Observations need no normalisation: they are of order 1.
     "LunarLander-v3": dict(
         updates=1000,
         hidden_sizes=(64, 64),

@@ -33,12 +33,13 @@ Positive = Annotated[float, Between(1e-30, _LARGEST)]
 class TrainConfig:
     """Settings of a training run.
 
-    `TrainConfig(env_id)` has the general defaults; `TrainConfig.preset(env_id)` has the tuned
-    settings that `pgjax train` starts from. Annotations give the type and range of each setting.
+    Use it to configure `pgjax.train`. `TrainConfig(env_id)` has the general defaults;
+    `TrainConfig.preset(env_id)` has the tuned settings that `pgjax train` starts from. Annotations
+    give the type and range of each setting.
 
     Raises:
-      ConfigError: if a value has the wrong type or is out of range, or two settings exclude each
-        other.
+      ConfigError: if a value has the wrong type or is out of range, or if settings are
+        incompatible.
 
     Example:
       >>> config = TrainConfig("CartPole-v1", updates=50)
@@ -50,41 +51,42 @@ class TrainConfig:
     """Gymnasium id of the environment, such as CartPole-v1."""
     _: dataclasses.KW_ONLY
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0
-    """Root of all randomness of the run."""
+    """Random seed of the run."""
     updates: Count = 200
     """Number of updates; each is one optimiser step."""
     collect: Literal["episodes", "steps"] = "episodes"
-    """Collect whole episodes, or streams of steps that continue from one update to the next, where
-    a critic bootstraps. A resumed stream restarts its episodes, so it is not bit-exact."""
+    """Collect whole episodes, or streams of steps that continue from one update to the next; a
+    critic bootstraps where a stream is cut. Resuming restarts the episodes of streams, so such a
+    run is not bit-exact."""
     episodes_per_update: Count = 16
     """Whole episodes collected for each update."""
     num_steps: Annotated[int, Between(1, 2**20)] = 256
     """With --collect steps: steps of each environment per update."""
 
     num_envs: Width = 8
-    """Environments stepped side by side. Changes the speed, never the result (except with
-    --collect steps)."""
+    """Number of environments stepped in parallel. It changes the speed, never the result (except
+    with --collect steps)."""
     vectorization: Literal["sync", "async", "envpool"] = "sync"
-    """Environments in this process (sync), one process each (async, for slow environments), or
-    envpool's threads, for --collect steps."""
+    """Run environments in this process (sync), in one process each (async, for slow environments),
+    or in envpool's threads (for --collect steps)."""
     step_timeout: Annotated[float, Between(0.01, 1e9)] = 60.0
-    """Seconds until an environment that does not return ends the run; not for envpool."""
+    """Abort if a step or reset takes longer than this many seconds; not for envpool."""
     on_device: bool = False
-    """Compile environment and learner into one program; needs a functional environment."""
+    """Compile environment and learner into one program. Needs a functional environment."""
     num_shards: Width = 8
-    """On the device: groups of episodes whose gradients are summed separately. The number of
-    devices that share them must divide it."""
+    """On the device: number of groups of episodes whose gradients are summed separately. It must be
+    divisible by the number of devices that share the episodes."""
     max_episode_steps: Count | None = None
-    """Truncate episodes after this many steps, instead of at the environment's own limit."""
+    """Truncate episodes after this many steps instead of at the environment's limit."""
 
     frame_stack: Annotated[int, Between(1, 64)] = 1
-    """Show the policy this many of the last observations (Gymnasium's wrapper)."""
+    """Number of stacked observations the policy sees (Gymnasium's wrapper)."""
     hidden_sizes: tuple[Width, ...] = (16, 16)
-    """Units of each hidden layer, in the policy and in the critic."""
+    """Units of each hidden layer of the policy and of the critic."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation after each hidden layer."""
     normalize_obs: bool = False
-    """Normalise observations by a running mean and standard deviation."""
+    """Normalise observations with a running mean and standard deviation."""
     squash: bool = False
     """Bound continuous actions by tanh instead of clipping them."""
 
@@ -99,12 +101,12 @@ class TrainConfig:
     estimator: Literal["reward_to_go", "gae"] = "reward_to_go"
     """Advantage estimator; gae needs the critic."""
     gae_lambda: UnitInterval = 0.95
-    """Lambda of gae: 1 is unbiased; smaller values are biased by critic error, with less variance
-    if the critic is good."""
+    """Lambda of gae. At 1 the critic adds no bias (except by bootstrapping truncated episodes).
+    Smaller values add bias from critic errors, and reduce the variance if the critic is good."""
     critic: bool = False
-    """Learn a value function, as a baseline and to bootstrap from."""
+    """Learn a value function, as a baseline and for bootstrapping."""
     reward_scale: Positive = 1.0
-    """Multiply rewards by this before returns are computed, to bring the critic's values near 1."""
+    """Multiply rewards by this before computing returns, to bring the critic's values near 1."""
     normalize_rewards: bool = False
     """Divide rewards by the running RMS of past discounted returns, in addition to
     --reward-scale."""
@@ -123,15 +125,15 @@ class TrainConfig:
     mean_over: Literal["episodes", "steps"] = "episodes"
     """Divide the loss by the number of episodes, or of steps."""
     chunk_size: Annotated[int, Between(1, CHUNK_SIZE)] | None = CHUNK_SIZE
-    """Steps per gradient chunk; None takes the batch whole and gives up bit-for-bit
+    """Steps per gradient chunk. None processes the whole batch together, and gives up bit-for-bit
     reproducibility across threads, padding and devices."""
 
     checkpoint_seconds: Annotated[float, Between(0, 1e9)] = 30.0
-    """Seconds between checkpoints; a killed run repeats what it did after the last one."""
+    """Seconds between checkpoints; resuming a killed run repeats the work since the last one."""
     eval_episodes: Count = 100
-    """Episodes of the evaluation at the end."""
+    """Number of episodes of the evaluation at the end."""
     run_dir: Path | None = None
-    """Folder to write; by default runs/ENV-seedN-TIME."""
+    """New run folder; by default runs/ENV-seedN-TIME-PID."""
 
     def __post_init__(self) -> None:
         # What a user may write for a path and a tuple, and JSON for a tuple.
@@ -148,7 +150,7 @@ class TrainConfig:
         return self.anneal_lr or self.anneal_entropy
 
     def to_json(self) -> dict[str, Any]:
-        """Values that JSON can hold, without run_dir, which may differ between machines."""
+        """Settings as JSON values, without run_dir, which may differ between machines."""
         values = dataclasses.asdict(self)
         del values["run_dir"]
         return values
@@ -177,7 +179,19 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, env_id: str, **overrides: Any) -> "TrainConfig":
-        """Tuned settings for an environment that has a preset, else the defaults.
+        """Return the settings that `pgjax train` starts from.
+
+        Use it to train with tuned settings.
+
+        Args:
+          env_id: Gymnasium id of the environment.
+          **overrides: settings that replace those of the preset.
+
+        Returns:
+          The tuned settings of an environment that has a preset, else the defaults.
+
+        Raises:
+          ConfigError: as for TrainConfig.
 
         >>> TrainConfig.preset("Pendulum-v1", seed=3).gamma
         0.95

@@ -1,4 +1,4 @@
-"""How good an agent is, in numbers, pictures and videos."""
+"""Evaluation of an agent: statistics, plots and videos."""
 
 import lazy_loader
 

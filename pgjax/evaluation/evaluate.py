@@ -1,4 +1,4 @@
-"""Evaluate an agent on fresh episodes, whose randomness is separate from that of training."""
+"""Evaluate an agent on new episodes, with random keys that are independent of training."""
 
 import dataclasses
 import functools
@@ -21,8 +21,8 @@ from pgjax.numerics.xla import compile_in_background, fastest_compile
 from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
 
-_EVALUATION = 2**32 - 2  # separates the keys of an evaluation from those of a run of the same seed
-_MAX_ENVS = 16  # side by side; only the speed depends on it
+_EVALUATION = 2**32 - 2  # keeps evaluation keys distinct from training keys
+_MAX_ENVS = 16  # environments stepped in parallel; affects only speed
 
 
 def evaluate(
@@ -33,13 +33,15 @@ def evaluate(
     stochastic: bool = False,
     allow_env_import: bool = False,
 ) -> dict[str, Any]:
-    """Compute statistics of returns and lengths over fresh episodes.
+    """Compute statistics of the returns and lengths of new episodes.
+
+    Use it to measure how well a trained agent performs.
 
     Args:
       run: a run or its folder.
       episodes: number of episodes, at least 1.
-      seed: root of the episodes' randomness, 0 to 2**32 - 1.
-      stochastic: sample actions; by default the agent acts by the mode.
+      seed: random seed, independent of training, 0 to 2**32 - 1.
+      stochastic: sample actions instead of taking the mode of the policy.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
@@ -47,8 +49,9 @@ def evaluate(
       in steps, and `episodes`.
 
     Raises:
-      ConfigError: for an argument out of range.
-      RunError: if memory runs out; a run on the device runs all episodes together.
+      ConfigError: if an argument is out of range.
+      RunError: if memory runs out, since an on-device run evaluates all episodes together.
+      Otherwise as for `pgjax.load`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -84,7 +87,7 @@ def evaluation_sentence(result: dict[str, Any]) -> str:
 
 
 def check_episodes(episodes: int) -> None:
-    """Raise ConfigError unless this is a possible number of episodes."""
+    """Raise ConfigError unless `episodes` is from 1 to 2**31 - 1."""
     integer = isinstance(episodes, int) and not isinstance(episodes, bool)
     if not integer or not 1 <= episodes < 2**31:
         raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
@@ -113,7 +116,7 @@ def _evaluate_on_device(
     run: Run, episodes: int, seed: int, stochastic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rewards and weights [T, episodes], zero where padded."""
-    collect = compile_ahead(run.config, episodes, stochastic=stochastic)
+    collect = compile_evaluation(run.config, episodes, stochastic=stochastic)
     try:
         return jax.device_get(collect.result()(run.state.params, _checked(seed)))
     except jax.errors.JaxRuntimeError as e:
@@ -125,10 +128,10 @@ def _evaluate_on_device(
 _Compiled = Callable[[Params, np.uint32], tuple[jax.Array, jax.Array]]
 
 
-def compile_ahead(
+def compile_evaluation(
     config: TrainConfig, episodes: int, *, stochastic: bool = False
 ) -> Future[_Compiled]:
-    """Start to compile what `evaluate` runs for a run on the device with these settings."""
+    """Start compiling `evaluate` for an on-device run with these settings."""
     config = dataclasses.replace(config, seed=0, run_dir=None)  # the program depends on neither
     return _compile_once(config, episodes, stochastic)
 
@@ -157,7 +160,7 @@ def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Futur
 
 
 def greedy(agent: Agent) -> Algorithm:
-    """An agent's algorithm with `act` replaced by the mode of the policy, which draws nothing."""
+    """The agent's algorithm with a greedy `act`: the mode of the policy."""
     return agent.algorithm._replace(act=_act_greedily(agent.policy))
 
 
@@ -171,10 +174,10 @@ def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
 
 
 def evaluation_state(run: Run, seed: int) -> TrainState:
-    """The run's parameters with the randomness of an evaluation; episodes are numbered from 0.
+    """TrainState for an evaluation: the run's parameters with a separate key, step 0.
 
     Raises:
-      ConfigError: for a seed that is not an integer from 0 to 2**32 - 1.
+      ConfigError: if `seed` is not an integer from 0 to 2**32 - 1.
     """
     key = _evaluation_key(_checked(seed))
     return run.state._replace(key=key, step=jnp.zeros((), jnp.int32))

@@ -1,4 +1,4 @@
-"""The learning curve of a run, or of several seeds, from metrics.jsonl. Needs matplotlib."""
+"""Plot the learning curve of a run, or of several seeds, with matplotlib."""
 
 import io
 from pathlib import Path
@@ -15,14 +15,15 @@ _RETURNS = ("mean_return", "min_return", "max_return")
 
 
 def plot(run: RunLike, out: Path | str | None = None) -> Path:
-    """Draw the mean return over environment steps, and the range from worst to best episode.
+    """Plot the mean return against environment steps, with the range from worst to best episode.
 
-    For a folder of several seeds: the mean return of each seed, and their mean over the seeds.
+    Use it to see how training progressed. For a folder of several seeds, plot the mean return of
+    each seed and the mean over the seeds, against episodes.
 
     Args:
       run: a run, its folder, or the folder of several seeds.
-      out: the image file, whose folder is made if necessary; by default learning_curve.png in the
-        run folder.
+      out: the image file; by default learning_curve.png in the run folder. Missing folders are
+        created.
 
     Returns:
       The path of the image.
@@ -37,7 +38,7 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
       >>> pgjax.plot(pgjax.train(config)).name
       'learning_curve.png'
     """
-    # Not pyplot, which has global state and may open a window system.
+    # Not pyplot, which has global state and may need a display.
     from matplotlib.figure import Figure
 
     run_dir = run_path(run)

@@ -29,19 +29,22 @@ def render(
     stochastic: bool = False,
     allow_env_import: bool = False,
 ) -> Path:
-    """Write a video of the agent, .mp4 or .gif, at the environment's own frame rate.
+    """Write a video of the agent, .mp4 or .gif, at the environment's frame rate.
+
+    Use it to watch a trained agent.
 
     Args:
       run, episodes, seed, stochastic: as for `frames`.
-      out: the video, whose folder is made if necessary; by default video.mp4 in the run folder.
+      out: the video file; by default video.mp4 in the run folder. Missing folders are created.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
       The path of the video.
 
     Raises:
-      ConfigError: for another file extension, or if the environment cannot be rendered.
+      ConfigError: if `out` has another file extension, or the environment cannot be rendered.
       RunError: if the video cannot be written.
+      Otherwise as for `pgjax.load`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -53,11 +56,10 @@ def render(
     run = as_run(run, allow_env_import=allow_env_import)
     out = run.path / "video.mp4" if out is None else Path(out)
     if out.suffix not in (".gif", ".mp4"):
-        raise ConfigError(f"the name of a video ends in .mp4 or .gif, got {out.name!r}")
+        raise ConfigError(f"a video must end in .mp4 or .gif, got {out.name!r}")
     if out.is_symlink() or out.is_dir():
-        raise ConfigError(
-            f"{out} is a folder, or a link, which may point anywhere: choose another --out"
-        )
+        kind = "symbolic link" if out.is_symlink() else "folder"
+        raise ConfigError(f"{out} is a {kind}: choose another --out")
     images, fps = _drawn(run, episodes, seed, stochastic)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,21 +70,31 @@ def render(
 
 
 def frames(
-    run: RunLike, episodes: int = 1, seed: int = 1000, *, stochastic: bool = False
+    run: RunLike,
+    episodes: int = 1,
+    seed: int = 1000,
+    *,
+    stochastic: bool = False,
+    allow_env_import: bool = False,
 ) -> list[np.ndarray]:
     """Render the agent's episodes as images.
+
+    Use it to show or process the images yourself; `render` writes a video.
 
     Args:
       run: a run or its folder.
       episodes: number of episodes, one after the other.
-      seed: as for `pgjax.evaluate`: the same seed shows the same episodes.
-      stochastic: sample actions; by default the agent acts by the mode.
+      seed: random seed. The same seed shows the episodes of `pgjax.evaluate`, except for an
+        on-device run: Gymnasium's environment is rendered.
+      stochastic: sample actions instead of taking the mode of the policy.
+      allow_env_import: as for `pgjax.load`.
 
     Returns:
       Frames [height, width, 3] uint8, one per reset and one per step.
 
     Raises:
       ConfigError: if the environment cannot be rendered.
+      Otherwise as for `pgjax.load`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -91,7 +103,8 @@ def frames(
       >>> frames(pgjax.train(config))[0].shape
       (400, 600, 3)
     """
-    return _drawn(as_run(run), episodes, seed, stochastic)[0]
+    run = as_run(run, allow_env_import=allow_env_import)
+    return _drawn(run, episodes, seed, stochastic)[0]
 
 
 def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:

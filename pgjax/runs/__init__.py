@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and reading it back."""
+"""Run folders: write them and read them back."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The valid checkpoints of a run, and the TrainState that one holds."""
+"""Find the valid checkpoints of a run, and restore a TrainState from one."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def warn_of_damage(problem: str) -> None:
 def valid_checkpoints(
     path: Path, config: TrainConfig, report: Callable[[str], None] = warn_of_damage
 ) -> Iterator[store.Checkpoint]:
-    """Yield the intact checkpoints of a run, newest first, and report each that is not."""
+    """Yield the intact checkpoints of a run, newest first, and report every invalid one."""
     reported = set()
     for found in store.checkpoints(path / "checkpoints", path):
         problem = ""
@@ -65,13 +65,13 @@ def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> Tra
         for old, new in zip(leaves, jax.tree.leaves(state), strict=True):
             if (old.shape, old.dtype) != (new.shape, new.dtype):
                 raise ValueError(f"{new.dtype}{new.shape} in place of {old.dtype}{old.shape}")
-    except Exception as e:  # damaged bytes make a parser raise exceptions of many types
+    except Exception as e:  # on damaged bytes, parsers raise many types of exceptions
         raise RunError(f"{checkpoint.path} does not fit its run ({e}): train again") from None
     return with_typed_key(jax.tree.map(jnp.asarray, state))
 
 
 def with_key_data(state: TrainState) -> TrainState:
-    """Replace the typed key by its numbers, which files and other processes can hold."""
+    """Replace the typed key with its data, which can be saved or sent to other processes."""
     return state._replace(key=jax.random.key_data(state.key))
 
 

@@ -1,4 +1,4 @@
-"""Digests of parameters; one of them a compiled program can compute after every update."""
+"""Digests of parameters: SHA-256, and a cheap one for compiled programs."""
 
 import hashlib
 
@@ -15,9 +15,8 @@ _SALTS = (0x9E3779B9, 0x7F4A7C15)  # one for each word
 def params_digest(params: Params) -> jax.Array:
     """Compute a digest of the bits of all parameters, leaf by leaf in tree order: [2] uint32.
 
-    It sums integers, so the order of summation does not matter. It distinguishes parameters that
-    differ by accident (a changed bit goes unnoticed once in 2**64). Against deliberate changes use
-    `params_sha256`.
+    It sums integers, so the order of summation does not matter. It detects accidental differences
+    (a changed bit goes unnoticed once in 2**64); use `params_sha256` against deliberate ones.
     """
     bits = jnp.concatenate([_bits(leaf) for leaf in jax.tree.leaves(params)])
     mixed = _mix(bits ^ _mix(jnp.arange(bits.size, dtype=jnp.uint32) + jnp.uint32(1)))

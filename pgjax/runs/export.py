@@ -20,12 +20,14 @@ def export(
     format: Literal["orbax"] = "orbax",
     allow_env_import: bool = False,
 ) -> Path:
-    """Write a run's TrainState for other programs to read.
+    """Write a run's TrainState to a format that other programs read.
+
+    Use it to load trained parameters in a program without pgjax.
 
     Args:
       run: a run or its folder.
       out: the new folder; by default `orbax` in the run folder.
-      format: Orbax's, as its StandardCheckpointer reads it; see `to_orbax`.
+      format: "orbax", the only one; see `to_orbax`.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
@@ -33,7 +35,14 @@ def export(
 
     Raises:
       ConfigError: for another format.
-      RunError: if there is something at `out` already, or it cannot be written.
+      RunError: if `out` exists or cannot be written.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> pgjax.export(pgjax.train(config)).name
+      'orbax'
     """
     if format != "orbax":
         raise ConfigError(f'format must be "orbax", got {format!r}')
@@ -42,20 +51,28 @@ def export(
 
 
 def to_orbax(run: Run, out: Path) -> Path:
-    """Write a folder that Orbax's StandardCheckpointer reads.
+    """Write a run's TrainState to a folder that Orbax's StandardCheckpointer reads.
 
-    It holds nested dicts: Flax's params, opt_state as flax.serialization.to_state_dict names it,
-    key (its data, uint32) and step.
+    Use it with a loaded run; `pgjax.export` also accepts the folder of a run. The written folder
+    holds nested dicts: params (Flax's names), opt_state (the names that
+    flax.serialization.to_state_dict gives), key (its uint32 data) and step.
 
     Args:
       run: the run.
       out: the new folder.
 
     Returns:
-      out.
+      `out`.
 
     Raises:
-      RunError: if `out` exists, or cannot be written.
+      RunError: if `out` exists or cannot be written.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> pgjax.runs.to_orbax(pgjax.train(config), path / "trained").name
+      'trained'
     """
     import orbax.checkpoint as ocp
 
@@ -73,19 +90,33 @@ def to_orbax(run: Run, out: Path) -> Path:
 def from_orbax(path: Path, like: TrainState) -> TrainState:
     """Read the TrainState that `to_orbax` wrote.
 
+    Use it to get the state back without the run folder.
+
     Args:
       path: the folder.
       like: a state with the same shapes and dtypes.
 
+    Returns:
+      The state.
+
     Raises:
       RunError: if the folder does not hold such a state.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> out = pgjax.runs.to_orbax(run, path / "trained")
+      >>> int(pgjax.runs.from_orbax(out, run.state).step)
+      1
     """
     import orbax.checkpoint as ocp
 
     tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            # Compared first, since a failed restore leaves background work of Orbax running.
+            # Compare first: a failed restore leaves Orbax threads running.
             there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
             if there != _shapes(tree):
                 raise ValueError("its arrays have other names, shapes or dtypes")

@@ -1,17 +1,17 @@
 """The run folder: its files, its lock, and the settings in it.
 
 config.json         the settings, with their digest
-metrics.jsonl       a line per update; depends only on config and seed
-digests.jsonl       a line per update: a digest of the parameters after it
-timings.jsonl       a line per update: seconds, steps per second
+metrics.jsonl       one line per update; it depends only on config and seed
+digests.jsonl       one line per update: a digest of the parameters after it
+timings.jsonl       one line per update: seconds, steps per second
 manifest.json       versions, platform, threads, params_sha256
 checkpoints/N.ckpt  the TrainState after N updates: the last three and the best
-failure.json        the reset seed and actions that make the environment fail, if it did
-evaluation.json     statistics of the evaluation at the end
+failure.json        if the environment failed: the reset seed and the actions that led to it
+evaluation.json     statistics of the final evaluation
 learning_curve.png
 
-The folder of several seeds holds a run folder seed-N for each, seeds.json, an evaluation.json over
-the seeds, and learning_curve.png.
+The folder of several seeds holds a run folder seed-N for each, seeds.json, an evaluation.json with
+statistics over the seeds, and learning_curve.png.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from pgjax.runs import store
 
 _LOCK = ".lock"
 MOST_SEEDS = 10**5  # in one folder
-_TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume the run in it"
+_TAKEN = "{} is not empty: choose another --run-dir, or resume the run in it with pgjax resume"
 _CANNOT = "{} cannot be made ({}): choose another --run-dir"
 
 
 def new_run_dir(config: TrainConfig) -> Path:
-    """Return the path of a new run folder, config.run_dir or a new name under runs/.
+    """Return the path of a new run folder: config.run_dir, or a new name in runs/.
 
     The folder is not made yet.
 
     Raises:
-      RunError: if it is not a folder, or not empty, or cannot be made.
+      RunError: if the path is a file or a non-empty folder, or the folder cannot be made.
     """
     if config.run_dir is None:
         name = re.sub(r"[^\w.-]", "-", config.env_id)
@@ -50,7 +50,9 @@ def new_run_dir(config: TrainConfig) -> Path:
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     except OSError as e:  # such as a name that is too long
         raise RunError(_CANNOT.format(path, e.strerror)) from None
-    if existing == path and (not path.is_dir() or _holds_anything(path)):
+    if existing == path and not path.is_dir():
+        raise RunError(f"{path} is not a folder: choose another --run-dir")
+    if existing == path and _holds_anything(path):
         raise RunError(_TAKEN.format(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RunError(f"{path} cannot be made in {existing}: choose another --run-dir")
@@ -58,16 +60,16 @@ def new_run_dir(config: TrainConfig) -> Path:
 
 
 def _holds_anything(path: Path) -> bool:
-    """Whether there is more than the remains of a run that was killed before its first update."""
+    """Whether the folder holds more than leftovers of a run killed before its first update."""
     return any(p.name != _LOCK and not p.name.endswith(".tmp") for p in path.iterdir())
 
 
 @contextlib.contextmanager
 def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
-    """Make and lock a run folder: only one process may use it. It is removed if it stays empty.
+    """Create and lock a run folder for one process; remove it on exit if it is still empty.
 
     Raises:
-      RunError: if another process uses it, or if it should be new and is not empty.
+      RunError: if another process uses the folder, or if `new` and it is not empty.
     """
     import filelock
 
@@ -87,9 +89,8 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
             raise RunError(_TAKEN.format(path))
         yield
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # a process waiting for the lock checks that the file exists
+        # A process that waits for the lock checks that the file still exists.
+        with contextlib.suppress(OSError):
             os.unlink(path / _LOCK)
         lock.release()
         with contextlib.suppress(OSError):
@@ -103,7 +104,7 @@ def seed_folder(run_dir: Path, seed: int) -> Path:
 
 
 def write_seeds(run_dir: Path, seeds: range) -> None:
-    """Record which seeds, which are consecutive, a folder holds the runs of."""
+    """Record the consecutive seeds whose runs a folder holds."""
     store.write_sealed(run_dir / "seeds.json", {"first": seeds.start, "count": len(seeds)})
 
 
@@ -118,7 +119,7 @@ def seeds_in(run_dir: Path) -> range:
     values = _sealed(run_dir / "seeds.json")
     first, count = values.get("first"), values.get("count")
     if not isinstance(first, int) or not isinstance(count, int) or not 0 < count <= MOST_SEEDS:
-        raise RunError(f"{run_dir / 'seeds.json'} does not name seeds: train again")
+        raise RunError(f"{run_dir / 'seeds.json'} is not a valid list of seeds: train again")
     return range(first, first + count)
 
 
@@ -141,13 +142,13 @@ def load_config(run_dir: Path) -> TrainConfig:
     """Read the settings of a run.
 
     Raises:
-      RunError: if the folder holds none, or config.json was changed.
-      ConfigError: if they are not valid.
+      RunError: if it is not the folder of one run, or config.json is damaged or was changed.
+      ConfigError: if the settings are not valid.
     """
     if folders := seed_folders(run_dir):
-        raise RunError(f"{run_dir} holds the runs of several seeds: name one, such as {folders[0]}")
+        raise RunError(f"{run_dir} holds several runs: choose one, such as {folders[0]}")
     if not (run_dir / "config.json").exists():
-        raise RunError(f"{run_dir} is not a run folder: name one that pgjax train wrote")
+        raise RunError(f"{run_dir} is not a run folder: choose one that pgjax train wrote")
     return TrainConfig.from_json(_sealed(run_dir / "config.json"))
 
 
@@ -159,16 +160,16 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 
 def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
-    """Read the settings of a run from a source that need not be trusted.
+    """Read the settings of a run from a possibly untrusted source.
 
     Raises:
-      ConfigError: if the environment id names a module to import, and `allow_env_import` is false.
-      Otherwise as `load_config`.
+      ConfigError: if the environment id imports a module and `allow_env_import` is false.
+      RunError, ConfigError: as for `load_config`.
     """
     config = load_config(run_dir)
     if ":" in config.env_id and not allow_env_import:
         raise ConfigError(
-            f"{run_dir} names an environment in a module to import, {config.env_id!r}: if you "
-            "trust it, say so with --allow-env-import"
+            f"the environment {config.env_id!r} of {run_dir} imports a module: allow it with "
+            "--allow-env-import if you trust the folder"
         )
     return config

@@ -24,9 +24,9 @@ _VECTORS = ("avx", "fma", "f16c", "sse", "amx", "sve", "asimd")
 
 
 def machine_facts(env_id: str) -> dict[str, Any]:
-    """Versions, platform and flags as a flat dict, to compare machines name by name."""
+    """Versions, platform and flags as a flat dict, for comparison between machines."""
     device = jax.devices()[0]
-    versions = {f"{name} version": importlib.metadata.version(name) for name in _PACKAGES}
+    versions = {f"{name} version": _version(name) for name in _PACKAGES}
     return {
         "python version": platform.python_version(),
         **versions,
@@ -81,6 +81,13 @@ def git_commit() -> str | None:
     return done.stdout.strip()
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # such as a source tree on the path
+        return "not installed"
+
+
 def _of_environment(env_id: str) -> dict[str, str]:
     """The version of the package that provides an environment, if it is not Gymnasium itself."""
     spec = gym.registry.get(env_id.rpartition(":")[2])
@@ -95,7 +102,7 @@ def _of_environment(env_id: str) -> dict[str, str]:
 
 
 def _cpu_features() -> str:
-    """The features by which compilers choose vector instructions, if the system lists them."""
+    """The vector instructions of the processor, if the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Write the folder of a run: settings, manifest, a line per update, checkpoints."""
+"""Write the folder of a run: settings, manifest, logs and checkpoints."""
 
 import contextlib
 import json
@@ -30,19 +30,19 @@ def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
 
 
 def zero_totals(update: int = 0) -> dict[str, Any]:
-    """The metrics that the totals of the first update start from."""
+    """Initial metrics, with zero totals."""
     return {**dict.fromkeys(TOTALS, 0), "update": update}
 
 
 class Recorder:
     """Writes the folder of one run, update by update.
 
-    It may be interrupted anywhere: what it knows about its files changes in one assignment.
+    Safe to interrupt at any point: its view of the files changes in a single assignment.
 
     Args:
       path: the run folder.
       config: the settings of the run.
-      resumed_from: the checkpoint to continue from, whose metrics are read back.
+      resumed_from: the checkpoint to continue from, or None for a new run.
     """
 
     def __init__(self, path: Path, config: TrainConfig, resumed_from: store.Checkpoint | None):
@@ -66,7 +66,7 @@ class Recorder:
         return self._now[0]
 
     def begin(self, manifest: dict[str, Any]) -> None:
-        """Write settings and manifest; remove what was written after the checkpoint."""
+        """Write settings and manifest; discard what was written after the checkpoint."""
         self.path.mkdir(parents=True, exist_ok=True)
         if self.last["update"]:
             manifest = self._resumed(manifest)
@@ -120,7 +120,7 @@ class Recorder:
         store.write_sealed(self.path / "manifest.json", self._manifest)
 
     def _resumed(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """The manifest of the start, with what differs on the machine that resumes the run."""
+        """The original manifest, plus what differs on the resuming machine."""
         try:
             manifest = store.read_sealed(self.path / "manifest.json")
             differs = differences(fresh["machine"], manifest["machine"])
@@ -130,7 +130,7 @@ class Recorder:
             return fresh
         if differs:
             warnings.warn(
-                f"resuming on another machine, so bits may differ: {'; '.join(differs)}",
+                f"resuming on another machine, so results may differ: {'; '.join(differs)}",
                 RunWarning,
                 stacklevel=2,
             )
@@ -142,12 +142,12 @@ class Recorder:
 
 
 class SeedRecorders:
-    """The recorders of all seeds of a run; of several processes only the first has any.
+    """The recorders of all seeds; only the first process has any.
 
     Args:
-      folder: the run folder, which holds those of the seeds if there are several.
+      folder: the run folder; with several seeds, the folder that holds theirs.
       recorders: one for each seed.
-      manifest: what `new_manifest` gives.
+      manifest: from `new_manifest`.
       why_not_reproducible: returns why the environment cannot repeat an episode exactly, or None.
     """
 
@@ -163,13 +163,13 @@ class SeedRecorders:
         self._begun = False
 
     def begin(self) -> None:
-        """Write everything that comes before the first line of the logs."""
+        """Write everything that precedes the first log line."""
         with self._writing():
             if self._recorders and self._recorders[0].path != self._folder:
                 first = self._recorders[0].seed
                 write_seeds(self._folder, range(first, first + len(self._recorders)))
             if self._recorders:
-                # Not earlier: training itself should report an environment that hangs or dies.
+                # Not earlier, so that training reports an environment that hangs or dies.
                 self._manifest |= _bit_exact(self._why_not())
             for recorder in self._recorders:
                 recorder.begin(self._manifest)
@@ -213,12 +213,12 @@ class SeedRecorders:
 
 
 def new_manifest(config: TrainConfig, commit: str | None) -> dict[str, Any]:
-    """What results depend on besides the settings; `commit` is that of the current folder."""
+    """The facts known before a run starts: machine, git commit (if any) and time."""
     return {"machine": machine_facts(config.env_id), "git_commit": commit, "started": _now()}
 
 
 def _bit_exact(reason: str | None) -> dict[str, Any]:
-    """The part of a manifest that says whether the run can be repeated to the bit."""
+    """The part of a manifest that says whether the run is bit-exact."""
     if reason is not None:
         warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
     return {"bit_exact": reason is None, "not_bit_exact_because": reason}

@@ -1,4 +1,4 @@
-"""A finished run, or one read back from its folder."""
+"""A trained run, and how to read one back from its folder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,9 @@ from pgjax.types import TrainState
 
 class Run(NamedTuple):
     """A run: what `pgjax.train` returns and `pgjax.load` reads back.
+
+    Use it to apply the trained policy and to read the metrics, or pass it to `pgjax.evaluate`,
+    `pgjax.render` and `pgjax.plot`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -53,16 +56,22 @@ RunLike = Run | Path | str
 def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     """Read a run back from its folder.
 
+    Use it to work with an agent that was trained earlier.
+
     Args:
       path: the run folder.
       allow_env_import: allow an environment id of the form module:Name to import that module, which
-        runs its code. Only for folders from a source that you trust.
+        runs its code. Use it only for folders that you trust.
 
     Returns:
       The run: `config`, `state` (a TrainState), `policy` and `metrics`.
 
     Raises:
-      RunError, ConfigError: if it is not a run folder, or is damaged.
+      RunError: if it is not the folder of one run, or its settings or all its checkpoints are
+        damaged.
+      ConfigError: if its environment cannot be made or needs `allow_env_import`, its settings are
+        not valid in this version, or JAX finds no device.
+      SpaceError: if the spaces of its environment are not supported.
 
     Example:
       >>> import pgjax, pathlib, tempfile

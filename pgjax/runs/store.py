@@ -1,8 +1,7 @@
-"""Files that survive a kill at any moment, and that detect damage; this module needs no JAX.
+"""Files that survive a kill at any time, and whose damage is detected; needs no JAX.
 
 A folder holds logs, which grow, and checkpoints, each written once. A checkpoint records the length
-and the SHA-256 of every log at its time. Whatever a log holds beyond that length belongs to lost
-work, and is truncated when the run resumes from the checkpoint.
+and SHA-256 of each log. Anything after that length is lost work and is truncated on resume.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ class DamagedError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """The header of a checkpoint, and where its body is."""
+    """Header of a checkpoint and position of its body."""
 
     path: Path
     update: int
@@ -55,8 +54,8 @@ def logs_at(folder: Path, names: Sequence[str], marks: Mapping[str, Mark]) -> En
 def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
     """Append to the logs at their ends, and return the new ends.
 
-    Anything beyond the old ends is lost. Before `flush`, the data survives the end of the process,
-    but not a crash of the machine.
+    Anything after the old ends is lost. Before `flush`, the data survives a kill of the process, but
+    not a crash of the machine.
     """
     new = dict(ends)
     for name, more in data.items():
@@ -87,7 +86,7 @@ def _cut(file: int, size: int) -> None:
 def commit(
     folder: Path, update: int, score: float, settings: str, logs: Mapping[str, Mark], body: bytes
 ) -> None:
-    """Write a checkpoint atomically, then remove those that are no longer kept."""
+    """Write a checkpoint atomically, then remove those that need not be kept."""
     header = {"update": update, "score": score, "settings": settings, "logs": logs}
     rest = json.dumps(header).encode() + b"\n" + body
     digest = hashlib.sha256(rest).hexdigest().encode()
@@ -104,7 +103,7 @@ def _prune(folder: Path) -> None:
     for path in paths:
         with contextlib.suppress(DamagedError):
             scores[path] = read(path).score
-    # The oldest of several equally good ones; paths are newest first.
+    # Among equal scores the oldest wins; paths are newest first.
     best = max(reversed(scores), key=lambda path: scores[path], default=None)
     for path in paths[KEEP:]:
         if path != best:
@@ -125,7 +124,7 @@ def read(path: Path) -> Checkpoint:
     """Read the header of a checkpoint, after checking its digest.
 
     Raises:
-      DamagedError: if the file is not as it was written.
+      DamagedError: if the file is damaged or was changed.
     """
     with _opened(path, os.O_RDONLY) as file:
         begin = len(_MAGIC) + _DIGEST + 1
@@ -164,7 +163,7 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
                 raise DamagedError(f"{path} holds update {found.update}")
             for name, (size, sha256) in found.logs.items():
                 if os.path.basename(name) != name:
-                    raise DamagedError(f"{path} names a file elsewhere, {name!r}")
+                    raise DamagedError(f"{path} names a file outside the folder, {name!r}")
                 if _hashed(logs / name, size)[1].hexdigest() != sha256:
                     raise DamagedError(f"{logs / name} is damaged before update {found.update}")
         except DamagedError as e:
@@ -215,7 +214,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """Inverse of `write_sealed`.
 
     Raises:
-      DamagedError: if the file is missing, or is not as it was written.
+      DamagedError: if the file is missing, is damaged or was changed.
     """
     with _opened(path, os.O_RDONLY) as file:
         data = _read(file, min(os.fstat(file).st_size, 2**20), 0)
@@ -225,7 +224,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise DamagedError(f"{path} is damaged") from None
     if sha256 != digest_of(value):
-        raise DamagedError(f"{path} was changed since it was written, or is damaged")
+        raise DamagedError(f"{path} is damaged or was changed")
     return value
 
 
@@ -258,7 +257,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
             raise DamagedError(f"{path} is not a file")
         yield file
     except EOFError:
-        raise DamagedError(f"{path} ends too soon") from None
+        raise DamagedError(f"{path} is truncated") from None
     finally:
         os.close(file)
 

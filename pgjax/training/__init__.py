@@ -1,4 +1,4 @@
-"""Make updates, and make them again."""
+"""Training, resuming and verifying runs."""
 
 import lazy_loader
 

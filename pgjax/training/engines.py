@@ -1,4 +1,4 @@
-"""Engines make the updates of a run: the Python loop over Gymnasium, or a program on the device."""
+"""Engines run updates: a Python loop over Gymnasium, or a compiled program on the device."""
 
 import functools
 import time
@@ -32,7 +32,7 @@ _MOST = 256  # updates per dispatch
 
 
 class UpdateRecords(NamedTuple):
-    """What is known about the updates of a dispatch."""
+    """Metrics, digests and timings of the updates of one dispatch."""
 
     metrics: list[list[dict[str, Any]]]  # [seed][update]
     digests: list[list[str]]  # [seed][update], of the parameters after the update
@@ -40,12 +40,12 @@ class UpdateRecords(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """Makes updates of one or several seeds, one or several per call."""
+    """Runs updates of one or more seeds, one or more per call."""
 
-    begin: Callable[[list[TrainState]], Any]  # a state for each seed -> what `advance` takes
-    advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, how many updates)
+    begin: Callable[[list[TrainState]], Any]  # one state per seed -> the states for `advance`
+    advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, number of updates)
     end: Callable[[Any], list[TrainState]]  # inverse of `begin`
-    most: int  # updates per call
+    most: int  # the largest number of updates per call
 
 
 def make_engine(
@@ -57,11 +57,11 @@ def make_engine(
       config: the settings.
       env: a Gymnasium environment, or with config.on_device a functional one.
       agent: the agent of the config.
-      num_seeds: how many seeds are trained in one program.
+      num_seeds: number of seeds trained in one program.
       num_devices: as for `pgjax.train`.
 
     Raises:
-      ConfigError: if these devices do not exist or cannot be used.
+      ConfigError: if the devices do not exist or cannot be used.
     """
     mesh = _mesh(num_devices, num_seeds)
     if not config.on_device:
@@ -74,7 +74,7 @@ def make_engine(
 
 
 def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
-    """The devices of a run: as asked for, else one per seed, or all of several processes."""
+    """The devices of a run: `num_devices`, or else one per seed, or all of several processes."""
     devices, processes = jax.devices(), jax.process_count()
     wanted = len(devices) if processes > 1 else min(len(devices), num_seeds)
     if num_devices is not None:
@@ -131,11 +131,11 @@ def device_engine(
     mesh: Mesh,
     num_seeds: int = 1,
 ) -> Engine:
-    """Environment and learner in one compiled program, which makes many updates per dispatch.
+    """Environment and learner in one compiled program, which runs many updates per dispatch.
 
-    If `sharding`, which must be the algorithm's, names the axis of the mesh, its devices share the
-    episodes of an update. Otherwise they share the seeds, and each seed keeps the bits that it has
-    alone.
+    `sharding` must be the algorithm's. If it names the axis of the mesh, the devices share the
+    episodes of an update. Otherwise they share the seeds, and the results of each seed are
+    bit-identical to those of training it alone.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     share = PartitionSpec() if sharding.axis_name else PartitionSpec(AXIS)
@@ -150,7 +150,7 @@ def device_engine(
     # jitted, since device_put does not send keys to the devices of other processes
     send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
     take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
-    # Every device trains equally many seeds: some may be trained twice, and are dropped afterwards.
+    # Pad to the same number of seeds per device; surplus results are dropped.
     surplus = 0 if sharding.axis_name else -num_seeds % mesh.size
 
     def begin(states: list[TrainState]) -> TrainState:
@@ -179,7 +179,7 @@ def device_engine(
 def _many_updates(
     config: TrainConfig, env: envs.Env, algorithm: Algorithm, sharding: Sharding
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, Any]]:
-    """(states of the seeds, how many updates) -> (states, log of up to _MOST updates per seed)."""
+    """(states of the seeds, number of updates) -> (states, log of up to _MOST updates per seed)."""
     step = training_step(
         algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding
     )

@@ -23,7 +23,7 @@ _SECONDS_PER_DISPATCH = 0.25
 
 
 class RunInfo(NamedTuple):
-    """What an Observer learns before the first update; lists have an entry for each seed."""
+    """What an Observer receives before the first update; lists have one entry per seed."""
 
     configs: list[TrainConfig]
     paths: list[Path]
@@ -33,9 +33,9 @@ class RunInfo(NamedTuple):
 
 
 class Observer(Protocol):
-    """Follows a run, to show or record it elsewhere; it cannot change a result.
+    """Follows a run; cannot change its result.
 
-    An exception of `update`, KeyboardInterrupt included, ends the run; what was learned is saved.
+    An exception raised in `update` (KeyboardInterrupt too) stops the run; the progress is saved.
     """
 
     def start(self, run: RunInfo) -> None:
@@ -47,13 +47,13 @@ class Observer(Protocol):
         ...
 
     def stop(self) -> None:
-        """Called once when the run has ended, for whatever reason."""
+        """Called once after the run has ended, for any reason, even if `start` raised."""
         ...
 
 
 @contextlib.contextmanager
 def observing(observers: Sequence[Observer], run: RunInfo) -> Iterator[None]:
-    """Start the observers, and stop each of them when the block ends."""
+    """Start the observers; when the block ends, stop each one, even if its `start` raised."""
     with contextlib.ExitStack() as stack:
         for observer in observers:
             stack.callback(observer.stop)
@@ -68,21 +68,21 @@ def run_updates(
     last: list[dict[str, Any]],
     updates: int,
 ) -> Iterator[tuple[UpdateRecords, Any]]:
-    """Bring all seeds to a number of updates, a dispatch at a time.
+    """Train all seeds up to `updates`, yielding after each dispatch.
 
     Args:
-      engine: makes the updates.
+      engine: runs the updates.
       seeds: for error messages.
       states: one for each seed.
       last: the metrics of each seed's last update, or zeros before the first.
-      updates: the total to reach.
+      updates: the total number of updates.
 
     Yields:
       The records of the updates of a dispatch, with running totals in their metrics, and the
       engine's states after them (`engine.end` returns the TrainStates).
 
     Raises:
-      DivergedError: if the very next update is not finite; updates before it have been yielded.
+      DivergedError: if the next update is not finite; all updates before it have been yielded.
       RunError: if memory runs out, or another process of the run is lost.
     """
     with translate_xla_errors():
@@ -91,7 +91,7 @@ def run_updates(
             size = min(size, engine.most, updates - done)
             begun = time.perf_counter()
             new, records = engine.advance(current, size)
-            # No update follows the very last one to reveal parameters that are not finite.
+            # After the last update, check the parameters too: no later update would reveal them.
             ending = engine.end(new) if done + size == updates else []
             good = _finite_updates(done, seeds, records.metrics, ending)
             if good < size:
@@ -103,7 +103,7 @@ def run_updates(
             ]
             current, last = new, [of_seed[-1] for of_seed in metrics]
             yield records._replace(metrics=metrics), current
-            # Dispatches long enough to be quick, and short enough to follow and to stop.
+            # Dispatch for about 0.25 s: low overhead, but responsive.
             seconds = (time.perf_counter() - begun) / size
             size = _agreed(min(2 * size, max(1, round(_SECONDS_PER_DISPATCH / seconds))))
 
@@ -114,7 +114,7 @@ def _finite_updates(
     metrics: list[list[dict[str, Any]]],
     states: list[TrainState],
 ) -> int:
-    """How many updates precede the first one that is not finite for some seed; at least one.
+    """Number of updates before the first one that is not finite for some seed; at least 1.
 
     `done` is the number of updates before these; `states`, if any, are those after the last one.
     """
@@ -135,7 +135,7 @@ def _finite(numbers: Any) -> bool:
 
 
 def _agreed(size: int) -> int:
-    """The size that the first of several processes measured: all must make as many updates."""
+    """The size measured by process 0; all processes must use the same."""
     return size if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(size))
 
 

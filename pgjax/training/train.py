@@ -33,23 +33,24 @@ def train(
 ) -> Run:
     """Train an agent and write its run folder (see pgjax.runs.folder).
 
-    Nothing is written before the first update has succeeded. After that, an interrupt (Ctrl-C) or
-    an error ends the training early: what was learned is saved, and the exception is raised again.
-    After jax.distributed.initialize every process calls this with the same config, and only the
-    first one writes.
+    Use it to train one seed; `train_seeds` trains several. Nothing is written before the first
+    update has succeeded. After that, if an interrupt (Ctrl-C) or an error stops the run, the
+    progress is saved and the exception is raised again. After jax.distributed.initialize, every
+    process must call this with the same config; only the first one writes.
 
     Args:
       config: the settings.
       observers: follow the run; see `pgjax.training.loop.Observer`.
-      num_devices: devices that share the episodes of an update; by default one, or all devices of
-        several processes. It never changes the result.
+      num_devices: number of devices that share the episodes of an update; by default one, or all
+        devices of several processes. It never changes the result.
 
     Returns:
       The run, with its final TrainState.
 
     Raises:
-      ConfigError, SpaceError: before the first step.
-      RolloutError: if the environment raises, hangs, or returns something unusable.
+      ConfigError, SpaceError: if the config or the environment cannot be used; raised before the
+        first step.
+      RolloutError: if the environment raises, hangs, or returns an invalid result.
       DivergedError: if a loss, a gradient or the parameters are not finite.
       RunError: if the run folder is in use, memory runs out, or another process is lost.
 
@@ -72,19 +73,23 @@ def train_seeds(
     *,
     num_devices: int | None = None,
 ) -> list[Run]:
-    """Train the seeds config.seed, config.seed + 1, ... on the device, in one program.
+    """Train the seeds config.seed, config.seed + 1, ... in one on-device program.
 
-    The run folder holds a run folder seed-N for each; it contains what `train` writes for that
-    seed, to the bit. Devices share the seeds: by default as many as there are.
+    Use it to measure how much results vary between seeds. The run folder holds a run folder seed-N
+    for each seed; its results are bit-identical to those that `train` writes for that seed. The
+    devices share the seeds: by default one per seed, or as many as there are.
 
     Args:
       config: the settings, with on_device=True.
-      num_seeds: how many seeds, 1 to 100,000.
+      num_seeds: number of seeds, 1 to 100,000.
       observers, num_devices: as for `train`.
 
+    Returns:
+      The runs, one per seed, in the order of the seeds.
+
     Raises:
-      ConfigError: for num_seeds out of range, or a config that does not run on the device.
-      Otherwise as `train`.
+      ConfigError: if num_seeds is out of range, or the config does not run on the device.
+      Otherwise as for `train`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -99,7 +104,7 @@ def train_seeds(
             f"--seeds must be an integer from 1 to {folder.MOST_SEEDS}, got {num_seeds!r}"
         )
     if not config.on_device:
-        raise ConfigError("several seeds train in one program on the device: add --on-device")
+        raise ConfigError("several seeds are trained in one on-device program: add --on-device")
     root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
@@ -115,21 +120,26 @@ def resume(
     num_devices: int | None = None,
     allow_env_import: bool = False,
 ) -> list[Run]:
-    """Resume an interrupted run; the result is the same, to the byte, as without the interruption.
+    """Resume an interrupted run and return a list of runs, one per seed.
+
+    Use it after an interrupt or a crash, or with `updates` to extend a finished run. On the same
+    machine, if the manifest says `bit_exact`, the result is byte-identical to that of an
+    uninterrupted run (except for timings).
 
     Args:
       run: a run folder, the folder of several seeds, or a Run.
       observers: as for `train`.
-      updates: the total number of updates, to extend a finished run; by default the run's own.
+      updates: the total number of updates; by default that of the run's settings.
       num_devices: as for `train`; it may differ from before.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      A list with the run, or with one run for each seed.
+      A list with one run per seed; for the folder of a single run it has one element.
 
     Raises:
-      ConfigError: for a number of updates that this run cannot have.
-      RunError: if the folder holds no run, or is in use.
+      ConfigError: if the run cannot have this number of updates.
+      RunError: if it is not a run folder, is damaged, or is in use.
+      Otherwise as for `train`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -142,14 +152,14 @@ def resume(
     """
     path = run_path(run)
     paths = folder.seed_folders(path) or [path]
-    # A run that was killed early may not have made the folders of all its seeds.
+    # A run that was killed early may lack the folders of some seeds.
     there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
     known = [folder.read_config(p, allow_env_import=allow_env_import) for p in there]
     most = max(config.updates for config in known)
     if updates is not None and known[0].length_matters and updates != most:
         raise ConfigError(
-            f"--updates {updates}: this run anneals its learning rate or entropy bonus over {most} "
-            "updates, so another number of updates is another run"
+            f"--updates {updates}: the learning rate or entropy bonus is annealed over {most} "
+            "updates, so the number of updates cannot change"
         )
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
     seeds = folder.seeds_in(path) or [config.seed]
@@ -158,7 +168,7 @@ def resume(
 
 
 def _new_run_dir(config: TrainConfig) -> Path:
-    """The new run folder; of several processes only the first, which writes it, checks it."""
+    """The new run folder; only the first process checks it."""
     if config.run_dir is not None and jax.process_index() > 0:
         return Path(config.run_dir)
     return folder.new_run_dir(config)
@@ -190,7 +200,7 @@ def _train(
         done = int(states[0].step)
         if done > config.updates:
             raise ConfigError(
-                f"--updates {config.updates}, but {done} are already made: ask for more"
+                f"--updates {config.updates}, but the run already has {done}: choose more"
             )
         recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
         manifest = new_manifest(config, None if resuming else git_commit())
@@ -212,7 +222,7 @@ def _record_updates(
     observers: Sequence[Observer],
     run_dir: Path,
 ) -> list[TrainState]:
-    """Run the updates that are left and record them; save what was learned, whatever happens."""
+    """Run the remaining updates and record them; always save the progress."""
     config, seeds = configs[0], [config.seed for config in configs]
     current, saved, recorded = None, float("-inf"), last[0]["update"] > 0
 
@@ -251,7 +261,7 @@ def _with_saved(
     replay = error.replay if isinstance(error, RolloutError) else None
     if replay is not None:
         folder.write_json(run_dir / "failure.json", replay)
-        saved += ", where failure.json holds the actions that lead to it"
+        saved += ", where failure.json holds the actions that led to it"
     noted = type(error)(f"{error} ({saved})".lstrip())
     if isinstance(noted, RolloutError):
         noted.replay = replay
@@ -261,7 +271,7 @@ def _with_saved(
 def _last_common_checkpoints(
     paths: list[Path], configs: list[TrainConfig]
 ) -> list[Checkpoint | None]:
-    """For each seed the last checkpoint whose number of updates all seeds have, if any."""
+    """For each seed, the latest checkpoint at an update that all seeds have, or None."""
     found = [
         {at.update: at for at in checkpoints.valid_checkpoints(path, config)}
         for path, config in zip(paths, configs, strict=True)
@@ -278,8 +288,8 @@ def states_at(
         init = functools.partial(agent.init, configs[0].seed)
         states = [checkpoints.restore(at, init) for at in resumed_from if at is not None]
     else:
-        # The fastest compilation, since it runs once and only draws random numbers, whose bits did
-        # not depend on any compiler option tried.
+        # Runs once and only draws random numbers, whose bits did not depend on compiler options in
+        # any test.
         fresh = jax.jit(agent.init, compiler_options=fastest_compile())
         with translate_xla_errors():
             states = [fresh(np.uint32(config.seed)) for config in configs]

@@ -164,7 +164,7 @@ def test_an_environment_without_frames_is_not_rendered(run_dir, tmp_path):
         ("train CartPole-v1 --on-device --seeds 1000000000", "from 1 to 100000"),
         ("train CartPole-v1 --coordinator a:1 --num-processes 0 --process-id 0", "at least 1"),
         ("train json:broken:CartPole-v1", "cannot make the environment"),
-        ("resume {run} --updates 0", "--updates 0: this run"),
+        ("resume {run} --updates 0", "--updates 0: the learning rate"),
         ("evaluate {run} --episodes 9999999999", "--episodes must be an integer from 1 to"),
         ("render {run} --out video.gif --episodes 0", "--episodes must be an integer from 1 to"),
         ("render {run} --out {run}/config.json/video.gif", "cannot write the video"),
@@ -176,7 +176,7 @@ def test_an_environment_without_frames_is_not_rendered(run_dir, tmp_path):
         ("evaluate {run} --seed -2", "--seed"),
         ("render {run} --out video.avi", ".mp4 or .gif"),
         ("plot nowhere", "nowhere is not a run folder"),
-        ("train CartPole-v1 --run-dir {run}", "not an empty folder"),
+        ("train CartPole-v1 --run-dir {run}", "is not empty"),
         ("train CartPole-v1 --run-dir {run}/config.json/x", "cannot be made"),
         ("render {run} --out {run}/checkpoints.gif/../..", ".mp4 or .gif"),
     ],
@@ -236,7 +236,7 @@ def test_a_run_without_an_intact_checkpoint_says_why_in_one_line(run_dir, tmp_pa
         app.main(["evaluate", str(tmp_path / "run")])
     [line] = capfd.readouterr().err.strip().splitlines()
     assert "no intact checkpoint" in line
-    assert ".ckpt ends too soon" in line
+    assert ".ckpt is truncated" in line
 
 
 @pytest.mark.parametrize("line", ["", "[1]", "null", '{"mean_return": "a"}', "[" * 10**5])
@@ -245,7 +245,7 @@ def test_unreadable_metrics_are_reported(line, run_dir, tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_text(line)
     with pytest.raises(pgjax.RunError, match="no readable metrics.jsonl"):
         plot.plot(tmp_path / "run")
-    with pytest.raises(pgjax.RunError, match="no readable record"):
+    with pytest.raises(pgjax.RunError, match="no readable logs"):
         verify.verify(tmp_path / "run")
 
 
@@ -367,7 +367,7 @@ def test_on_device_leaves_the_same_folder_and_so_does_each_of_several_seeds(
     assert list(summary["mean_by_seed"].values()) == means
     assert summary["low"] <= summary["interquartile_mean"] <= summary["high"]
     assert (tmp_path / "seeds" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(pgjax.RunError, match="several seeds: name one"):
+    with pytest.raises(pgjax.RunError, match="holds several runs: choose one"):
         load(tmp_path / "seeds")
     app.main(["evaluate", str(folders[1]), "--episodes", "5", "--json"])
     result = json.loads(capsys.readouterr().out)

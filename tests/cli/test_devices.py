@@ -152,5 +152,5 @@ def test_missing_processes_are_reported(tmp_path):
 def test_a_coordinator_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(devices, "WAIT", 1)
     port = free_port()
-    with pytest.raises(pgjax.ConfigError, match=f"127.0.0.1:{port} cannot be reached in 1 s"):
+    with pytest.raises(pgjax.ConfigError, match=f"127.0.0.1:{port} cannot be reached within 1 s"):
         devices.join_processes(f"127.0.0.1:{port}", 2, 1)

@@ -194,14 +194,14 @@ def test_a_link_in_place_of_the_checkpoints_is_not_written_through(tmp_path):
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_a_log_elsewhere_is_refused(tmp_path):
+def test_a_log_outside_the_folder_is_refused(tmp_path):
     (tmp_path / "secret").write_bytes(b"x")
     (tmp_path / "run").mkdir()
     mark = 1, hashlib.sha256(b"x").hexdigest()
     store.commit(tmp_path / "run" / "checkpoints", 1, 0.0, "a run", {"../secret": mark}, b"")
     [found] = store.checkpoints(tmp_path / "run" / "checkpoints", tmp_path / "run")
     assert isinstance(found, store.DamagedError)
-    assert "elsewhere" in str(found)
+    assert "outside the folder" in str(found)
 
 
 def test_sealed_json_detects_every_change(tmp_path):

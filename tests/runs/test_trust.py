@@ -156,7 +156,7 @@ def test_only_one_of_ten_processes_gets_the_folder(tmp_path):
     for process, lines in zip(started, errors, strict=True):
         if process.returncode == 2:
             assert len(lines) == 1
-            assert "in use by another process" in lines[0] or "not an empty folder" in lines[0]
+            assert "in use by another process" in lines[0] or "is not empty" in lines[0]
     assert len(pgjax.load(tmp_path / "run").metrics) == 40
 
 

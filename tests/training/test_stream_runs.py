@@ -48,7 +48,7 @@ def test_envpool(tmp_path):
     assert pgjax.evaluate(run, 2)["episodes"] == 2
     assert_trees_equal(pgjax.load(run.path).state, run.state)
     other = dict(CONFIG, vectorization="envpool", run_dir=tmp_path / "other")
-    with pytest.raises(pgjax.ConfigError, match="other spaces than Gymnasium's"):
+    with pytest.raises(pgjax.ConfigError, match="different spaces from Gymnasium's"):
         pgjax.train(pgjax.TrainConfig("Blackjack-v1", **other))
     with pytest.raises(pgjax.ConfigError, match="envpool cannot make"):
         pgjax.train(pgjax.TrainConfig("NoSuchThing-v1", **other))
