@@ -20,12 +20,14 @@ def export(
     format: Literal["orbax"] = "orbax",
     allow_env_import: bool = False,
 ) -> Path:
-    """Write a run's TrainState for other programs to read.
+    """Write a run's TrainState in a format that other programs read.
+
+    Use it to load the parameters without pgjax. `pgjax.load` reads the run folder itself.
 
     Args:
       run: a run or its folder.
-      out: the new folder; by default `orbax` in the run folder.
-      format: Orbax's, as its StandardCheckpointer reads it; see `to_orbax`.
+      out: the folder to write, which must not exist; by default `orbax` in the run folder.
+      format: "orbax", for Orbax's StandardCheckpointer; see `to_orbax`.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
@@ -33,7 +35,15 @@ def export(
 
     Raises:
       ConfigError: for another format.
-      RunError: if there is something at `out` already, or it cannot be written.
+      RunError: if `out` exists or cannot be written, or if the run cannot be read.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> pgjax.export(run).name
+      'orbax'
     """
     if format != "orbax":
         raise ConfigError(f'format must be "orbax", got {format!r}')
@@ -42,20 +52,29 @@ def export(
 
 
 def to_orbax(run: Run, out: Path) -> Path:
-    """Write a folder that Orbax's StandardCheckpointer reads.
+    """Write a run's TrainState as an Orbax checkpoint, which StandardCheckpointer reads.
 
-    It holds nested dicts: Flax's params, opt_state as flax.serialization.to_state_dict names it,
-    key (its data, uint32) and step.
+    The checkpoint is the dict that flax.serialization.to_state_dict makes of the state: params,
+    opt_state, key (its data, uint32) and step. `export` also takes the folder of a run.
 
     Args:
       run: the run.
-      out: the new folder.
+      out: the folder to write, which must not exist.
 
     Returns:
       out.
 
     Raises:
-      RunError: if `out` exists, or cannot be written.
+      RunError: if `out` exists or cannot be written.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> folder = to_orbax(run, path / "exported")
+      >>> sorted(file.name for file in path.iterdir() if file.is_dir())
+      ['checkpoints', 'exported']
     """
     import orbax.checkpoint as ocp
 
@@ -71,27 +90,45 @@ def to_orbax(run: Run, out: Path) -> Path:
 
 
 def from_orbax(path: Path, like: TrainState) -> TrainState:
-    """Read the TrainState that `to_orbax` wrote.
+    """Read a TrainState that `to_orbax` or `pgjax.export` wrote.
+
+    Use it to continue with an exported state in Python; Orbax alone reads it as a dict.
 
     Args:
       path: the folder.
-      like: a state with the same shapes and dtypes.
+      like: a state with the same shapes and dtypes, such as `algorithm.init(key, obs)`.
+
+    Returns:
+      The TrainState, bit for bit.
 
     Raises:
-      RunError: if the folder does not hold such a state.
+      RunError: if the folder does not hold a state with these shapes and dtypes.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> state = from_orbax(to_orbax(run, path / "exported"), like=run.state)
+      >>> int(state.step), bool((state.params["params"]["Dense_0"]["bias"] ==
+      ...     run.state.params["params"]["Dense_0"]["bias"]).all())
+      (1, True)
     """
     import orbax.checkpoint as ocp
 
     tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            # Compared first, since a failed restore leaves background work of Orbax running.
+            # Compare first: Orbax keeps background work running after a failed restore.
             there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
             if there != _shapes(tree):
-                raise ValueError("its arrays have other names, shapes or dtypes")
+                raise ValueError("the names, shapes or dtypes of its arrays differ")
             found = checkpointer.restore(path.absolute(), tree)
     except (OSError, ValueError, KeyError, AttributeError) as e:
-        raise RunError(f"{path} does not hold such a state ({e})") from None
+        raise RunError(
+            f"{path} does not hold a matching TrainState ({e}): check the path, and pass a `like` "
+            "made with the settings of the exported run"
+        ) from None
     state = flax.serialization.from_state_dict(with_key_data(like), found)
     return with_typed_key(jax.tree.map(jnp.asarray, state))
 
