@@ -1,12 +1,12 @@
-"""python -m pgjax, and the pgjax command."""
+"""Entry point of the pgjax command and of python -m pgjax."""
 
 import signal
 import sys
 
 
 def main() -> None:
-    """Run the command line, or say how to install what it needs."""
-    # Nothing is worth a trace before there is anything to save.
+    """Run the command line, or print how to install a package that it needs."""
+    # While modules load there is nothing to save: Ctrl-C ends the process without a traceback.
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

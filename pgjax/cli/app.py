@@ -1,4 +1,4 @@
-"""The pgjax command: parse the arguments, run a command, turn errors into exit codes."""
+"""The pgjax command: parse arguments, run a command, and turn errors into exit codes."""
 
 import functools
 import os
@@ -22,14 +22,15 @@ _DESCRIPTION = "Policy gradients in JAX for Gymnasium."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command.
+    """Run a command. The exit code is 2 for bad input, 130 for Ctrl-C and 143 for SIGTERM.
 
-    Exit code 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
+    Args:
+      argv: the arguments; by default those of the process.
     """
-    # The Python loop makes one small call per step; dispatching it to another thread would make it
-    # several times slower. Only a program may set this, and only before the first computation.
+    # The Python loop makes one small call per step, which takes several times longer when another
+    # thread runs it. Must be set before the first computation; a library should not set it.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    # Videos are drawn in memory; without this SDL complains about a missing display.
+    # Videos are rendered in memory; otherwise SDL fails without a display.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
@@ -43,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Callable[[], None]:
-    """The command to run; the parser itself reports arguments that it cannot read."""
+    """Return the command to run; the parser reports invalid arguments and exits."""
     return tyro.extras.subcommand_cli_from_dict(
         _subcommands(argv), prog="pgjax", description=_DESCRIPTION, args=list(argv)
     )
 
 
 def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    # The environment comes first, so that --help shows its preset and options override it.
+    # The environment comes first, so that its preset gives the defaults of the options.
     named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else "-"
     env_id: Any = tyro.MISSING if named.startswith("-") else named
     default = TrainArguments(**{"env_id": env_id, **PRESETS.get(named, {})})
@@ -63,12 +64,14 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
 
     commands: dict[str, Callable[..., None]] = {"train": train, **COMMANDS}
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
-        raise ConfigError(f"there is no command {argv[0]!r}: {', '.join(commands)} (see pgjax -h)")
+        raise ConfigError(
+            f"there is no command {argv[0]!r}: use one of {', '.join(commands)} (see pgjax -h)"
+        )
     return {name: _deferred(command) for name, command in commands.items()}
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The same signature, but returns the call: it starts only after parsing has finished."""
+    """Return a function with the same signature that returns the call, to run after parsing."""
 
     @functools.wraps(command)
     def defer(*args: Any, **kwargs: Any) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""The commands other than train."""
+"""All commands except train."""
 
 import json as json_lines
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ def _resume(
     Args:
         run: The run folder, of one seed or of several.
         options: Devices, processes and trackers.
-        updates: Total number of updates, to extend a finished run.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        updates: New total number of updates, to extend a finished run.
+        allow_env_import: Allow an environment id module:Name, which imports that module.
     """
 
     def work(observers: Sequence[Observer]) -> list[Run]:
@@ -57,16 +57,16 @@ def _evaluate(
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
-    """Run fresh episodes with a trained agent and print statistics of their returns.
+    """Run new episodes with a trained agent and print statistics of their returns.
 
     Args:
         run: The run folder.
         episodes: Number of episodes.
-        seed: Root of their randomness, which is separate from that of training.
-        stochastic: Sample actions; by default the agent acts by the mode.
-        json: Print one JSON line.
-        allow_env_import: Allow an environment id module:Name to import that module.
-        compile_cache: Keep compiled programs in your cache folder.
+        seed: Random seed of the episodes, independent of the seed of training.
+        stochastic: Sample actions instead of taking the mode of the policy.
+        json: Print the result as a line of JSON.
+        allow_env_import: Allow an environment id module:Name, which imports that module.
+        compile_cache: Keep compiled programs in the user's cache folder.
     """
     keep_compiled(compile_cache)
     loaded = load(run, allow_env_import=allow_env_import)
@@ -87,12 +87,12 @@ def _render(
 
     Args:
         run: The run folder.
-        out: The video, .mp4 or .gif; by default video.mp4 in the run folder.
-        episodes: Number of episodes, one after the other.
-        seed: Root of their randomness. The same seed shows the episodes of `pgjax evaluate`, except
-            for a run on the device: the video shows Gymnasium's environment.
-        stochastic: Sample actions; by default the agent acts by the mode.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        out: Video file, .mp4 or .gif; by default video.mp4 in the run folder.
+        episodes: Number of episodes to render.
+        seed: Random seed of the episodes. They are those of pgjax evaluate with the same seed,
+            except for a run on the device, which is rendered with Gymnasium's environment.
+        stochastic: Sample actions instead of taking the mode of the policy.
+        allow_env_import: Allow an environment id module:Name, which imports that module.
     """
     from pgjax.evaluation.video import render
 
@@ -101,11 +101,11 @@ def _render(
 
 
 def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
-    """Draw the learning curve of a run.
+    """Plot the learning curve of a run.
 
     Args:
         run: The run folder, of one seed or of several.
-        out: The image; by default learning_curve.png in the run folder.
+        out: Image file; by default learning_curve.png in the run folder.
     """
     print(plot(run, out))
 
@@ -119,17 +119,17 @@ def _verify(
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
-    """Re-run a run from its settings and compare every update; writes nothing.
+    """Train a run again from its settings and compare every update. Writes nothing.
 
-    Exit code 0 if every update is identical, 1 if one is not.
+    The exit code is 0 if all updates are identical, else 1.
 
     Args:
         run: The run folder.
-        updates: A:B, to compare only those, starting from the last checkpoint before A.
-        num_devices: Devices that share the episodes of an update.
-        json: Print one JSON line.
-        allow_env_import: Allow an environment id module:Name to import that module.
-        compile_cache: Keep compiled programs in your cache folder.
+        updates: Compare only updates A to B, given as A:B.
+        num_devices: Number of devices that share the episodes of an update.
+        json: Print the result as a line of JSON.
+        allow_env_import: Allow an environment id module:Name, which imports that module.
+        compile_cache: Keep compiled programs in the user's cache folder.
     """
     from pgjax.training.verify import update_range, verdict, verify
 
@@ -156,13 +156,13 @@ def _export(
     format: Literal["orbax"] = "orbax",
     allow_env_import: bool = False,
 ) -> None:
-    """Write a run's TrainState for other programs to read.
+    """Write the parameters and optimiser state of a run in a format that other programs read.
 
     Args:
         run: The run folder.
-        out: The new folder; by default orbax in the run folder.
-        format: Orbax's, as its StandardCheckpointer reads it.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        out: New folder to write; by default orbax in the run folder.
+        format: File format; orbax is for Orbax's StandardCheckpointer.
+        allow_env_import: Allow an environment id module:Name, which imports that module.
     """
     from pgjax.runs.export import export
 
@@ -170,12 +170,12 @@ def _export(
 
 
 def _gradcheck(*, json: bool = False) -> None:
-    """Compare the expected gradient of every estimator with the exact one, on small MDPs.
+    """Compare the expected gradient of every estimator with the exact gradient, on small MDPs.
 
-    Exit code 0 if each expectation is what is documented, to 1e-10, 1 if one is not.
+    The exit code is 0 if all expectations are as documented, to 1e-10, else 1.
 
     Args:
-        json: Print one JSON line.
+        json: Print the result as a line of JSON.
     """
     from pgjax.gradcheck import compare
 

@@ -1,4 +1,4 @@
-"""Devices and processes of a run: options, set-up, and jax.distributed with clear errors."""
+"""Set up the devices and processes of a run, with clear errors where jax.distributed fails."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from pgjax.runs import provenance
 
 AUTO = "auto"
 WAIT = 120  # seconds for all processes to connect
-_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as lost
+_HEARTBEAT = 30  # seconds without a heartbeat until a process counts as lost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,35 +24,35 @@ class RuntimeOptions:
     """Devices, processes and trackers; none changes a result."""
 
     num_devices: int | None = None
-    """Devices that share the episodes of an update, or the seeds. Changes the speed, never the
-    result. By default one; for several seeds as many as there are; for several processes all."""
+    """Number of devices that share the episodes of an update, or the seeds. It changes only the
+    speed. By default one, with several seeds up to one each, with several processes all."""
     coordinator: str | None = None
-    """HOST:PORT of the first of several processes, each of which runs this command; or auto, where
-    SLURM, Kubernetes or a TPU pod provides it."""
+    """HOST:PORT of the first process, to train in several processes that each run this command; or
+    auto on SLURM, Kubernetes or a TPU pod."""
     num_processes: int | None = None
     """Number of processes; with --coordinator HOST:PORT."""
     process_id: int | None = None
-    """Number of this process, from 0; with --coordinator HOST:PORT."""
+    """Index of this process, from 0; with --coordinator HOST:PORT."""
     compile_cache: bool = True
-    """Keep compiled programs in your cache folder, so that the next run starts sooner."""
+    """Keep compiled programs in the user's cache folder, so that later runs start faster."""
     tensorboard: bool = False
-    """Also write the metrics as event files to RUN/tensorboard."""
+    """Also write the metrics as TensorBoard event files to RUN/tensorboard."""
     wandb: bool = False
-    """Also write the metrics as an offline run of Weights & Biases to RUN/wandb."""
+    """Also write the metrics as an offline Weights & Biases run to RUN/wandb."""
 
 
 def set_up_devices(options: RuntimeOptions, num_seeds: int) -> None:
-    """Join the other processes, and split a CPU into several devices if the run can use them."""
+    """Join the other processes, and split the CPU into several devices if the run can use them."""
     share = -(-(options.num_devices or num_seeds) // (options.num_processes or 1))
     wanted = min(share, provenance.threads())
     if wanted > 1 and "--xla_force_host_platform_device_count" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
-        with contextlib.suppress(RuntimeError):  # too late once JAX has computed something
+        with contextlib.suppress(RuntimeError):  # too late if JAX has already computed something
             jax.config.update("jax_num_cpu_devices", wanted)
     if options.coordinator is None:
         if options.num_processes is not None or options.process_id is not None:
-            raise ConfigError("several processes need --coordinator HOST:PORT, the same for all")
+            raise ConfigError("several processes need the same --coordinator HOST:PORT")
     else:
         join_processes(options.coordinator, options.num_processes, options.process_id)
     provenance.require_device()
@@ -73,21 +73,21 @@ def join_processes(
 ) -> None:
     """Join the processes of a run. Call it once, before the first computation.
 
-    If not all processes connect within two minutes, this process ends with one line and exit code
-    2, since JAX offers no way to recover.
+    If not all processes connect within two minutes, it prints one line and ends this process with
+    exit code 2, since JAX cannot recover from that.
 
     Args:
-      coordinator: HOST:PORT where the first process waits for the others, or "auto": JAX then gets
-        all three from SLURM, Kubernetes, Open MPI or the TPU.
+      coordinator: HOST:PORT where the first process waits for the others, or "auto" to get all
+        three arguments from SLURM, Kubernetes, Open MPI or the TPU pod.
       num_processes: number of processes.
-      process_id: number of this process, from 0.
+      process_id: index of this process, from 0.
 
     Raises:
       ConfigError: for an invalid address or number, or if the coordinator cannot be reached within
         two minutes.
     """
     address = _address(coordinator, num_processes, process_id)
-    # Sooner than JAX's own timeout, which ends the process with a traceback.
+    # Ends earlier than JAX's own timeout, which ends the process with a traceback.
     waiting = threading.Timer(WAIT, _give_up, [coordinator])
     waiting.daemon = True
     waiting.start()
@@ -101,11 +101,11 @@ def join_processes(
         reason = str(e).splitlines()[0]
         if coordinator == AUTO:
             raise ConfigError(
-                f"--coordinator {AUTO} found no cluster that says where the processes are "
-                f"({reason}): give HOST:PORT"
+                f"--coordinator {AUTO} found no cluster ({reason}): use --coordinator HOST:PORT"
             ) from None
         raise ConfigError(
-            f"the processes could not connect through the coordinator {coordinator}: {reason}"
+            f"cannot connect through the coordinator {coordinator} ({reason}): check that all "
+            "processes can reach it"
         ) from None
     finally:
         waiting.cancel()
@@ -114,7 +114,7 @@ def join_processes(
 def _address(
     coordinator: str, num_processes: int | None, process_id: int | None
 ) -> dict[str, str | int]:
-    """Check the arguments of `join_processes`; returns those of jax.distributed.initialize."""
+    """Check the arguments of `join_processes`; return those of jax.distributed.initialize."""
     if coordinator == AUTO:
         if num_processes is not None or process_id is not None:
             raise ConfigError(
@@ -129,7 +129,7 @@ def _address(
     if num_processes < 1:
         raise ConfigError(f"--num-processes must be at least 1, got {num_processes}")
     if not 0 <= process_id < num_processes:
-        raise ConfigError(f"--process-id must be in 0..{num_processes - 1}, got {process_id}")
+        raise ConfigError(f"--process-id must be from 0 to {num_processes - 1}, got {process_id}")
     if process_id > 0:
         _reach(host, int(port))
     return {
@@ -140,7 +140,7 @@ def _address(
 
 
 def _reach(host: str, port: int) -> None:
-    """Wait until the coordinator listens: JAX ends the process if it never does."""
+    """Wait until the coordinator listens; if it never does, JAX would end the process."""
     until = time.monotonic() + WAIT
     while True:
         try:
@@ -166,9 +166,9 @@ def _give_up(coordinator: str) -> None:
 
 
 def exit_process(code: int) -> None:
-    """End this process if it is one of several, without waiting for the others.
+    """If this process is one of several, end it without waiting for the others.
 
-    They may be lost, and a normal exit would wait for them until JAX ends it with a traceback.
+    They may be lost: a normal exit waits for them until JAX ends it with a traceback.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Progress of a run in a terminal (rich), or as plain lines elsewhere."""
+"""Show the progress of a run in a terminal, or as plain lines elsewhere."""
 
 import functools
 import time
@@ -63,7 +63,7 @@ class Terminal:
             self._bar.start()
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Show an update; for several seeds the mean of their returns, the sum of episodes."""
+        """Show an update; for several seeds, their mean return and total number of episodes."""
         update = metrics[0]["update"]
         mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
         episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
@@ -81,17 +81,17 @@ class Terminal:
             self._last_line = time.monotonic()
 
     def stop(self) -> None:
-        """Stop the progress bar where it is."""
+        """Stop the progress bar."""
         if self._bar.live.is_started:
             self._bar.stop()
 
 
 def gradient_table(rows: "list[Row]") -> Table:
-    """Format what `pgjax.gradcheck.check` returned."""
+    """Format the result of `pgjax.gradcheck.check`."""
     table = Table(
         title="Expected gradients, over all possible batches, compared with the exact gradient",
         caption="gamma^t: time_discounted; V: with a critic. Bias and variance are relative to the "
-        "gradient of J. Error: the expectation minus the one that the third column names.",
+        "gradient of J. Error: the expectation minus the one named in the third column.",
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),

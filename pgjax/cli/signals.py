@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at the command line: first a request, then an interrupt, then the end."""
+"""Handle Ctrl-C and SIGTERM: finish the update, else interrupt it, else end the process."""
 
 import gc
 import multiprocessing
@@ -17,27 +17,27 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The user, or the system, asked the program to stop."""
+    """Ctrl-C or SIGTERM has arrived."""
 
 
 class Signals:
     """A context that handles signals, and an Observer that stops a run between two updates.
 
     The first signal lets the update in progress finish (see `check`). If that takes more than two
-    seconds, it is interrupted wherever it is; if that has no effect (while compiling, for example),
-    or at a second signal, this process and those that it started end. What was saved stays intact.
+    seconds, the update is interrupted. If that has no effect, for example during compilation, or if
+    a second signal arrives, this process and its child processes end. Saved files stay intact.
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal that arrived, if any
-        self._checked = False  # whether something calls `check` regularly
+        self.number = 0  # of the signal that has arrived, or 0
+        self._checked = False  # whether `check` is called regularly
         self._interrupting = self._raised = False
         self._arrived, self._over = threading.Event(), threading.Event()
 
     def __enter__(self) -> "Signals":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            # A shell makes its background jobs ignore Ctrl-C: leave that as it is.
+            # Shells make background jobs ignore Ctrl-C: keep that.
             handled = [n for n in _NUMBERS if signal.getsignal(n) is not signal.SIG_IGN]
             self._before = {n: signal.signal(n, self._handle) for n in handled}
             threading.Thread(target=self._watch, daemon=True).start()
@@ -51,19 +51,19 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the signal, as in shells."""
+        """128 plus the number of the signal, as in a shell."""
         return 128 + (self.number or signal.SIGINT)
 
     def start(self, run: RunInfo) -> None:
-        """From now on a signal waits for the end of an update."""
+        """Make signals wait for the end of an update."""
         self._checked = True
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Stop here if a signal has arrived."""
+        """Stop the run if a signal has arrived."""
         self.check()
 
     def stop(self) -> None:
-        """From now on a signal takes effect immediately."""
+        """Make signals take effect immediately."""
         self._checked = False
 
     def check(self) -> None:
@@ -96,9 +96,9 @@ class Signals:
             self.end()
 
     def end(self) -> NoReturn:
-        """End this process and those that it started, without Python's clean-up.
+        """End this process and its child processes, without Python's clean-up.
 
-        Clean-up waits for what is still compiling, and can crash after JAX was interrupted.
+        The clean-up waits for running compilations, and can crash after an interrupt inside JAX.
         """
         gc.collect()  # releases memory shared between processes
         for process in multiprocessing.active_children():

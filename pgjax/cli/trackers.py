@@ -1,4 +1,4 @@
-"""Copy the metrics of a run to TensorBoard or Weights & Biases; the run itself does not change."""
+"""Copy the metrics of a run to TensorBoard or Weights & Biases."""
 
 import importlib.util
 import shutil
@@ -12,14 +12,14 @@ from pgjax.training.loop import RunInfo
 
 
 class Tracker(Protocol):
-    """Takes the metrics of one run, update by update."""
+    """Receives the metrics of one run, update by update."""
 
     def log(self, update: int, values: dict[str, float]) -> None: ...
     def close(self) -> None: ...
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard."""
+    """Writes event files to RUN/tensorboard."""
 
     needs, extra = "tensorboardX", "tensorboard"
 
@@ -37,7 +37,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """An offline run in RUN/wandb, for `wandb sync`."""
+    """Writes an offline run to RUN/wandb, for `wandb sync`."""
 
     needs, extra = "wandb", "wandb"
 
@@ -63,21 +63,21 @@ class WeightsAndBiases:
 
 
 def _cleared(folder: Path) -> Path:
-    """A tracker's folder, emptied: a resumed run logs every update again."""
+    """Empty the folder of a tracker, since a resumed run logs every update again."""
     if folder.is_symlink():
-        raise ConfigError(f"{folder} is a link, which may point anywhere: remove it")
+        raise ConfigError(f"{folder} is a symbolic link: remove it")
     shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
 class Trackers:
-    """An Observer that feeds trackers for every seed of a run, from its first update on.
+    """An Observer that logs every seed of a run to trackers, from the first update of the run.
 
     Args:
-      kinds: classes of trackers.
+      kinds: the classes of the trackers.
 
     Raises:
-      ConfigError: if the package of a tracker is missing.
+      ConfigError: if a tracker needs a package that is not installed.
     """
 
     def __init__(self, kinds: list[Any]):

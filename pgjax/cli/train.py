@@ -1,4 +1,4 @@
-"""Training from the command line: progress, signals, trackers, and the report at the end."""
+"""The train command: progress, signals, trackers, evaluation and report."""
 
 import dataclasses
 import sys
@@ -26,23 +26,23 @@ from pgjax.training.train import train, train_seeds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainArguments(RuntimeOptions, TrainConfig):
-    """The options of `pgjax train`."""
+    """Settings of the run, devices, processes and trackers."""
 
     env_id: Positional[str]
     """Gymnasium id of the environment, such as CartPole-v1; it comes first."""
     seeds: int = 1
-    """Train this many seeds, from --seed on, in one program on the device; each has a run folder
-    seed-N."""
+    """Number of seeds to train, starting with --seed, in one program (needs --on-device). Each seed
+    gets a run folder seed-N."""
 
     def __post_init__(self) -> None:
-        pass  # TrainConfig checks the values once they are parsed, so that an error is one line
+        pass  # TrainConfig checks the values after parsing, so that an error is a single line
 
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 
 def train_command(arguments: TrainArguments) -> None:
-    """Train as the arguments say."""
+    """Run `pgjax train`."""
     config = TrainConfig(**{name: getattr(arguments, name) for name in _SETTINGS})
 
     def work(observers: Sequence[Observer]) -> list[Run]:
@@ -56,7 +56,7 @@ def train_command(arguments: TrainArguments) -> None:
 def train_and_report(
     options: RuntimeOptions, num_seeds: int, work: Callable[[Sequence[Observer]], list[Run]]
 ) -> None:
-    """Train by `work`, evaluate, draw the learning curve, and print the results."""
+    """Train by calling `work`, then evaluate, plot the learning curve and print the results."""
     keep_compiled(options.compile_cache)
     set_up_devices(options, num_seeds)
     first = jax.process_index() == 0  # the only process that prints and writes
@@ -71,7 +71,7 @@ def train_and_report(
             if first:
                 _report(trained, console)
         except BaseException as e:
-            if not signals.number:  # else it may be a consequence of the interrupt
+            if not signals.number:  # after a signal, the error may be a consequence of it
                 raise
             print("pgjax:", f"interrupted {e}".rstrip(), file=sys.stderr)
         if signals.number:
@@ -79,7 +79,7 @@ def train_and_report(
 
 
 class _EvaluationCompiler:
-    """Compiles the evaluation of a run on the device while the run trains."""
+    """An Observer that compiles the evaluation of a run on the device while it trains."""
 
     def start(self, run: RunInfo) -> None:
         config = run.configs[0]
@@ -94,7 +94,7 @@ class _EvaluationCompiler:
 
 
 def _report(trained: list[Run], console: Console) -> None:
-    """Evaluate every run, draw learning curves, and print the results and the run folder."""
+    """Evaluate every run, plot learning curves, and print the results and the run folder."""
     episodes = trained[0].config.eval_episodes
 
     def say(*words: str) -> None:

@@ -1,4 +1,4 @@
-"""TrainConfig and the objects it stands for."""
+"""Settings of a run, and the environment and agent made from them."""
 
 import lazy_loader
 

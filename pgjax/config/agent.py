@@ -1,4 +1,4 @@
-"""The agent that a config stands for: policy, critic, estimator, optimiser and algorithm."""
+"""Make the agent of a config: policy, critic, estimator, optimiser and algorithm."""
 
 import functools
 from collections.abc import Callable
@@ -23,12 +23,12 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "t
 
 
 class Agent(NamedTuple):
-    """The objects that a config stands for."""
+    """The policy and the algorithm of a config."""
 
     policy: nn.Module
     algorithm: Algorithm
     init: Callable[[Any], TrainState]  # from a seed, an int or a uint32 scalar
-    shard: Callable[[Sharding], Algorithm]  # the algorithm for devices that share its columns
+    shard: Callable[[Sharding], Algorithm]  # the algorithm, for devices that share its episodes
 
 
 def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
@@ -76,7 +76,7 @@ def _reinforce(
 
 
 def make_estimator(config: TrainConfig) -> advantages.Estimator:
-    """Compose the estimator of a config, from the inside out."""
+    """Compose the advantage estimator of a config, starting with the innermost."""
     if config.estimator == "gae":
         estimator = advantages.gae(
             config.gamma, config.gae_lambda, reward_scale=config.reward_scale
@@ -93,9 +93,9 @@ def make_estimator(config: TrainConfig) -> advantages.Estimator:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam at a constant or annealed rate, after clipping by the global norm if configured."""
+    """Make Adam with a constant or annealed learning rate, preceded by clipping if configured."""
     rate = _schedule(config, config.learning_rate, config.anneal_lr)
-    # Flattened: in a small network Adam's time is mostly the overhead of its many leaves.
+    # Flatten the parameters: in a small network most of Adam's time is overhead per leaf.
     adam = optax.flatten(optax.adam(rate))
     if config.max_grad_norm is None:
         return adam
@@ -103,5 +103,5 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def _schedule(config: TrainConfig, value: float, anneal: bool) -> Any:
-    """A constant, or a linear schedule that reaches zero after the last update."""
+    """Return a constant, or a linear schedule that reaches zero after the last update."""
     return optax.linear_schedule(value, 0.0, config.updates) if anneal else value

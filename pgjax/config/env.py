@@ -1,4 +1,4 @@
-"""Make, open and close the environments of a config, and probe whether they are reproducible."""
+"""Make and close the environment of a config, and test whether it is reproducible."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ _PROBE_STEPS, _PROBE_SEED = 30, 1
 
 
 class OpenEnv(NamedTuple):
-    """An environment that is ready to be stepped, and the spaces of one of its episodes."""
+    """An environment and its spaces; those of a VectorEnv are the spaces of a single one."""
 
     env: Any  # gymnasium.Env, VectorEnv, or a functional environment (pgjax.envs.Env)
     observation_space: gym.Space
@@ -36,9 +36,10 @@ class OpenEnv(NamedTuple):
 
 @contextlib.contextmanager
 def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Iterator[OpenEnv]:
-    """Open the environment of a config: the functional one where the run is on the device.
+    """Open the environment of a config, and close it at the end of the block.
 
-    Its processes end with the block, also when an exception leaves it.
+    With config.on_device it is a functional environment. If the block raises, the environment's
+    processes are killed.
 
     Args:
       config: the settings.
@@ -59,7 +60,7 @@ def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     except BaseException:
         if processes := getattr(env, "processes", ()):
             for process in processes:
-                process.kill()  # it may hang, or hold results that nobody will read
+                process.kill()  # it may hang, or wait for its results to be read
                 process.join()
             env.closed = True
         raise
@@ -68,14 +69,14 @@ def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
 
 
 def with_spaces(env: gym.Env | VectorEnv) -> OpenEnv:
-    """A Gymnasium environment with its spaces; a vector's are those of one of its environments."""
+    """Return a Gymnasium environment with the spaces of a single environment."""
     if isinstance(env, VectorEnv):
         return OpenEnv(env, env.single_observation_space, env.single_action_space)
     return OpenEnv(env, env.observation_space, env.action_space)
 
 
 def close_env(env: Any) -> None:
-    """Close an environment that is no longer needed; errors and warnings are ignored."""
+    """Close an environment; ignore errors and warnings."""
     with warnings.catch_warnings(), contextlib.suppress(Exception, KeyboardInterrupt):
         warnings.simplefilter("ignore")
         env.close()
@@ -91,7 +92,7 @@ def make_functional_env(config: TrainConfig) -> envs.Env:
 
 
 def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
-    """Make the Gymnasium environment of a config: a VectorEnv for several, else a single Env.
+    """Make the Gymnasium environment of a config: a VectorEnv, or an Env if num_envs is 1.
 
     Args:
       config: the settings.
@@ -112,7 +113,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         if num_envs == 1:
             return make_one()
         if config.vectorization == "async":
-            # Never a plain fork: a forked child would inherit the locks that JAX's threads hold.
+            # Never fork: the child would inherit the locks that JAX's threads hold.
             methods = multiprocessing.get_all_start_methods()
             return AsyncVectorEnv(
                 [functools.partial(_make_in_process, make_one)] * num_envs,
@@ -122,18 +123,18 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         return SyncVectorEnv([make_one] * num_envs)
     except PgjaxError:
         raise
-    except (Exception, SystemExit) as e:  # user code: anything may come out of it
+    except (Exception, SystemExit) as e:  # user code may raise anything
         from_gymnasium = isinstance(e, gym.error.Error)
         reason = " ".join(str(e).split()) if from_gymnasium else f"it {failure_text(e)}"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 
 def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
-    # Gymnasium's checker would repeat the checks of collect_episodes, and slow down every step.
+    # collect_episodes checks the same as Gymnasium's checker, which would slow down every step.
     env = gym.make(env_id, disable_env_checker=True, **kwargs)
     if frame_stack > 1:
         env = gym.wrappers.FrameStackObservation(env, frame_stack)
-    # Check the spaces before Gymnasium copies them for a vector, or starts processes.
+    # Check the spaces before Gymnasium batches them or starts processes.
     seen: Any = getattr(env, "observation_space", None)
     acted: Any = getattr(env, "action_space", None)
     observations(seen), actions(acted)
@@ -141,8 +142,8 @@ def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
 
 
 def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:
-    """Make an environment whose process ignores Ctrl-C and ends with its parent process."""
-    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in this process
+    """Make an environment in a process that ignores Ctrl-C and ends with its parent process."""
+    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in the parent
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return make_one()
@@ -159,8 +160,8 @@ def _make_envpool(config: TrainConfig) -> Any:
         import envpool
     except ImportError:
         raise ConfigError('envpool is missing: pip install "pgjax[envpool]"') from None
-    # envpool seeds its environments consecutively from this one: hashing keeps the environments of
-    # adjacent run seeds apart.
+    # envpool gives its environments consecutive seeds: hash the run's seed, so that runs with
+    # adjacent seeds share none.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0]) % 2**30
     options: dict[str, Any] = {"seed": seed}
     if config.max_episode_steps is not None:
@@ -184,7 +185,7 @@ def _make_envpool(config: TrainConfig) -> Any:
 
 
 def _signature(env: OpenEnv) -> tuple[Any, ...]:
-    """What a policy for an environment depends on."""
+    """Return everything about the spaces that a policy depends on."""
     seen, sent = observations(env.observation_space), actions(env.action_space)
     boxes = [
         leaf for leaf in leaves("action", env.action_space) if isinstance(leaf, gym.spaces.Box)
@@ -194,20 +195,20 @@ def _signature(env: OpenEnv) -> tuple[Any, ...]:
 
 
 def why_not_reproducible(config: TrainConfig) -> str | None:
-    """Say why a config's environment may not repeat an episode exactly, or None if it seems to.
+    """Return why a config's environment cannot repeat an episode exactly, or None if it can.
 
-    Results reproduce only if an episode follows from its reset seed and its actions. Either the
-    environment itself denies this (`spec.nondeterministic`), or a short episode differs when it is
-    run again, in the same environment and in a second one. What so short a probe does not find may
-    still be there.
+    Results are reproducible only if the reset seed and the actions determine an episode. They do
+    not if the environment declares itself nondeterministic (`spec.nondeterministic`), or if a short
+    episode differs when repeated, in the same environment or in a second one. Such a short test can
+    miss rare differences.
     """
     if config.on_device:
-        return None  # a pure function of its key
+        return None  # it is a pure function of its key
     if config.collect == "steps":
         return "a resumed stream of steps restarts its episodes"
     try:
         env, other = make_env(config, num_envs=1), make_env(config, num_envs=1)
-    except Exception:  # training will meet the same error and report it
+    except Exception:  # training reports the same error
         return None
     try:
         if env.spec is not None and env.spec.nondeterministic:

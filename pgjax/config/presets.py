@@ -1,11 +1,12 @@
-"""Tuned settings for some environments; benchmarks/README.md says how they were found."""
+"""Tuned settings of some environments; benchmarks/README.md describes how they were found."""
 
 from typing import Any
 
 # Each preset overrides the defaults of TrainConfig, and the command line overrides the preset.
 PRESETS: dict[str, dict[str, Any]] = {
-    # leave_one_out separates late steps, which little can follow, from bad ones. Once all episodes
-    # reach the time limit it leaves nothing that could drive the policy away from there.
+    # leave_one_out compares returns at the same time step: late steps have small returns, however
+    # good they are. Once all episodes reach the time limit, advantages are zero, so the policy does
+    # not drift away.
     "CartPole-v1": dict(
         updates=200, learning_rate=0.02, anneal_lr=True, gamma=0.995, leave_one_out=True
     ),
@@ -19,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         estimator="gae",
         critic=True,
     ),
-    # The entropy bonus keeps the policy from settling for standing still, which costs nothing.
+    # The entropy bonus keeps the policy from converging to standing still, which costs nothing.
     "MountainCarContinuous-v0": dict(
         updates=200,
         hidden_sizes=(64, 64),
@@ -46,8 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         gamma=0.95,
         reward_scale=0.1,
     ),
-    # As many environments as episodes in an update: a step of this environment is quick compared
-    # with a call of the policy.
+    # One environment per episode of an update, since a step of this environment is fast compared to
+    # a call of the policy.
     "InvertedPendulum-v5": dict(
         updates=150,
         num_envs=16,
@@ -69,8 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         critic=True,
         normalize_rewards=True,
     ),
-    # With a critic, or with fewer episodes to compare with, some seeds never learned to come to
-    # rest before the time limit. Observations are already of order 1.
+    # With a critic, or with fewer episodes per update, some seeds never learned to come to rest
+    # before the time limit. Observations are not normalised, since they are already of order 1.
     "LunarLander-v3": dict(
         updates=1000,
         hidden_sizes=(64, 64),

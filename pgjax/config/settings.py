@@ -120,7 +120,7 @@ class TrainConfig:
     """Divide rewards by the running RMS of past discounted returns, in addition to
     --reward-scale."""
     leave_one_out: bool = False
-    """Use the mean return-to-go of the other episodes of the batch as a baseline."""
+    """Subtract the mean return-to-go of the other episodes at the same step."""
     normalize_advantages: bool = True
     """Normalise the advantages of each batch to mean 0 and standard deviation 1."""
     time_discount: bool = False
@@ -170,7 +170,8 @@ class TrainConfig:
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
             names = ", ".join(sorted(unknown))
             raise ConfigError(
-                f"unknown settings: {names}: use the version of pgjax that manifest.json names"
+                f"config.json has settings that this version of pgjax does not know: {names}; use "
+                "the version that manifest.json names"
             )
         try:
             return cls(**values | {"hidden_sizes": tuple(values["hidden_sizes"])})

@@ -1,4 +1,4 @@
-"""How good an agent is, in numbers, pictures and videos."""
+"""Evaluate trained agents: statistics, learning curves and videos."""
 
 import lazy_loader
 

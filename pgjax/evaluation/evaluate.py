@@ -1,4 +1,4 @@
-"""Evaluate an agent on fresh episodes, whose randomness is separate from that of training."""
+"""Evaluate an agent on new episodes, whose random keys differ from those of training."""
 
 import dataclasses
 import functools
@@ -21,8 +21,8 @@ from pgjax.numerics.xla import compile_in_background, fastest_compile
 from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
 
-_EVALUATION = 2**32 - 2  # separates the keys of an evaluation from those of a run of the same seed
-_MAX_ENVS = 16  # side by side; only the speed depends on it
+_EVALUATION = 2**32 - 2  # folded into the key: differs from training with the same seed
+_MAX_ENVS = 16  # stepped in parallel; changes only the speed
 
 
 def evaluate(
@@ -33,22 +33,26 @@ def evaluate(
     stochastic: bool = False,
     allow_env_import: bool = False,
 ) -> dict[str, Any]:
-    """Compute statistics of returns and lengths over fresh episodes.
+    """Run new episodes with a trained agent and compute statistics of their returns.
+
+    Use it to compare agents; the same seed gives the same episodes.
 
     Args:
       run: a run or its folder.
       episodes: number of episodes, at least 1.
-      seed: root of the episodes' randomness, 0 to 2**32 - 1.
-      stochastic: sample actions; by default the agent acts by the mode.
+      seed: random seed of the episodes, 0 to 2**32 - 1.
+      stochastic: sample actions; by default the agent takes the mode of its policy.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      `mean`, `std` (of the population), `min` and `max` of the undiscounted return, `mean_length`
-      in steps, and `episodes`.
+      `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
+      steps, and `episodes`.
 
     Raises:
       ConfigError: for an argument out of range.
-      RunError: if memory runs out; a run on the device runs all episodes together.
+      RolloutError: if the environment raises, hangs, or returns something invalid.
+      RunError: if memory runs out, since a run on the device evaluates all episodes together; or if
+        the run cannot be read.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -76,7 +80,7 @@ def evaluate(
 
 
 def evaluation_sentence(result: dict[str, Any]) -> str:
-    """Format what `evaluate` returned as one line."""
+    """Format the result of `evaluate` as one line."""
     return (
         "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
         "mean length {mean_length:.1f}  over {episodes} episodes"
@@ -84,7 +88,7 @@ def evaluation_sentence(result: dict[str, Any]) -> str:
 
 
 def check_episodes(episodes: int) -> None:
-    """Raise ConfigError unless this is a possible number of episodes."""
+    """Raise ConfigError unless `episodes` is an integer from 1 to 2**31 - 1."""
     integer = isinstance(episodes, int) and not isinstance(episodes, bool)
     if not integer or not 1 <= episodes < 2**31:
         raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
@@ -93,7 +97,7 @@ def check_episodes(episodes: int) -> None:
 def _evaluate_in_python(
     run: Run, episodes: int, seed: int, stochastic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and weights [T, episodes], zero where padded."""
+    """Return rewards and weights [T, episodes], zero where padded."""
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     state = evaluation_state(run, seed)
     config = run.config
@@ -112,7 +116,7 @@ def _evaluate_in_python(
 def _evaluate_on_device(
     run: Run, episodes: int, seed: int, stochastic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and weights [T, episodes], zero where padded."""
+    """Return rewards and weights [T, episodes], zero where padded."""
     collect = compile_ahead(run.config, episodes, stochastic=stochastic)
     try:
         return jax.device_get(collect.result()(run.state.params, _checked(seed)))
@@ -128,14 +132,16 @@ _Compiled = Callable[[Params, np.uint32], tuple[jax.Array, jax.Array]]
 def compile_ahead(
     config: TrainConfig, episodes: int, *, stochastic: bool = False
 ) -> Future[_Compiled]:
-    """Start to compile what `evaluate` runs for a run on the device with these settings."""
-    config = dataclasses.replace(config, seed=0, run_dir=None)  # the program depends on neither
+    """Start compiling the evaluation of a run on the device with these settings."""
+    config = dataclasses.replace(
+        config, seed=0, run_dir=None
+    )  # the program does not depend on them
     return _compile_once(config, episodes, stochastic)
 
 
 @functools.lru_cache(maxsize=16)
 def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Future[_Compiled]:
-    """(params, seed) -> rewards and weights [T, episodes], zero where padded."""
+    """Compile (params, seed) -> rewards and weights [T, episodes], zero where padded."""
 
     def compile_() -> Any:
         with open_env(config) as env:
@@ -157,11 +163,11 @@ def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Futur
 
 
 def greedy(agent: Agent) -> Algorithm:
-    """An agent's algorithm with `act` replaced by the mode of the policy, which draws nothing."""
+    """Return the agent's algorithm with an `act` that takes the mode of the policy."""
     return agent.algorithm._replace(act=_act_greedily(agent.policy))
 
 
-@functools.cache  # one function per policy, so that it is compiled once
+@functools.cache  # one function per policy, so that jit compiles it once
 def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
     def act(params: Any, key: jax.Array, obs: jax.Array) -> jax.Array:
         distribution: Any = policy.apply(params, obs)
@@ -171,10 +177,10 @@ def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
 
 
 def evaluation_state(run: Run, seed: int) -> TrainState:
-    """The run's parameters with the randomness of an evaluation; episodes are numbered from 0.
+    """Return the run's state with the key of an evaluation, and episodes numbered from 0.
 
     Raises:
-      ConfigError: for a seed that is not an integer from 0 to 2**32 - 1.
+      ConfigError: unless the seed is an integer from 0 to 2**32 - 1.
     """
     key = _evaluation_key(_checked(seed))
     return run.state._replace(key=key, step=jnp.zeros((), jnp.int32))

@@ -1,4 +1,4 @@
-"""The learning curve of a run, or of several seeds, from metrics.jsonl. Needs matplotlib."""
+"""Plot learning curves with matplotlib."""
 
 import io
 from pathlib import Path
@@ -15,14 +15,14 @@ _RETURNS = ("mean_return", "min_return", "max_return")
 
 
 def plot(run: RunLike, out: Path | str | None = None) -> Path:
-    """Draw the mean return over environment steps, and the range from worst to best episode.
+    """Plot the learning curve of a run: the mean return, and the range from worst to best episode.
 
-    For a folder of several seeds: the mean return of each seed, and their mean over the seeds.
+    For a folder of several seeds, plot the mean return of each seed and the mean over seeds.
 
     Args:
       run: a run, its folder, or the folder of several seeds.
-      out: the image file, whose folder is made if necessary; by default learning_curve.png in the
-        run folder.
+      out: the image file, by default learning_curve.png in the run folder. Its extension sets the
+        format; its folder is created if necessary.
 
     Returns:
       The path of the image.
@@ -37,7 +37,7 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
       >>> pgjax.plot(pgjax.train(config)).name
       'learning_curve.png'
     """
-    # Not pyplot, which has global state and may open a window system.
+    # Not pyplot, which has global state and may need a display.
     from matplotlib.figure import Figure
 
     run_dir = run_path(run)
@@ -86,7 +86,7 @@ def _draw_seeds(axes: Any, folders: list[Path]) -> None:
 
 
 def _read(run_dir: Path, *names: str) -> list[list[float]]:
-    """Columns of metrics.jsonl."""
+    """Read columns of metrics.jsonl."""
     try:
         rows = read_lines(run_dir / "metrics.jsonl")
         if not rows:

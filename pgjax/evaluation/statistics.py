@@ -13,16 +13,17 @@ FEWEST = 5  # seeds
 def interquartile_mean(scores: Sequence[float]) -> dict[str, float]:
     """Compute the mean of the middle half of the scores, with a confidence interval.
 
+    Use it to summarise several seeds: outliers affect it less than the mean.
+
     Args:
       scores: one number per seed, at least five.
 
     Returns:
       `interquartile_mean`, and `low` and `high`, the ends of its 95 % percentile bootstrap interval
-      over seeds (20,000 resamples, always the same ones).
+      over seeds (20,000 resamples with a fixed seed).
 
     Raises:
-      ConfigError: for fewer than five scores, since resampling so few says little about other
-        seeds.
+      ConfigError: for fewer than five scores, which are too few for a bootstrap interval.
 
     Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
     Precipice", section 4.
@@ -33,8 +34,7 @@ def interquartile_mean(scores: Sequence[float]) -> dict[str, float]:
     """
     if len(scores) < FEWEST:
         raise ConfigError(
-            f"no interval from {len(scores)} seeds: resampling fewer than {FEWEST} says little "
-            f"about other seeds, so train at least {FEWEST} (--seeds)"
+            f"no confidence interval from {len(scores)} seeds: train at least {FEWEST} (--seeds)"
         )
 
     def middle(x: np.ndarray, axis: int = -1) -> np.ndarray:

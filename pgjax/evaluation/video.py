@@ -1,4 +1,4 @@
-"""Videos of a trained agent."""
+"""Render a trained agent to a video or to images."""
 
 import io
 import shutil
@@ -29,11 +29,14 @@ def render(
     stochastic: bool = False,
     allow_env_import: bool = False,
 ) -> Path:
-    """Write a video of the agent, .mp4 or .gif, at the environment's own frame rate.
+    """Write a video of a trained agent, at the frame rate of the environment.
+
+    Use `frames` to get the images instead.
 
     Args:
       run, episodes, seed, stochastic: as for `frames`.
-      out: the video, whose folder is made if necessary; by default video.mp4 in the run folder.
+      out: the video file, .mp4 or .gif, by default video.mp4 in the run folder. Its folder is
+        created if necessary.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
@@ -41,7 +44,7 @@ def render(
 
     Raises:
       ConfigError: for another file extension, or if the environment cannot be rendered.
-      RunError: if the video cannot be written.
+      RunError: if the run cannot be read, or the video cannot be written.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -53,11 +56,9 @@ def render(
     run = as_run(run, allow_env_import=allow_env_import)
     out = run.path / "video.mp4" if out is None else Path(out)
     if out.suffix not in (".gif", ".mp4"):
-        raise ConfigError(f"the name of a video ends in .mp4 or .gif, got {out.name!r}")
+        raise ConfigError(f"--out must end in .mp4 or .gif, got {out.name!r}")
     if out.is_symlink() or out.is_dir():
-        raise ConfigError(
-            f"{out} is a folder, or a link, which may point anywhere: choose another --out"
-        )
+        raise ConfigError(f"{out} is a folder or a symbolic link: choose another --out")
     images, fps = _drawn(run, episodes, seed, stochastic)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +71,16 @@ def render(
 def frames(
     run: RunLike, episodes: int = 1, seed: int = 1000, *, stochastic: bool = False
 ) -> list[np.ndarray]:
-    """Render the agent's episodes as images.
+    """Render episodes of a trained agent as images.
+
+    Use it to show the agent in a notebook; `render` writes a video file.
 
     Args:
       run: a run or its folder.
-      episodes: number of episodes, one after the other.
-      seed: as for `pgjax.evaluate`: the same seed shows the same episodes.
-      stochastic: sample actions; by default the agent acts by the mode.
+      episodes: number of episodes, rendered one after the other.
+      seed: as for `pgjax.evaluate`; the same seed gives the same episodes, except for a run on the
+        device, which is rendered with Gymnasium's environment.
+      stochastic: sample actions; by default the agent takes the mode of its policy.
 
     Returns:
       Frames [height, width, 3] uint8, one per reset and one per step.
@@ -95,17 +99,21 @@ def frames(
 
 
 def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:
-    """Frames, and frames per second."""
+    """Return frames, and frames per second."""
     check_episodes(episodes)
     state = evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     squash, timeout = run.config.squash, run.config.step_timeout
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about render modes, which are checked below
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # about the render mode, which is checked below
         drawn = make_env(run.config, num_envs=1, render_mode="rgb_array")
     try:
         if drawn.render_mode != "rgb_array":
-            raise ConfigError(f"{run.config.env_id} cannot be rendered to images")
+            raise ConfigError(
+                f"{run.config.env_id} cannot be rendered: it has no render mode rgb_array"
+            )
         env = wrappers.RenderCollection(drawn, pop_frames=True, reset_clean=False)
         collect_episodes(env, algorithm, state, episodes, squash=squash, step_timeout=timeout)
         images: Any = env.render()
@@ -116,7 +124,7 @@ def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[n
         if array.dtype != np.uint8 or array.shape[2:] != (3,):
             raise ConfigError(
                 f"{run.config.env_id} renders {short_repr(image)}, not an array "
-                "[height, width, 3] of uint8: correct its render method"
+                "[height, width, 3] of uint8: fix its render method"
             )
     return list(images), float(drawn.metadata.get("render_fps", 30))
 
@@ -125,7 +133,9 @@ def _write_mp4(images: list[np.ndarray], fps: float, out: Path) -> None:
     try:
         from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
     except ImportError:
-        raise ConfigError('a video in .mp4 needs pip install "pgjax[video]"') from None
+        raise ConfigError(
+            'an .mp4 video needs pip install "pgjax[video]"; a .gif does not'
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         ImageSequenceClip(images, fps=fps).write_videofile(str(video), logger=None)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and reading it back."""
+"""Write, read and export the folder of a run."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The valid checkpoints of a run, and the TrainState that one holds."""
+"""Find the valid checkpoints of a run, and restore the TrainState of one."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from pgjax.types import TrainState
 
 
 def settings_digest(config: TrainConfig) -> str:
-    """Digest of the settings that determine an update, to recognise checkpoints of another run."""
+    """Digest of the settings that determine an update; it identifies checkpoints of another run."""
     values = config.to_json()
     if not config.length_matters:
         del values["updates"]
@@ -30,7 +30,7 @@ def warn_of_damage(problem: str) -> None:
 def valid_checkpoints(
     path: Path, config: TrainConfig, report: Callable[[str], None] = warn_of_damage
 ) -> Iterator[store.Checkpoint]:
-    """Yield the intact checkpoints of a run, newest first, and report each that is not."""
+    """Yield the valid checkpoints of a run, newest first, and report each problem once."""
     reported = set()
     for found in store.checkpoints(path / "checkpoints", path):
         problem = ""
@@ -50,28 +50,28 @@ def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> Tra
 
     Args:
       checkpoint: from `valid_checkpoints`.
-      init: returns a state of the same shapes; it is traced, not run.
+      init: returns a state with the same shapes and dtypes; it is traced, not executed.
 
     Raises:
-      RunError: if the checkpoint has other shapes or dtypes.
+      RunError: if the shapes or dtypes of the checkpoint differ.
     """
     like = jax.eval_shape(lambda: with_key_data(init()))
     leaves = jax.tree.leaves(like)
     least = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     try:
         if not least <= checkpoint.size <= least + 2**12 + 2**9 * len(leaves):
-            raise ValueError(f"{checkpoint.size} bytes, but the state takes about {least}")
+            raise ValueError(f"it has {checkpoint.size} bytes, the state about {least}")
         state = flax.serialization.from_bytes(like, checkpoint.body())
         for old, new in zip(leaves, jax.tree.leaves(state), strict=True):
             if (old.shape, old.dtype) != (new.shape, new.dtype):
-                raise ValueError(f"{new.dtype}{new.shape} in place of {old.dtype}{old.shape}")
-    except Exception as e:  # damaged bytes make a parser raise exceptions of many types
-        raise RunError(f"{checkpoint.path} does not fit its run ({e}): train again") from None
+                raise ValueError(f"{new.dtype}{new.shape} instead of {old.dtype}{old.shape}")
+    except Exception as e:  # the parser raises many types for damaged bytes
+        raise RunError(f"{checkpoint.path} does not match its run ({e}): train again") from None
     return with_typed_key(jax.tree.map(jnp.asarray, state))
 
 
 def with_key_data(state: TrainState) -> TrainState:
-    """Replace the typed key by its numbers, which files and other processes can hold."""
+    """Replace the typed key by its uint32 data, for files and other processes."""
     return state._replace(key=jax.random.key_data(state.key))
 
 

@@ -1,17 +1,17 @@
 """The run folder: its files, its lock, and the settings in it.
 
 config.json         the settings, with their digest
-metrics.jsonl       a line per update; depends only on config and seed
-digests.jsonl       a line per update: a digest of the parameters after it
+metrics.jsonl       a line per update; depends only on the settings
+digests.jsonl       a line per update: digest of the parameters after it
 timings.jsonl       a line per update: seconds, steps per second
 manifest.json       versions, platform, threads, params_sha256
 checkpoints/N.ckpt  the TrainState after N updates: the last three and the best
-failure.json        the reset seed and actions that make the environment fail, if it did
-evaluation.json     statistics of the evaluation at the end
+failure.json        if the environment failed: the reset seed and actions that reproduce it
+evaluation.json     statistics of the evaluation after training
 learning_curve.png
 
-The folder of several seeds holds a run folder seed-N for each, seeds.json, an evaluation.json over
-the seeds, and learning_curve.png.
+The folder of several seeds holds a run folder seed-N for each, seeds.json, and an evaluation.json
+and a learning_curve.png over all seeds.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from pgjax.runs import store
 
 _LOCK = ".lock"
 MOST_SEEDS = 10**5  # in one folder
-_TAKEN = "{} is not an empty folder: choose another --run-dir, or pgjax resume the run in it"
+_TAKEN = "{0} is not an empty folder: choose another --run-dir, or run pgjax resume {0}"
 _CANNOT = "{} cannot be made ({}): choose another --run-dir"
 
 
 def new_run_dir(config: TrainConfig) -> Path:
-    """Return the path of a new run folder, config.run_dir or a new name under runs/.
+    """Return the path of a new run folder, config.run_dir or a new name in runs/.
 
-    The folder is not made yet.
+    Does not create it.
 
     Raises:
-      RunError: if it is not a folder, or not empty, or cannot be made.
+      RunError: if the path is not an empty or new folder, or cannot be made.
     """
     if config.run_dir is None:
         name = re.sub(r"[^\w.-]", "-", config.env_id)
@@ -48,7 +48,7 @@ def new_run_dir(config: TrainConfig) -> Path:
     path = Path(config.run_dir)
     try:
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    except OSError as e:  # such as a name that is too long
+    except OSError as e:  # for example, the name is too long
         raise RunError(_CANNOT.format(path, e.strerror)) from None
     if existing == path and (not path.is_dir() or _holds_anything(path)):
         raise RunError(_TAKEN.format(path))
@@ -58,16 +58,16 @@ def new_run_dir(config: TrainConfig) -> Path:
 
 
 def _holds_anything(path: Path) -> bool:
-    """Whether there is more than the remains of a run that was killed before its first update."""
+    """Whether a folder holds more than a run killed before its first update would leave."""
     return any(p.name != _LOCK and not p.name.endswith(".tmp") for p in path.iterdir())
 
 
 @contextlib.contextmanager
 def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
-    """Make and lock a run folder: only one process may use it. It is removed if it stays empty.
+    """Make a run folder and lock it against other processes; remove it at the end if it is empty.
 
     Raises:
-      RunError: if another process uses it, or if it should be new and is not empty.
+      RunError: if another process uses it, or if `new` is true and it is not empty.
     """
     import filelock
 
@@ -87,9 +87,8 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
             raise RunError(_TAKEN.format(path))
         yield
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # a process waiting for the lock checks that the file exists
+        # Safe while another process waits: it checks that the file exists.
+        with contextlib.suppress(OSError):
             os.unlink(path / _LOCK)
         lock.release()
         with contextlib.suppress(OSError):
@@ -98,17 +97,17 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
 
 
 def seed_folder(run_dir: Path, seed: int) -> Path:
-    """The run folder of one seed, in the folder of several."""
+    """Return the run folder of one seed in the folder of several seeds."""
     return run_dir / f"seed-{seed}"
 
 
 def write_seeds(run_dir: Path, seeds: range) -> None:
-    """Record which seeds, which are consecutive, a folder holds the runs of."""
+    """Write seeds.json: the consecutive seeds whose runs a folder holds."""
     store.write_sealed(run_dir / "seeds.json", {"first": seeds.start, "count": len(seeds)})
 
 
 def seeds_in(run_dir: Path) -> range:
-    """The seeds whose runs a folder holds; empty for the folder of a single run.
+    """Return the seeds whose runs a folder holds; empty for the folder of a single run.
 
     Raises:
       RunError: if seeds.json is damaged.
@@ -118,12 +117,12 @@ def seeds_in(run_dir: Path) -> range:
     values = _sealed(run_dir / "seeds.json")
     first, count = values.get("first"), values.get("count")
     if not isinstance(first, int) or not isinstance(count, int) or not 0 < count <= MOST_SEEDS:
-        raise RunError(f"{run_dir / 'seeds.json'} does not name seeds: train again")
+        raise RunError(f"{run_dir / 'seeds.json'} holds no range of seeds: train again")
     return range(first, first + count)
 
 
 def seed_folders(run_dir: Path) -> list[Path]:
-    """The run folders in the folder of several seeds; empty for the folder of a single run."""
+    """Return the run folders in a folder of several seeds; empty for the folder of a single run."""
     return [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
 
 
@@ -141,8 +140,8 @@ def load_config(run_dir: Path) -> TrainConfig:
     """Read the settings of a run.
 
     Raises:
-      RunError: if the folder holds none, or config.json was changed.
-      ConfigError: if they are not valid.
+      RunError: if the folder holds no settings, or config.json was changed.
+      ConfigError: if the settings are invalid.
     """
     if folders := seed_folders(run_dir):
         raise RunError(f"{run_dir} holds the runs of several seeds: name one, such as {folders[0]}")
@@ -159,16 +158,16 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 
 def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
-    """Read the settings of a run from a source that need not be trusted.
+    """Read the settings of a run that may come from an untrusted source.
 
     Raises:
-      ConfigError: if the environment id names a module to import, and `allow_env_import` is false.
-      Otherwise as `load_config`.
+      ConfigError: if the environment id names a module to import and `allow_env_import` is false.
+      RunError, ConfigError: as for `load_config`.
     """
     config = load_config(run_dir)
     if ":" in config.env_id and not allow_env_import:
         raise ConfigError(
-            f"{run_dir} names an environment in a module to import, {config.env_id!r}: if you "
-            "trust it, say so with --allow-env-import"
+            f"{run_dir} was trained on {config.env_id!r}, which imports a module: if you trust it, "
+            "add --allow-env-import"
         )
     return config

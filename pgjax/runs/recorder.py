@@ -25,24 +25,24 @@ TOTALS = ("total_episodes", "total_env_steps")
 
 
 def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
-    """Inverse of `pgjax.runs.folder.read_lines`."""
+    """Format values as the lines of a .jsonl file; inverse of `pgjax.runs.folder.read_lines`."""
     return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
 
 
 def zero_totals(update: int = 0) -> dict[str, Any]:
-    """The metrics that the totals of the first update start from."""
+    """Return the metrics before the first update, from which its totals are counted."""
     return {**dict.fromkeys(TOTALS, 0), "update": update}
 
 
 class Recorder:
     """Writes the folder of one run, update by update.
 
-    It may be interrupted anywhere: what it knows about its files changes in one assignment.
+    It can be interrupted anywhere: what it knows about its files changes in a single assignment.
 
     Args:
       path: the run folder.
       config: the settings of the run.
-      resumed_from: the checkpoint to continue from, whose metrics are read back.
+      resumed_from: the checkpoint to continue from, if any; its last metrics are read back.
     """
 
     def __init__(self, path: Path, config: TrainConfig, resumed_from: store.Checkpoint | None):
@@ -66,7 +66,7 @@ class Recorder:
         return self._now[0]
 
     def begin(self, manifest: dict[str, Any]) -> None:
-        """Write settings and manifest; remove what was written after the checkpoint."""
+        """Write settings and manifest, and remove everything after the checkpoint."""
         self.path.mkdir(parents=True, exist_ok=True)
         if self.last["update"]:
             manifest = self._resumed(manifest)
@@ -83,7 +83,7 @@ class Recorder:
         digests: list[str],
         timings: list[dict[str, float]],
     ) -> None:
-        """Append updates to all logs."""
+        """Append a line per update to each log."""
         rows = [
             (of, {"update": of["update"], "params": digest}, {"update": of["update"], **timing})
             for of, digest, timing in zip(metrics, digests, timings, strict=True)
@@ -93,7 +93,7 @@ class Recorder:
         self._before, self._now = self._now, (metrics[-1], ends)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint of the state after the last recorded update, or the one before it."""
+        """Write a checkpoint of the state after the last, or second-to-last, call of `record`."""
         if int(state.step) != self.last["update"]:
             self._now = self._before
         last, ends = self._now
@@ -120,17 +120,19 @@ class Recorder:
         store.write_sealed(self.path / "manifest.json", self._manifest)
 
     def _resumed(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """The manifest of the start, with what differs on the machine that resumes the run."""
+        """Return the original manifest, with what differs on the machine that resumes the run."""
         try:
             manifest = store.read_sealed(self.path / "manifest.json")
             differs = differences(fresh["machine"], manifest["machine"])
             del manifest["config"]
         except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
-            warnings.warn(f"{e}: writing a new manifest", RunWarning, stacklevel=2)
+            warnings.warn(
+                f"cannot read manifest.json, so it is written anew ({e})", RunWarning, stacklevel=2
+            )
             return fresh
         if differs:
             warnings.warn(
-                f"resuming on another machine, so bits may differ: {'; '.join(differs)}",
+                f"resuming on a different machine, so bits may differ: {'; '.join(differs)}",
                 RunWarning,
                 stacklevel=2,
             )
@@ -142,12 +144,12 @@ class Recorder:
 
 
 class SeedRecorders:
-    """The recorders of all seeds of a run; of several processes only the first has any.
+    """Recorders of all seeds of a run; with several processes only the first one has any.
 
     Args:
-      folder: the run folder, which holds those of the seeds if there are several.
-      recorders: one for each seed.
-      manifest: what `new_manifest` gives.
+      folder: the run folder; for several seeds the folder that holds theirs.
+      recorders: one per seed.
+      manifest: from `new_manifest`.
       why_not_reproducible: returns why the environment cannot repeat an episode exactly, or None.
     """
 
@@ -163,12 +165,12 @@ class SeedRecorders:
         self._begun = False
 
     def begin(self) -> None:
-        """Write everything that comes before the first line of the logs."""
+        """Write all files that precede the first line of the logs."""
         if self._recorders and self._recorders[0].path != self._folder:
             first = self._recorders[0].seed
             write_seeds(self._folder, range(first, first + len(self._recorders)))
         if self._recorders:
-            # Not earlier: training itself should report an environment that hangs or dies.
+            # Only now, after an update: training reports an environment that hangs or dies.
             self._manifest |= _bit_exact(self._why_not())
         for recorder in self._recorders:
             recorder.begin(self._manifest)
@@ -180,7 +182,7 @@ class SeedRecorders:
         digests: list[list[str]],
         timings: list[dict[str, float]],
     ) -> None:
-        """Append updates, [seed][update], to the logs of every seed."""
+        """Append updates to the logs of every seed; metrics and digests are [seed][update]."""
         with self._writing():
             if not self._begun:
                 self.begin()
@@ -212,12 +214,12 @@ class SeedRecorders:
 
 
 def new_manifest(config: TrainConfig, commit: str | None) -> dict[str, Any]:
-    """What results depend on besides the settings; `commit` is that of the current folder."""
+    """Start a manifest: the machine, the git commit of the current folder, and the time."""
     return {"machine": machine_facts(config.env_id), "git_commit": commit, "started": _now()}
 
 
 def _bit_exact(reason: str | None) -> dict[str, Any]:
-    """The part of a manifest that says whether the run can be repeated to the bit."""
+    """Return the part of a manifest that states whether the run is bit-exact; warn if it is not."""
     if reason is not None:
         warnings.warn(f"resumable, not bit-exact: {reason}", RunWarning, stacklevel=2)
     return {"bit_exact": reason is None, "not_bit_exact_because": reason}

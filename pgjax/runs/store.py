@@ -1,8 +1,8 @@
-"""Files that survive a kill at any moment, and that detect damage; this module needs no JAX.
+"""Crash-safe files with checksums; this module does not need JAX.
 
 A folder holds logs, which grow, and checkpoints, each written once. A checkpoint records the length
-and the SHA-256 of every log at its time. Whatever a log holds beyond that length belongs to lost
-work, and is truncated when the run resumes from the checkpoint.
+and the SHA-256 that every log had when it was written. Resuming from it truncates the logs to these
+lengths, which drops the updates after it.
 """
 
 import contextlib
@@ -20,43 +20,42 @@ _NAME = re.compile(r"\d{8,}\.ckpt")
 _DIGEST = 64  # hex digits
 _LONGEST_HEADER = 2**16
 _FILE = 0o666
-KEEP = 3  # the last checkpoints to keep, in addition to the best
+KEEP = 3  # number of recent checkpoints to keep, in addition to the best
 
 Mark = tuple[int, str]  # length in bytes, SHA-256 in hex
 Ends = dict[str, tuple[int, Any]]  # for each log: length in bytes, running hash
 
 
 class DamagedError(ValueError):
-    """A file that was damaged or changed since it was written."""
+    """A file is missing, damaged, or was changed after it was written."""
 
 
 class Checkpoint(NamedTuple):
-    """The header of a checkpoint, and where its body is."""
+    """The header of a checkpoint, and the position of its body."""
 
     path: Path
     update: int
     score: float  # higher is better
-    settings: str  # digest of the settings that all checkpoints of the folder share
+    settings: str  # digest of the settings, the same for all checkpoints of a run
     logs: dict[str, Mark]
     offset: int
     size: int  # of the body, in bytes
 
     def body(self) -> bytes:
-        """The bytes given to `commit`."""
+        """Read the bytes that `commit` wrote."""
         with _opened(self.path, os.O_RDONLY) as file:
             return _read(file, self.size, self.offset)
 
 
 def logs_at(folder: Path, names: Sequence[str], marks: Mapping[str, Mark]) -> Ends:
-    """The ends of a folder's logs: those in `marks`, and 0 for a log without one."""
+    """Return the ends of a folder's logs: those in `marks`, or 0 for a log without a mark."""
     return {name: _hashed(folder / name, marks.get(name, (0, ""))[0]) for name in names}
 
 
 def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
-    """Append to the logs at their ends, and return the new ends.
+    """Append to the logs at their ends, dropping anything beyond, and return the new ends.
 
-    Anything beyond the old ends is lost. Before `flush`, the data survives the end of the process,
-    but not a crash of the machine.
+    The data survives a kill of the process, but a crash of the machine only after `flush`.
     """
     new = dict(ends)
     for name, more in data.items():
@@ -71,7 +70,7 @@ def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
 
 
 def flush(folder: Path, ends: Ends) -> dict[str, Mark]:
-    """Sync the logs to disk, truncated at their ends."""
+    """Truncate the logs at their ends and sync them to disk."""
     for name, (size, _) in ends.items():
         with _opened(folder / name, os.O_WRONLY | os.O_CREAT) as file:
             _cut(file, size)
@@ -87,7 +86,7 @@ def _cut(file: int, size: int) -> None:
 def commit(
     folder: Path, update: int, score: float, settings: str, logs: Mapping[str, Mark], body: bytes
 ) -> None:
-    """Write a checkpoint atomically, then remove those that are no longer kept."""
+    """Write a checkpoint atomically, then remove older ones (see KEEP)."""
     header = {"update": update, "score": score, "settings": settings, "logs": logs}
     rest = json.dumps(header).encode() + b"\n" + body
     digest = hashlib.sha256(rest).hexdigest().encode()
@@ -104,7 +103,7 @@ def _prune(folder: Path) -> None:
     for path in paths:
         with contextlib.suppress(DamagedError):
             scores[path] = read(path).score
-    # The oldest of several equally good ones; paths are newest first.
+    # Among equally good ones keep the oldest; paths are newest first.
     best = max(reversed(scores), key=lambda path: scores[path], default=None)
     for path in paths[KEEP:]:
         if path != best:
@@ -112,7 +111,7 @@ def _prune(folder: Path) -> None:
 
 
 def _paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
+    """Return the checkpoint files of a folder, newest first."""
     try:
         is_folder = stat.S_ISDIR(os.lstat(folder).st_mode)
     except FileNotFoundError:
@@ -122,10 +121,10 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read the header of a checkpoint, after checking its digest.
+    """Check the digest of a checkpoint and read its header.
 
     Raises:
-      DamagedError: if the file is not as it was written.
+      DamagedError: if the file is missing, damaged or changed.
     """
     with _opened(path, os.O_RDONLY) as file:
         begin = len(_MAGIC) + _DIGEST + 1
@@ -156,7 +155,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]:
-    """Yield the checkpoints of a folder, newest first, or the damage to one or to its logs."""
+    """Yield each checkpoint of a folder, newest first, or an error if it or a log is damaged."""
     for path in _paths(folder):
         try:
             found = read(path)
@@ -164,7 +163,7 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
                 raise DamagedError(f"{path} holds update {found.update}")
             for name, (size, sha256) in found.logs.items():
                 if os.path.basename(name) != name:
-                    raise DamagedError(f"{path} names a file elsewhere, {name!r}")
+                    raise DamagedError(f"{path} names a log outside its folder, {name!r}")
                 if _hashed(logs / name, size)[1].hexdigest() != sha256:
                     raise DamagedError(f"{logs / name} is damaged before update {found.update}")
         except DamagedError as e:
@@ -174,7 +173,7 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
 
 
 def clear(folder: Path, after: int) -> None:
-    """Remove the checkpoints after an update, and temporary files of killed processes."""
+    """Remove the checkpoints after an update, and the temporary files of killed processes."""
     for path in _paths(folder):
         if int(path.stem) > after:
             os.unlink(path)
@@ -206,16 +205,16 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON together with its digest, by `replace`."""
+    """Write JSON with its digest, atomically."""
     sealed = {**value, "sha256": digest_of(value)}
     replace(path, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Inverse of `write_sealed`.
+    """Read what `write_sealed` wrote.
 
     Raises:
-      DamagedError: if the file is missing, or is not as it was written.
+      DamagedError: if the file is missing, damaged or changed.
     """
     with _opened(path, os.O_RDONLY) as file:
         data = _read(file, min(os.fstat(file).st_size, 2**20), 0)
@@ -225,17 +224,17 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise DamagedError(f"{path} is damaged") from None
     if sha256 != digest_of(value):
-        raise DamagedError(f"{path} was changed since it was written, or is damaged")
+        raise DamagedError(f"{path} was changed or damaged after it was written")
     return value
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value; the order of names does not matter."""
+    """Compute the SHA-256 of a JSON value; the order of names does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _hashed(path: Path, size: int) -> tuple[int, Any]:
-    """The length and the hash of the first `size` bytes of a file."""
+    """Return `size` and the running hash of the first `size` bytes of a file."""
     digest = hashlib.sha256()
     if size:
         with _opened(path, os.O_RDONLY) as file:
@@ -246,7 +245,7 @@ def _hashed(path: Path, size: int) -> tuple[int, Any]:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open a regular file without following links."""
+    """Open a regular file, without following symbolic links."""
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _FILE)
     except OSError as e:
@@ -255,7 +254,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         raise DamagedError(f"{path} cannot be read: {e.strerror}") from None
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise DamagedError(f"{path} is not a file")
+            raise DamagedError(f"{path} is not a regular file")
         yield file
     except EOFError:
         raise DamagedError(f"{path} ends too soon") from None

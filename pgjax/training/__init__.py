@@ -1,4 +1,4 @@
-"""Make updates, and make them again."""
+"""Train runs, resume them, and verify them by training again."""
 
 import lazy_loader
 

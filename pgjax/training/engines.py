@@ -1,4 +1,4 @@
-"""Engines make the updates of a run: the Python loop over Gymnasium, or a program on the device."""
+"""Engines compute the updates of a run: a Python loop over Gymnasium, or one compiled program."""
 
 import functools
 import time
@@ -32,20 +32,20 @@ _MOST = 256  # updates per dispatch
 
 
 class UpdateRecords(NamedTuple):
-    """What is known about the updates of a dispatch."""
+    """Metrics, digests and timings of the updates of a dispatch."""
 
     metrics: list[list[dict[str, Any]]]  # [seed][update]
     digests: list[list[str]]  # [seed][update], of the parameters after the update
-    timings: list[dict[str, float]]  # [update], of all seeds together
+    timings: list[dict[str, float]]  # [update], for all seeds together
 
 
 class Engine(NamedTuple):
-    """Makes updates of one or several seeds, one or several per call."""
+    """Computes updates of one or several seeds, one or several per call."""
 
-    begin: Callable[[list[TrainState]], Any]  # a state for each seed -> what `advance` takes
-    advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, how many updates)
+    begin: Callable[[list[TrainState]], Any]  # a state per seed -> what `advance` takes
+    advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, number of updates)
     end: Callable[[Any], list[TrainState]]  # inverse of `begin`
-    most: int  # updates per call
+    most: int  # largest number of updates per call
 
 
 def make_engine(
@@ -57,16 +57,16 @@ def make_engine(
       config: the settings.
       env: a Gymnasium environment, or with config.on_device a functional one.
       agent: the agent of the config.
-      num_seeds: how many seeds are trained in one program.
+      num_seeds: number of seeds trained in one program.
       num_devices: as for `pgjax.train`.
 
     Raises:
-      ConfigError: if these devices do not exist or cannot be used.
+      ConfigError: if there are too few devices, or the run cannot use several.
     """
     mesh = _mesh(num_devices, num_seeds)
     if not config.on_device:
         if mesh.size > 1:
-            raise ConfigError("only a run on the device can use several devices: add --on-device")
+            raise ConfigError("only runs on the device can use several devices: add --on-device")
         return python_engine(config, env, agent.algorithm)
     share_episodes = num_seeds == 1 and mesh.size > 1
     sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
@@ -74,7 +74,7 @@ def make_engine(
 
 
 def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
-    """The devices of a run: as asked for, else one per seed, or all of several processes."""
+    """Return the devices of a run: num_devices, else one per seed, or all of several processes."""
     devices, processes = jax.devices(), jax.process_count()
     wanted = len(devices) if processes > 1 else min(len(devices), num_seeds)
     if num_devices is not None:
@@ -83,18 +83,18 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
         raise ConfigError(f"--num-devices must be at least 1, got {wanted}")
     if wanted > len(devices):
         raise ConfigError(
-            f"--num-devices {wanted}, but there are {len(devices)} (on CPU "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted} makes as many)"
+            f"--num-devices {wanted}, but there are {len(devices)}: ask for fewer, or on CPU set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}"
         )
     if processes > 1 and wanted < len(devices):
         raise ConfigError(
-            f"{processes} processes share all {len(devices)} devices: leave out --num-devices"
+            f"{processes} processes use all {len(devices)} devices: leave out --num-devices"
         )
     return Mesh(np.array(devices[:wanted]), (AXIS,))
 
 
 def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
-    """The Python loop: one seed, one update per call."""
+    """Make the engine that steps Gymnasium from Python: one seed, one update per call."""
     update, digest = updater(algorithm.update), jax.jit(params_digest)
     options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
     stream = Stream(env, **options) if config.collect == "steps" else None
@@ -131,11 +131,11 @@ def device_engine(
     mesh: Mesh,
     num_seeds: int = 1,
 ) -> Engine:
-    """Environment and learner in one compiled program, which makes many updates per dispatch.
+    """Make the engine that compiles environment and learner into one program.
 
-    If `sharding`, which must be the algorithm's, names the axis of the mesh, its devices share the
-    episodes of an update. Otherwise they share the seeds, and each seed keeps the bits that it has
-    alone.
+    A dispatch computes up to 256 updates. If `sharding`, which must be the algorithm's, names the
+    axis of the mesh, the devices share the episodes of an update. Otherwise they share the seeds,
+    and each seed gives the same bits as alone.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     share = PartitionSpec() if sharding.axis_name else PartitionSpec(AXIS)
@@ -147,10 +147,10 @@ def device_engine(
         check_vma=False,
     )
     jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
-    # jitted, since device_put does not send keys to the devices of other processes
+    # Jitted, since device_put does not send keys to the devices of other processes.
     send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
     take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
-    # Every device trains equally many seeds: some may be trained twice, and are dropped afterwards.
+    # Every device trains the same number of seeds: repeat the last seed, and drop the copies later.
     surplus = 0 if sharding.axis_name else -num_seeds % mesh.size
 
     def begin(states: list[TrainState]) -> TrainState:
@@ -179,7 +179,7 @@ def device_engine(
 def _many_updates(
     config: TrainConfig, env: envs.Env, algorithm: Algorithm, sharding: Sharding
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, Any]]:
-    """(states of the seeds, how many updates) -> (states, log of up to _MOST updates per seed)."""
+    """Return (states of the seeds, number of updates) -> (states, log of _MOST rows per seed)."""
     step = training_step(
         algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding
     )
@@ -205,7 +205,7 @@ def _many_updates(
 
 
 def _records(log: Any, digests: np.ndarray, seconds: float) -> UpdateRecords:
-    """Records of updates that took `seconds` each, from arrays [seed, update, ...]."""
+    """Make the records of updates that took `seconds` each, from arrays [seed, update, ...]."""
     rows = unpack(log)
     metrics = [
         [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]

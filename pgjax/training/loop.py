@@ -1,4 +1,4 @@
-"""The training loop: run updates, several per dispatch, and yield a record of each."""
+"""The training loop: compute updates, several per dispatch, and yield their records."""
 
 import contextlib
 import itertools
@@ -23,7 +23,7 @@ _SECONDS_PER_DISPATCH = 0.25
 
 
 class RunInfo(NamedTuple):
-    """What an Observer learns before the first update; lists have an entry for each seed."""
+    """What an Observer gets before the first update; lists have one entry per seed."""
 
     configs: list[TrainConfig]
     paths: list[Path]
@@ -33,27 +33,27 @@ class RunInfo(NamedTuple):
 
 
 class Observer(Protocol):
-    """Follows a run, to show or record it elsewhere; it cannot change a result.
+    """Follows a run, to display it or to copy its metrics; it cannot change the result.
 
-    An exception of `update`, KeyboardInterrupt included, ends the run; what was learned is saved.
+    If `update` raises, even KeyboardInterrupt, the state is saved and the run ends.
     """
 
     def start(self, run: RunInfo) -> None:
-        """Called once, before the first update."""
+        """Run once, before the first update."""
         ...
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Called after each update, with the metrics of each seed and the timings of all."""
+        """Run after each update, with the metrics of each seed and the timings of all together."""
         ...
 
     def stop(self) -> None:
-        """Called once when the run has ended, for whatever reason."""
+        """Run once when training ends, also after an error."""
         ...
 
 
 @contextlib.contextmanager
 def observing(observers: Sequence[Observer], run: RunInfo) -> Iterator[None]:
-    """Start the observers, and stop each of them when the block ends."""
+    """Start the observers, and stop all of them at the end of the block."""
     with contextlib.ExitStack() as stack:
         for observer in observers:
             stack.callback(observer.stop)
@@ -68,21 +68,21 @@ def run_updates(
     last: list[dict[str, Any]],
     updates: int,
 ) -> Iterator[tuple[UpdateRecords, Any]]:
-    """Bring all seeds to a number of updates, a dispatch at a time.
+    """Train all seeds up to a number of updates, and yield after each dispatch.
 
     Args:
-      engine: makes the updates.
-      seeds: for error messages.
-      states: one for each seed.
+      engine: computes the updates.
+      seeds: named in error messages.
+      states: one per seed.
       last: the metrics of each seed's last update, or zeros before the first.
-      updates: the total to reach.
+      updates: the total number to reach.
 
     Yields:
-      The records of the updates of a dispatch, with running totals in their metrics, and the
-      engine's states after them (`engine.end` returns the TrainStates).
+      The records of a dispatch, with running totals in the metrics, and the engine's states after
+      it (`engine.end` returns the TrainStates).
 
     Raises:
-      DivergedError: if the very next update is not finite; updates before it have been yielded.
+      DivergedError: if an update is not finite, after all updates before it have been yielded.
       RunError: if memory runs out, or another process of the run is lost.
     """
     try:
@@ -91,11 +91,11 @@ def run_updates(
             size = min(size, engine.most, updates - done)
             begun = time.perf_counter()
             new, records = engine.advance(current, size)
-            # No update follows the very last one to reveal parameters that are not finite.
+            # Non-finite parameters show in the next update. No update follows the last: check it.
             ending = engine.end(new) if done + size == updates else []
             good = _finite_updates(done, seeds, records.metrics, ending)
             if good < size:
-                size = good  # run again, only up to the last finite update
+                size = good  # repeat the dispatch, up to the last finite update
                 continue
             metrics = [
                 list(itertools.accumulate(of_seed, _add_totals, initial=before))[1:]
@@ -103,7 +103,7 @@ def run_updates(
             ]
             current, last = new, [of_seed[-1] for of_seed in metrics]
             yield records._replace(metrics=metrics), current
-            # Dispatches long enough to be quick, and short enough to follow and to stop.
+            # Long dispatches have less overhead; short ones show progress and can be stopped.
             seconds = (time.perf_counter() - begun) / size
             size = _agreed(min(2 * size, max(1, round(_SECONDS_PER_DISPATCH / seconds))))
     except Exception as e:
@@ -119,9 +119,9 @@ def _finite_updates(
     metrics: list[list[dict[str, Any]]],
     states: list[TrainState],
 ) -> int:
-    """How many updates precede the first one that is not finite for some seed; at least one.
+    """Count the updates before the first one that is not finite for some seed; raise if it is 0.
 
-    `done` is the number of updates before these; `states`, if any, are those after the last one.
+    `done` is the number of updates before these; `states`, if any, are the states after the last.
     """
     finite = [list(map(_finite, of_seed)) for of_seed in metrics]
     for of_seed, state in zip(finite, states, strict=False):
@@ -140,12 +140,12 @@ def _finite(numbers: Any) -> bool:
 
 
 def _agreed(size: int) -> int:
-    """The size that the first of several processes measured: all must make as many updates."""
+    """Return the first process's size, since all processes must compute equally many updates."""
     return size if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(size))
 
 
 def _add_totals(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of an update with running totals, given those of the update before it."""
+    """Add running totals to the metrics of an update, given the metrics of the one before."""
     return {
         "update": last["update"] + 1,
         "total_episodes": last["total_episodes"] + info["episodes"],

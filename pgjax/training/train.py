@@ -33,24 +33,23 @@ def train(
 ) -> Run:
     """Train an agent and write its run folder (see pgjax.runs.folder).
 
-    Nothing is written before the first update has succeeded. After that, an interrupt (Ctrl-C) or
-    an error ends the training early: what was learned is saved, and the exception is raised again.
-    After jax.distributed.initialize every process calls this with the same config, and only the
-    first one writes.
+    Nothing is written before the first update has succeeded. After that, Ctrl-C or an error saves
+    the state and raises the exception again. After jax.distributed.initialize, call this in every
+    process with the same config; only the first process writes.
 
     Args:
       config: the settings.
       observers: follow the run; see `pgjax.training.loop.Observer`.
-      num_devices: devices that share the episodes of an update; by default one, or all devices of
-        several processes. It never changes the result.
+      num_devices: number of devices that share the episodes of an update; by default one, or with
+        several processes all. It never changes the result.
 
     Returns:
       The run, with its final TrainState.
 
     Raises:
-      ConfigError, SpaceError: before the first step.
-      RolloutError: if the environment raises, hangs, or returns something unusable.
-      DivergedError: if a loss, a gradient or the parameters are not finite.
+      ConfigError, SpaceError: if the config or a space of the environment cannot be used.
+      RolloutError: if the environment raises, hangs, or returns something invalid.
+      DivergedError: if a loss, a gradient or a parameter is not finite.
       RunError: if the run folder is in use, memory runs out, or another process is lost.
 
     Example:
@@ -74,17 +73,21 @@ def train_seeds(
 ) -> list[Run]:
     """Train the seeds config.seed, config.seed + 1, ... on the device, in one program.
 
-    The run folder holds a run folder seed-N for each; it contains what `train` writes for that
-    seed, to the bit. Devices share the seeds: by default as many as there are.
+    Use it to compare seeds. The run folder holds a run folder seed-N for each, with the same bits
+    that `train` writes for that seed.
 
     Args:
       config: the settings, with on_device=True.
-      num_seeds: how many seeds, 1 to 100,000.
-      observers, num_devices: as for `train`.
+      num_seeds: number of seeds, 1 to 100,000.
+      observers: as for `train`.
+      num_devices: number of devices that share the seeds; by default all, but at most num_seeds.
+
+    Returns:
+      A run per seed.
 
     Raises:
-      ConfigError: for num_seeds out of range, or a config that does not run on the device.
-      Otherwise as `train`.
+      ConfigError: for num_seeds out of range, or a config without on_device.
+      Other errors as for `train`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -99,7 +102,7 @@ def train_seeds(
             f"--seeds must be an integer from 1 to {folder.MOST_SEEDS}, got {num_seeds!r}"
         )
     if not config.on_device:
-        raise ConfigError("several seeds train in one program on the device: add --on-device")
+        raise ConfigError("--seeds needs a run on the device: add --on-device")
     root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
@@ -115,21 +118,26 @@ def resume(
     num_devices: int | None = None,
     allow_env_import: bool = False,
 ) -> list[Run]:
-    """Resume an interrupted run; the result is the same, to the byte, as without the interruption.
+    """Resume an interrupted run, or extend a finished one.
+
+    The result is identical, byte for byte, to that of a run without interruption; with
+    collect="steps" it is not, since the streams restart.
 
     Args:
       run: a run folder, the folder of several seeds, or a Run.
       observers: as for `train`.
-      updates: the total number of updates, to extend a finished run; by default the run's own.
+      updates: the new total number of updates; by default that of the run's config.
       num_devices: as for `train`; it may differ from before.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      A list with the run, or with one run for each seed.
+      A list with the run, or with one run per seed.
 
     Raises:
-      ConfigError: for a number of updates that this run cannot have.
+      ConfigError: for fewer updates than the run already has, or another number of updates if a
+        coefficient anneals over them.
       RunError: if the folder holds no run, or is in use.
+      Other errors as for `train`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -142,14 +150,14 @@ def resume(
     """
     path = run_path(run)
     paths = folder.seed_folders(path) or [path]
-    # A run that was killed early may not have made the folders of all its seeds.
+    # If a run was killed early, some of its seeds may have no folder yet.
     there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
     known = [folder.read_config(p, allow_env_import=allow_env_import) for p in there]
     most = max(config.updates for config in known)
     if updates is not None and known[0].length_matters and updates != most:
         raise ConfigError(
             f"--updates {updates}: this run anneals its learning rate or entropy bonus over {most} "
-            "updates, so another number of updates is another run"
+            "updates, and cannot be extended: train a new run"
         )
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
     seeds = folder.seeds_in(path) or [config.seed]
@@ -158,7 +166,7 @@ def resume(
 
 
 def _new_run_dir(config: TrainConfig) -> Path:
-    """The new run folder; of several processes only the first, which writes it, checks it."""
+    """Return the new run folder; only the process that writes it checks that it can be made."""
     if config.run_dir is not None and jax.process_index() > 0:
         return Path(config.run_dir)
     return folder.new_run_dir(config)
@@ -173,7 +181,7 @@ def _train(
     *,
     resuming: bool = False,
 ) -> list[Run]:
-    """Train runs that differ only in their seeds."""
+    """Train runs that differ only in their seed."""
     config, writes = configs[0], jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if writes:
@@ -190,16 +198,16 @@ def _train(
         done = int(states[0].step)
         if done > config.updates:
             raise ConfigError(
-                f"--updates {config.updates}, but {done} are already made: ask for more"
+                f"--updates {config.updates}, but the run already has {done}: ask for more"
             )
         recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
         manifest = new_manifest(config, None if resuming else git_commit())
         reproducible = functools.partial(why_not_reproducible, config)
-        book = SeedRecorders(run_dir, recorders, manifest, reproducible)
+        recorder = SeedRecorders(run_dir, recorders, manifest, reproducible)
         if done:
-            book.begin()
+            recorder.begin()
         last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
-        states = _record_updates(engine, configs, states, last, book, observers, run_dir)
+        states = _record_updates(engine, configs, states, last, recorder, observers, run_dir)
     return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
 
 
@@ -208,23 +216,23 @@ def _record_updates(
     configs: list[TrainConfig],
     states: list[TrainState],
     last: list[dict[str, Any]],
-    book: SeedRecorders,
+    recorder: SeedRecorders,
     observers: Sequence[Observer],
     run_dir: Path,
 ) -> list[TrainState]:
-    """Run the updates that are left and record them; save what was learned, whatever happens."""
+    """Run and record the remaining updates; save the state also after an error."""
     config, seeds = configs[0], [config.seed for config in configs]
     current, saved, recorded = None, float("-inf"), bool(last[0]["update"])
     stopped_by: BaseException | None = None
     try:
         for records, current_states in run_updates(engine, seeds, states, last, config.updates):
-            book.record(*records)
+            recorder.record(*records)
             current, recorded = current_states, True
             for *of_seeds, timings in zip(*records.metrics, records.timings, strict=True):
                 for observer in observers:
                     observer.update(of_seeds, timings)
             if time.monotonic() - saved >= config.checkpoint_seconds:
-                book.save(engine.end(current))
+                recorder.save(engine.end(current))
                 saved = time.monotonic()
     except BaseException as e:
         if not recorded:
@@ -232,22 +240,22 @@ def _record_updates(
         stopped_by = translate_xla_error(e)
     if current is not None:
         states = engine.end(current)
-    book.save(states)
-    book.finish(states)
+    recorder.save(states)
+    recorder.finish(states)
     if stopped_by is not None:
         raise _with_saved(stopped_by, int(states[0].step), run_dir)
     return states
 
 
 def _with_saved(error: BaseException, updates: int, run_dir: Path) -> BaseException:
-    """The error that ended a run, with a note on what is saved if the error is one of pgjax's."""
+    """Return the error that ended a run, with a note on what is saved if pgjax raised it."""
     if not isinstance(error, KeyboardInterrupt | PgjaxError):
         return error
     saved = f"after {updates} updates; saved in {run_dir}"
     replay = error.replay if isinstance(error, RolloutError) else None
     if replay is not None:
         folder.write_json(run_dir / "failure.json", replay)
-        saved += ", where failure.json holds the actions that lead to it"
+        saved += ", with the actions that led to it in failure.json"
     again = type(error)(f"{error} ({saved})".lstrip())
     again.__cause__ = error
     if isinstance(again, RolloutError):
@@ -258,7 +266,7 @@ def _with_saved(error: BaseException, updates: int, run_dir: Path) -> BaseExcept
 def _last_common_checkpoints(
     paths: list[Path], configs: list[TrainConfig]
 ) -> list[Checkpoint | None]:
-    """For each seed the last checkpoint whose number of updates all seeds have, if any."""
+    """Return each seed's checkpoint of the last update for which all seeds have one, if any."""
     found = [
         {at.update: at for at in checkpoints.valid_checkpoints(path, config)}
         for path, config in zip(paths, configs, strict=True)
@@ -270,13 +278,13 @@ def _last_common_checkpoints(
 def states_at(
     configs: list[TrainConfig], agent: Agent, resumed_from: Sequence[Checkpoint | None]
 ) -> list[TrainState]:
-    """The state of each seed, restored or initialised; the same in all processes."""
+    """Restore or initialise the state of each seed, the same in all processes."""
     if resumed_from[0] is not None:
         init = functools.partial(agent.init, configs[0].seed)
         states = [checkpoints.restore(at, init) for at in resumed_from if at is not None]
     else:
-        # The fastest compilation, since it runs once and only draws random numbers, whose bits did
-        # not depend on any compiler option tried.
+        # Compile as fast as possible: it runs once, and only draws random numbers, whose bits were
+        # the same for all compiler options tried.
         fresh = jax.jit(agent.init, compiler_options=fastest_compile())
         try:
             states = [fresh(np.uint32(config.seed)) for config in configs]

@@ -31,27 +31,29 @@ def verify(
     num_devices: int | None = None,
     allow_env_import: bool = False,
 ) -> dict[str, Any]:
-    """Train again from the settings of a run and compare with its records; writes nothing.
+    """Train a run again from its settings and compare every update with its records.
 
-    Use it to check a run of your own after an upgrade, or somebody else's run folder.
+    Use it to check your own run after an upgrade, or a run folder from somebody else. It writes
+    nothing.
 
     Args:
       run: a run or its folder.
       observers: as for `pgjax.train`.
       first: the first update to compare, at least 1. Training starts from the last checkpoint
-        before it, if there is one, else from the beginning.
+        before it, or else from the beginning.
       last: the last update to compare; by default the last one recorded.
       num_devices: as for `pgjax.train`.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      `identical`: whether all updates compared are; `first` and `last` of those compared. If an
-      update differs, also `update` (the first that does), `differs` (for each name, the recorded
-      value and the new one) and `machine` (what differs between the two machines).
+      `identical` (bool), and `first` and `last` (of the updates compared). If an update differs,
+      also `update` (the first that differs), `differs` (name to [recorded, new] value) and
+      `machine` (a list of differences between the two machines).
 
     Raises:
       ConfigError: for updates that were not recorded.
-      RunError: if it is not a run folder, or its records cannot be read.
+      RunError: if `run` is not a run folder, or its records cannot be read.
+      Other errors as for `pgjax.train`.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -96,7 +98,7 @@ def _first_difference(
     last: int,
     num_devices: int | None,
 ) -> tuple[int, dict[str, list[Any]]] | None:
-    """The first update that differs, and for each name that does, [recorded, new] values."""
+    """Return the first update that differs, and its [recorded, new] values by name, or None."""
     checkpoint = None
     if config.collect == "episodes":  # a stream cannot continue from a checkpoint
         valid = valid_checkpoints(path, config)
@@ -126,7 +128,7 @@ def _first_difference(
 
 
 def update_range(updates: str | None) -> tuple[int, int | None]:
-    """Parse A:B; None stands for all updates."""
+    """Parse A:B into the first and last update; None means all updates."""
     if updates is None:
         return 1, None
     first, colon, last = updates.partition(":")
@@ -136,34 +138,36 @@ def update_range(updates: str | None) -> tuple[int, int | None]:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Describe in words what `verify` returned."""
+    """Describe the result of `verify` in words."""
     if found["identical"]:
         start = "" if found["first"] == 1 else f"from update {found['first']} "
         return f"identical {start}through update {found['last']}"
     lines = [f"update {found['update']} is the first that differs (recorded, new):"]
     lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
-    lines += ["between the two machines:"] if found["machine"] else []
-    lines += [f"  {line}" for line in found["machine"] or ["no known difference between them"]]
+    lines += ["differences between the machines:"] if found["machine"] else []
+    lines += [
+        f"  {line}" for line in found["machine"] or ["no known difference between the machines"]
+    ]
     return "\n".join(lines)
 
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
-    """Metrics and digest of each update, without a last line that was not finished."""
+    """Read metrics and digest of each update, ignoring an incomplete last line."""
     try:
         metrics, digests = (
             [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
             for name in LOGS[:2]
         )
-        rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (a killed run's may differ)
+        rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (lengths may differ after a kill)
         if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
             raise ValueError("updates are missing")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise RunError(f"{path} holds no readable record ({e}): train again") from None
+        raise RunError(f"{path} holds no readable records ({e}): train again") from None
     return rows
 
 
 def _first_resumed(path: Path) -> int:
-    """The number of updates after which a run was first resumed."""
+    """Return the number of updates after which a run was first resumed."""
     try:
         resumed = store.read_sealed(path / "manifest.json").get("resumed", [])
         return min((of["update"] for of in resumed), default=sys.maxsize)

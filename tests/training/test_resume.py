@@ -139,7 +139,7 @@ def test_a_finished_run_can_be_extended(tmp_path):
     pgjax.resume(tmp_path / "run", updates=UPDATES)
     pgjax.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
-    with pytest.raises(pgjax.ConfigError, match="6 are already made"):
+    with pytest.raises(pgjax.ConfigError, match="the run already has 6"):
         pgjax.resume(tmp_path / "run", updates=5)
     with pytest.raises(pgjax.ConfigError, match="--updates must be"):
         pgjax.resume(tmp_path / "run", updates=0)

@@ -41,7 +41,7 @@ def test_a_stream_run_is_reproducible_from_the_beginning(tmp_path):
         ({"on_device": True}, "leave out --collect steps"),
         ({"leave_one_out": True}, "whole episodes"),
         ({"time_discount": True}, "whole episodes"),
-        ({"vectorization": "envpool", "frame_stack": 2}, "envpool cannot use it"),
+        ({"vectorization": "envpool", "frame_stack": 2}, "leave out --vectorization envpool"),
         ({"collect": "episodes", "vectorization": "envpool"}, "add --collect steps"),
     ],
 )
