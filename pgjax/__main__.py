@@ -1,4 +1,4 @@
-"""python -m pgjax, and the pgjax command."""
+"""Entry point of the pgjax command and of python -m pgjax."""
 
 import signal
 import sys

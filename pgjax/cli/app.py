@@ -1,4 +1,4 @@
-"""The pgjax command: parse the arguments, run a command, turn errors into exit codes."""
+"""The pgjax command: parse arguments, run a command, and turn errors into exit codes."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ _DESCRIPTION = "Policy gradients in JAX for Gymnasium."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command.
+    """Run a command. The exit code is 2 for bad input, 130 for Ctrl-C and 143 for SIGTERM.
 
     Exits with 2 for invalid input, 130 after Ctrl-C, 143 after SIGTERM.
     """
@@ -66,7 +66,9 @@ def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
 
     commands: dict[str, Callable[..., None]] = {"train": train, **COMMANDS}
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
-        raise ConfigError(f"there is no command {argv[0]!r}: {', '.join(commands)} (see pgjax -h)")
+        raise ConfigError(
+            f"there is no command {argv[0]!r}: use one of {', '.join(commands)} (see pgjax -h)"
+        )
     return {name: _deferred(command) for name, command in commands.items()}
 
 

@@ -1,4 +1,4 @@
-"""The commands other than train."""
+"""All commands except train."""
 
 import json as json_lines
 from collections.abc import Callable, Sequence
@@ -105,7 +105,7 @@ def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
 
     Args:
         run: The run folder, of one seed or of several.
-        out: The image; by default learning_curve.png in the run folder.
+        out: Image file; by default learning_curve.png in the run folder.
     """
     print(plot(run, out))
 
@@ -119,7 +119,7 @@ def _verify(
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
-    """Re-run a run from its settings and compare every update; writes nothing.
+    """Train a run again from its settings and compare every update. Writes nothing.
 
     Exits with 0 if every update is identical, else 1.
 
@@ -170,12 +170,12 @@ def _export(
 
 
 def _gradcheck(*, json: bool = False) -> None:
-    """Compare the expected gradient of every estimator with the exact one, on small MDPs.
+    """Compare the expected gradient of every estimator with the exact gradient, on small MDPs.
 
     Exits with 0 if every expectation matches the documentation to 1e-10, else 1.
 
     Args:
-        json: Print one JSON line.
+        json: Print the result as a line of JSON.
     """
     from pgjax.gradcheck import compare
 

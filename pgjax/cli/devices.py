@@ -16,7 +16,7 @@ from pgjax.runs import provenance
 
 AUTO = "auto"
 WAIT = 120  # seconds for all processes to connect
-_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as lost
+_HEARTBEAT = 30  # seconds without a heartbeat until a process counts as lost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,17 @@ class RuntimeOptions:
     num_processes: int | None = None
     """Number of processes; with --coordinator HOST:PORT."""
     process_id: int | None = None
-    """Number of this process, from 0; with --coordinator HOST:PORT."""
+    """Index of this process, from 0; with --coordinator HOST:PORT."""
     compile_cache: bool = True
-    """Keep compiled programs in your cache folder, so that the next run starts sooner."""
+    """Keep compiled programs in the user's cache folder, so that later runs start faster."""
     tensorboard: bool = False
-    """Also write the metrics as event files to RUN/tensorboard."""
+    """Also write the metrics as TensorBoard event files to RUN/tensorboard."""
     wandb: bool = False
-    """Also write the metrics as an offline run of Weights & Biases to RUN/wandb."""
+    """Also write the metrics as an offline Weights & Biases run to RUN/wandb."""
 
 
 def set_up_devices(options: RuntimeOptions, num_seeds: int) -> None:
-    """Join the other processes, and split a CPU into several devices if the run can use them."""
+    """Join the other processes, and split the CPU into several devices if the run can use them."""
     share = -(-(options.num_devices or num_seeds) // (options.num_processes or 1))
     wanted = min(share, provenance.threads())
     flags = os.environ.get("XLA_FLAGS", "")
@@ -80,7 +80,7 @@ def join_processes(
       coordinator: HOST:PORT where the first process waits for the others; or "auto", which gets all
         three arguments from SLURM, Kubernetes, Open MPI or the TPU.
       num_processes: number of processes.
-      process_id: number of this process, from 0.
+      process_id: index of this process, from 0.
 
     Raises:
       ConfigError: if an argument is invalid, or the coordinator cannot be reached within two
@@ -104,7 +104,8 @@ def join_processes(
                 f"--coordinator {AUTO} found no supported cluster ({reason}): give HOST:PORT"
             ) from None
         raise ConfigError(
-            f"the processes could not connect through the coordinator {coordinator}: {reason}"
+            f"cannot connect through the coordinator {coordinator} ({reason}): check that all "
+            "processes can reach it"
         ) from None
     finally:
         waiting.cancel()
@@ -113,7 +114,7 @@ def join_processes(
 def _address(
     coordinator: str, num_processes: int | None, process_id: int | None
 ) -> dict[str, str | int]:
-    """Check the arguments of `join_processes`; returns those of jax.distributed.initialize."""
+    """Check the arguments of `join_processes`; return those of jax.distributed.initialize."""
     if coordinator == AUTO:
         if num_processes is not None or process_id is not None:
             raise ConfigError(
@@ -128,7 +129,7 @@ def _address(
     if num_processes < 1:
         raise ConfigError(f"--num-processes must be at least 1, got {num_processes}")
     if not 0 <= process_id < num_processes:
-        raise ConfigError(f"--process-id must be in 0..{num_processes - 1}, got {process_id}")
+        raise ConfigError(f"--process-id must be from 0 to {num_processes - 1}, got {process_id}")
     if process_id > 0:
         _reach(host, int(port))
     return {
@@ -165,7 +166,7 @@ def _give_up(coordinator: str) -> None:
 
 
 def exit_process(code: int) -> None:
-    """End this process if it is one of several, without waiting for the others.
+    """If this process is one of several, end it without waiting for the others.
 
     A normal exit would wait for the others, possibly lost, until JAX aborts with a traceback.
     """

@@ -87,11 +87,11 @@ class Terminal:
 
 
 def gradient_table(rows: "list[Row]") -> Table:
-    """Format what `pgjax.gradcheck.check` returned."""
+    """Format the result of `pgjax.gradcheck.check`."""
     table = Table(
         title="Expected gradients, compared with the exact gradient",
         caption="gamma^t: time_discounted; V: with a critic. Bias and variance are relative to the "
-        "gradient of J. Error: the expectation minus the one that the third column names.",
+        "gradient of J. Error: the expectation minus the one named in the third column.",
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),

@@ -29,8 +29,8 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal that arrived, if any
-        self._checked = False  # whether something calls `check` regularly
+        self.number = 0  # of the signal that has arrived, or 0
+        self._checked = False  # whether `check` is called regularly
         self._interrupting = self._raised = False
         self._arrived, self._over = threading.Event(), threading.Event()
 

@@ -20,7 +20,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard."""
+    """Writes event files to RUN/tensorboard."""
 
     needs, extra = "tensorboardX", "tensorboard"
 
@@ -38,7 +38,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """An offline run in RUN/wandb, for `wandb sync`."""
+    """Writes an offline run to RUN/wandb, for `wandb sync`."""
 
     needs, extra = "wandb", "wandb"
 
@@ -81,7 +81,7 @@ class Trackers:
       kinds: classes of trackers; each seed gets one of each.
 
     Raises:
-      ConfigError: if the package of a tracker is missing.
+      ConfigError: if a tracker needs a package that is not installed.
     """
 
     def __init__(self, kinds: Sequence[TrackerClass]):

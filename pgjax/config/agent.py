@@ -97,7 +97,7 @@ def make_estimator(config: TrainConfig) -> advantages.Estimator:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam at a constant or annealed rate, after clipping by the global norm if configured."""
+    """Make Adam with a constant or annealed learning rate, preceded by clipping if configured."""
     rate = _schedule(config, config.learning_rate, config.anneal_lr)
     # Flattened, since with small networks most of Adam's time is overhead per parameter array.
     adam = optax.flatten(optax.adam(rate))
@@ -107,5 +107,5 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def _schedule(config: TrainConfig, value: float, anneal: bool) -> Any:
-    """A constant, or a linear schedule that reaches zero after the last update."""
+    """Return a constant, or a linear schedule that reaches zero after the last update."""
     return optax.linear_schedule(value, 0.0, config.updates) if anneal else value

@@ -1,4 +1,4 @@
-"""Make, open and close the environments of a config, and probe whether they are reproducible."""
+"""Make and close the environment of a config, and test whether it is reproducible."""
 
 import contextlib
 import functools
@@ -68,14 +68,14 @@ def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
 
 
 def with_spaces(env: gym.Env | VectorEnv) -> OpenEnv:
-    """A Gymnasium environment with its spaces; a vector's are those of one of its environments."""
+    """Return a Gymnasium environment with the spaces of a single environment."""
     if isinstance(env, VectorEnv):
         return OpenEnv(env, env.single_observation_space, env.single_action_space)
     return OpenEnv(env, env.observation_space, env.action_space)
 
 
 def close_env(env: Any) -> None:
-    """Close an environment that is no longer needed; errors and warnings are ignored."""
+    """Close an environment; ignore errors and warnings."""
     with warnings.catch_warnings(), contextlib.suppress(Exception, KeyboardInterrupt):
         warnings.simplefilter("ignore")
         env.close()
@@ -91,7 +91,7 @@ def make_functional_env(config: TrainConfig) -> envs.Env:
 
 
 def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
-    """Make the Gymnasium environment of a config: a VectorEnv for several, else a single Env.
+    """Make the Gymnasium environment of a config: a VectorEnv, or an Env if num_envs is 1.
 
     Args:
       config: the settings.
@@ -112,7 +112,7 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         if num_envs == 1:
             return make_one()
         if config.vectorization == "async":
-            # Never a plain fork: a forked child would inherit the locks that JAX's threads hold.
+            # Never fork: the child would inherit the locks that JAX's threads hold.
             methods = multiprocessing.get_all_start_methods()
             return AsyncVectorEnv(
                 [functools.partial(_make_in_process, make_one)] * num_envs,
@@ -129,11 +129,11 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
 
 
 def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
-    # Gymnasium's checker would repeat the checks of collect_episodes, and slow down every step.
+    # collect_episodes checks the same as Gymnasium's checker, which would slow down every step.
     env = gym.make(env_id, disable_env_checker=True, **kwargs)
     if frame_stack > 1:
         env = gym.wrappers.FrameStackObservation(env, frame_stack)
-    # Check the spaces before Gymnasium copies them for a vector, or starts processes.
+    # Check the spaces before Gymnasium batches them or starts processes.
     seen: Any = getattr(env, "observation_space", None)
     acted: Any = getattr(env, "action_space", None)
     observations(seen), actions(acted)
@@ -141,8 +141,8 @@ def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
 
 
 def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:
-    """Make an environment whose process ignores Ctrl-C and ends with its parent process."""
-    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in this process
+    """Make an environment in a process that ignores Ctrl-C and ends with its parent process."""
+    if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in the parent
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return make_one()
@@ -202,7 +202,7 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
     differences. A stream of steps is never bit-exact, since resuming restarts its episodes.
     """
     if config.on_device:
-        return None  # a pure function of its key
+        return None  # it is a pure function of its key
     if config.collect == "steps":
         return "a resumed stream of steps restarts its episodes"
     try:

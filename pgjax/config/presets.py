@@ -1,4 +1,4 @@
-"""Tuned settings for some environments; benchmarks/README.md says how they were found."""
+"""Tuned settings of some environments; benchmarks/README.md describes how they were found."""
 
 from typing import Any
 

@@ -7,20 +7,32 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from pgjax.config.presets import PRESETS
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, short_repr
 from pgjax.numerics.sums import CHUNK_SIZE
 
 
 class Between(typing.NamedTuple):
-    """Metadata of a setting's annotation: the lowest and highest value, both allowed."""
+    """Range of a setting, as metadata of its annotation; both ends are allowed."""
 
     low: float
     high: float
 
 
-_LARGEST_INT, _LARGEST = 2**31 - 1, 1e38  # what 32 bits hold
-_MOST = 2**14  # limit for what takes memory before anything is learned
+_LARGEST_INT, _LARGEST = 2**31 - 1, 1e38  # limits of int32 and, roughly, float32
+_MOST = 2**14  # limit for settings that allocate memory before training starts
+
+_UNIONS = (typing.Union, types.UnionType)
+_TYPE_NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    Path: "a pathlib.Path",
+    types.NoneType: "None",
+}
 
 Count = Annotated[int, Between(1, _LARGEST_INT)]
 Width = Annotated[int, Between(1, _MOST)]
@@ -59,9 +71,9 @@ class TrainConfig:
     critic bootstraps where a stream is cut. Resuming restarts the episodes of streams, so such a
     run is not bit-exact."""
     episodes_per_update: Count = 16
-    """Whole episodes collected for each update."""
+    """Number of episodes per update, with --collect episodes."""
     num_steps: Annotated[int, Between(1, 2**20)] = 256
-    """With --collect steps: steps of each environment per update."""
+    """Number of steps of each environment per update, with --collect steps."""
 
     num_envs: Width = 8
     """Number of environments stepped in parallel. It changes the speed, never the result (except
@@ -84,11 +96,11 @@ class TrainConfig:
     hidden_sizes: tuple[Width, ...] = (16, 16)
     """Units of each hidden layer of the policy and of the critic."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Activation after each hidden layer."""
+    """Activation function of the hidden layers."""
     normalize_obs: bool = False
     """Normalise observations with a running mean and standard deviation."""
     squash: bool = False
-    """Bound continuous actions by tanh instead of clipping them."""
+    """Bound continuous actions by tanh instead of clipping."""
 
     learning_rate: NonNegative = 0.01
     """Adam's learning rate."""
@@ -97,9 +109,9 @@ class TrainConfig:
     max_grad_norm: Positive | None = None
     """Clip gradients to this global L2 norm."""
     gamma: UnitInterval = 0.99
-    """Discount per step."""
+    """Discount factor per step."""
     estimator: Literal["reward_to_go", "gae"] = "reward_to_go"
-    """Advantage estimator; gae needs the critic."""
+    """Advantage estimator; gae needs --critic."""
     gae_lambda: UnitInterval = 0.95
     """Lambda of gae. At 1 the critic adds no bias (except by bootstrapping truncated episodes).
     Smaller values add bias from critic errors, and reduce the variance if the critic is good."""
@@ -111,19 +123,19 @@ class TrainConfig:
     """Divide rewards by the running RMS of past discounted returns, in addition to
     --reward-scale."""
     leave_one_out: bool = False
-    """Subtract the mean return-to-go of the other episodes of the batch."""
+    """Subtract the mean return-to-go of the other episodes at the same step."""
     normalize_advantages: bool = True
-    """Normalise the advantages of a batch to mean 0 and standard deviation 1."""
+    """Normalise the advantages of each batch to mean 0 and standard deviation 1."""
     time_discount: bool = False
-    """Weight step t by gamma**t: the textbook gradient of the discounted objective."""
+    """Weight step t by gamma**t, as in the exact gradient of the discounted return."""
     entropy_coef: NonNegative = 0.0
-    """Weight of the entropy bonus."""
+    """Coefficient of the entropy bonus."""
     anneal_entropy: bool = False
-    """Decay the weight of the entropy bonus linearly to zero over the run."""
+    """Decay the entropy coefficient linearly to zero over the run."""
     value_coef: NonNegative = 0.5
-    """Weight of the critic's loss."""
+    """Coefficient of the critic's loss."""
     mean_over: Literal["episodes", "steps"] = "episodes"
-    """Divide the loss by the number of episodes, or of steps."""
+    """Average the loss over episodes or over steps."""
     chunk_size: Annotated[int, Between(1, CHUNK_SIZE)] | None = CHUNK_SIZE
     """Steps per gradient chunk. None processes the whole batch together, and gives up bit-for-bit
     reproducibility across threads, padding and devices."""
@@ -157,7 +169,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Inverse of `to_json`.
+        """Make a config from the values that `to_json` returns.
 
         Raises:
           ConfigError: for an unknown or missing name, or a value of the wrong type or out of range.
@@ -166,8 +178,8 @@ class TrainConfig:
         if unknown := values.keys() - known:
             names = ", ".join(sorted(unknown))
             raise ConfigError(
-                f"settings that this version of pgjax does not know: {names}; manifest.json names "
-                "the version that does"
+                f"config.json has settings that this version of pgjax does not know: {names}; use "
+                "the version that manifest.json names"
             )
         if missing := known - values.keys() - {"run_dir"}:
             names = ", ".join(sorted(missing))
@@ -200,7 +212,7 @@ class TrainConfig:
 
 
 def option(name: str) -> str:
-    """The command-line option of a setting.
+    """Return the command-line option of a setting.
 
     >>> option("learning_rate")
     '--learning-rate'
@@ -216,17 +228,17 @@ def _annotations(cls: type) -> dict[str, Any]:
 
 def _check(name: str, annotation: Any, value: Any) -> None:
     """Raise ConfigError unless a value has the type and range that an annotation gives."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        options = typing.get_args(annotation)
-        if value is None and types.NoneType in options:
-            return
-        annotation = next(each for each in options if each is not types.NoneType)
     if not _fits(annotation, value):
-        raise ConfigError(f"{option(name)} must be {_describe(annotation)}, got {value!r}")
+        hint = " (.item() converts it)" if isinstance(value, np.generic) else ""
+        raise ConfigError(
+            f"{option(name)} must be {_describe(annotation)}, got {short_repr(value)}{hint}"
+        )
 
 
 def _fits(annotation: Any, value: Any) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _UNIONS:
+        return any(_fits(each, value) for each in arguments)
     if origin is Annotated:
         between: Between = arguments[1]
         return _fits(arguments[0], value) and between.low <= value <= between.high
@@ -244,11 +256,13 @@ def _fits(annotation: Any, value: Any) -> bool:
 
 def _describe(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _UNIONS:
+        return " or ".join(map(_describe, arguments))
     if origin is Annotated:
         low, high = arguments[1]
         return f"{_describe(arguments[0])} from {low} to {high:.15g}"
     if origin is Literal:
-        return " or ".join(arguments)
+        return " or ".join(map(repr, arguments))
     if origin is tuple:
         return f"a tuple of one or more values, each {_describe(arguments[0])}"
     words = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
@@ -258,23 +272,25 @@ def _describe(annotation: Any) -> str:
 def _check_together(config: TrainConfig) -> None:
     """Raise ConfigError for settings that exclude each other."""
     if config.estimator == "gae" and not config.critic:
-        raise ConfigError("estimator gae bootstraps from a critic: add --critic")
+        raise ConfigError("--estimator gae bootstraps from a critic: add --critic")
     if config.vectorization == "envpool" and config.collect != "steps":
-        raise ConfigError("envpool resets environments itself: add --collect steps")
+        raise ConfigError(
+            "--vectorization envpool cannot collect whole episodes: add --collect steps"
+        )
     if config.collect == "steps":
         _check_streams(config)
     if config.on_device and config.frame_stack > 1:
         raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --on-device")
     if config.leave_one_out and config.episodes_per_update < 2:
-        raise ConfigError("leave-one-out needs at least 2 episodes: raise --episodes-per-update")
+        raise ConfigError("--leave-one-out needs at least 2 episodes: raise --episodes-per-update")
 
 
 def _check_streams(config: TrainConfig) -> None:
-    """Raise ConfigError for settings that streams of steps cannot use."""
+    """Raise ConfigError for settings that cannot be combined with --collect steps."""
     if not config.critic:
-        raise ConfigError("streams of steps bootstrap from a critic: add --critic")
+        raise ConfigError("--collect steps bootstraps from a critic: add --critic")
     for name in ("on_device", "leave_one_out", "time_discount"):
         if getattr(config, name):
             raise ConfigError(f"{option(name)} needs whole episodes: leave out --collect steps")
     if config.vectorization == "envpool" and config.frame_stack > 1:
-        raise ConfigError("--frame-stack is a Gymnasium wrapper: envpool cannot use it")
+        raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --vectorization envpool")

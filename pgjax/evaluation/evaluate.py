@@ -45,8 +45,8 @@ def evaluate(
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      `mean`, `std` (of the population), `min` and `max` of the undiscounted return, `mean_length`
-      in steps, and `episodes`.
+      `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
+      steps, and `episodes`.
 
     Raises:
       ConfigError: if an argument is out of range.
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def evaluation_sentence(result: dict[str, Any]) -> str:
-    """Format what `evaluate` returned as one line."""
+    """Format the result of `evaluate` as one line."""
     return (
         "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
         "mean length {mean_length:.1f}  over {episodes} episodes"
@@ -96,7 +96,7 @@ def check_episodes(episodes: int) -> None:
 def _evaluate_in_python(
     run: Run, episodes: int, seed: int, stochastic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and weights [T, episodes], zero where padded."""
+    """Return rewards and weights [T, episodes], zero where padded."""
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     state = evaluation_state(run, seed)
     config = run.config
@@ -138,7 +138,7 @@ def compile_evaluation(
 
 @functools.lru_cache(maxsize=16)
 def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Future[_Compiled]:
-    """(params, seed) -> rewards and weights [T, episodes], zero where padded."""
+    """Compile (params, seed) -> rewards and weights [T, episodes], zero where padded."""
 
     def compile_() -> Any:
         with open_env(config) as env:
@@ -164,7 +164,7 @@ def greedy(agent: Agent) -> Algorithm:
     return agent.algorithm._replace(act=_act_greedily(agent.policy))
 
 
-@functools.cache  # one function per policy, so that it is compiled once
+@functools.cache  # one function per policy, so that jit compiles it once
 def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
     def act(params: Any, key: jax.Array, obs: jax.Array) -> jax.Array:
         distribution: Any = policy.apply(params, obs)

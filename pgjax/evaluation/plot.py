@@ -87,7 +87,7 @@ def _draw_seeds(axes: Any, folders: list[Path]) -> None:
 
 
 def _read(run_dir: Path, *names: str) -> list[list[float]]:
-    """Columns of metrics.jsonl."""
+    """Read columns of metrics.jsonl."""
     try:
         rows = read_lines(run_dir / "metrics.jsonl")
         if not rows:

@@ -1,4 +1,4 @@
-"""Videos of a trained agent."""
+"""Render a trained agent to a video or to images."""
 
 import io
 import shutil
@@ -77,7 +77,9 @@ def frames(
     stochastic: bool = False,
     allow_env_import: bool = False,
 ) -> list[np.ndarray]:
-    """Render the agent's episodes as images.
+    """Render episodes of a trained agent as images.
+
+    Use it to show the agent in a notebook; `render` writes a video file.
 
     Use it to show or process the images yourself; `render` writes a video.
 
@@ -108,17 +110,21 @@ def frames(
 
 
 def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:
-    """Frames, and frames per second."""
+    """Return frames, and frames per second."""
     check_episodes(episodes)
     state = evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     squash, timeout = run.config.squash, run.config.step_timeout
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about render modes, which are checked below
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # about the render mode, which is checked below
         drawn = make_env(run.config, num_envs=1, render_mode="rgb_array")
     try:
         if drawn.render_mode != "rgb_array":
-            raise ConfigError(f"{run.config.env_id} cannot be rendered to images")
+            raise ConfigError(
+                f"{run.config.env_id} cannot be rendered: it has no render mode rgb_array"
+            )
         env = wrappers.RenderCollection(drawn, pop_frames=True, reset_clean=False)
         collect_episodes(env, algorithm, state, episodes, squash=squash, step_timeout=timeout)
         images: Any = env.render()
@@ -129,7 +135,7 @@ def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[n
         if array.dtype != np.uint8 or array.shape[2:] != (3,):
             raise ConfigError(
                 f"{run.config.env_id} renders {short_repr(image)}, not an array "
-                "[height, width, 3] of uint8: correct its render method"
+                "[height, width, 3] of uint8: fix its render method"
             )
     return list(images), float(drawn.metadata.get("render_fps", 30))
 
@@ -138,7 +144,9 @@ def _write_mp4(images: list[np.ndarray], fps: float, out: Path) -> None:
     try:
         from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
     except ImportError:
-        raise ConfigError('a video in .mp4 needs pip install "pgjax[video]"') from None
+        raise ConfigError(
+            'an .mp4 video needs pip install "pgjax[video]"; a .gif does not'
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         ImageSequenceClip(images, fps=fps).write_videofile(str(video), logger=None)

@@ -15,7 +15,7 @@ from pgjax.types import TrainState
 
 
 def settings_digest(config: TrainConfig) -> str:
-    """Digest of the settings that determine an update, to recognise checkpoints of another run."""
+    """Digest of the settings that determine an update; it identifies checkpoints of another run."""
     values = config.to_json()
     if not config.length_matters:
         del values["updates"]
@@ -50,17 +50,17 @@ def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> Tra
 
     Args:
       checkpoint: from `valid_checkpoints`.
-      init: returns a state of the same shapes; it is traced, not run.
+      init: returns a state with the same shapes and dtypes; it is traced, not executed.
 
     Raises:
-      RunError: if the checkpoint has other shapes or dtypes.
+      RunError: if the shapes or dtypes of the checkpoint differ.
     """
     like = jax.eval_shape(lambda: with_key_data(init()))
     leaves = jax.tree.leaves(like)
     least = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     try:
         if not least <= checkpoint.size <= least + 2**12 + 2**9 * len(leaves):
-            raise ValueError(f"{checkpoint.size} bytes, but the state takes about {least}")
+            raise ValueError(f"it has {checkpoint.size} bytes, the state about {least}")
         state = flax.serialization.from_bytes(like, checkpoint.body())
         for old, new in zip(leaves, jax.tree.leaves(state), strict=True):
             if (old.shape, old.dtype) != (new.shape, new.dtype):

@@ -9,11 +9,11 @@ from jax import lax
 
 from pgjax.types import Params
 
-_SALTS = (0x9E3779B9, 0x7F4A7C15)  # one for each word
+_SALTS = (0x9E3779B9, 0x7F4A7C15)  # one per word
 
 
 def params_digest(params: Params) -> jax.Array:
-    """Compute a digest of the bits of all parameters, leaf by leaf in tree order: [2] uint32.
+    """Compute a digest [2] uint32 of the bits of all parameters, leaf by leaf in tree order.
 
     It sums integers, so the order of summation does not matter. It detects accidental differences
     (a changed bit goes unnoticed once in 2**64); use `params_sha256` against deliberate ones.
@@ -38,18 +38,19 @@ def _bits(leaf: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """MurmurHash3's finaliser: each input bit flips each output bit with probability one half."""
+    """Apply MurmurHash3's finaliser: each input bit flips each output bit with probability 1/2."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
 def params_sha256(params: Params) -> str:
-    """SHA-256 of the bytes of all parameters, leaf by leaf in tree order, in hex.
+    """Compute the SHA-256 of the bytes of all parameters, leaf by leaf in tree order, in hex.
 
-    >>> import numpy as np
-    >>> params_sha256({"w": np.zeros(2, np.float32)})[:8]
-    'af5570f5'
+    Example:
+      >>> import numpy as np
+      >>> params_sha256({"w": np.zeros(2, np.float32)})[:8]
+      'af5570f5'
     """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):

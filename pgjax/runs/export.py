@@ -59,7 +59,7 @@ def to_orbax(run: Run, out: Path) -> Path:
 
     Args:
       run: the run.
-      out: the new folder.
+      out: the folder to write, which must not exist.
 
     Returns:
       `out`.
@@ -88,13 +88,18 @@ def to_orbax(run: Run, out: Path) -> Path:
 
 
 def from_orbax(path: Path, like: TrainState) -> TrainState:
-    """Read the TrainState that `to_orbax` wrote.
+    """Read a TrainState that `to_orbax` or `pgjax.export` wrote.
+
+    Use it to continue with an exported state in Python; Orbax alone reads it as a dict.
 
     Use it to get the state back without the run folder.
 
     Args:
       path: the folder.
-      like: a state with the same shapes and dtypes.
+      like: a state with the same shapes and dtypes, such as `algorithm.init(key, obs)`.
+
+    Returns:
+      The TrainState, bit for bit.
 
     Returns:
       The state.
@@ -119,10 +124,13 @@ def from_orbax(path: Path, like: TrainState) -> TrainState:
             # Compare first: a failed restore leaves Orbax threads running.
             there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
             if there != _shapes(tree):
-                raise ValueError("its arrays have other names, shapes or dtypes")
+                raise ValueError("the names, shapes or dtypes of its arrays differ")
             found = checkpointer.restore(path.absolute(), tree)
     except (OSError, ValueError, KeyError, AttributeError) as e:
-        raise RunError(f"{path} does not hold such a state ({e})") from None
+        raise RunError(
+            f"{path} does not hold a matching TrainState ({e}): check the path, and pass a `like` "
+            "made with the settings of the exported run"
+        ) from None
     state = flax.serialization.from_state_dict(with_key_data(like), found)
     return with_typed_key(jax.tree.map(jnp.asarray, state))
 

@@ -36,7 +36,7 @@ _CANNOT = "{} cannot be made ({}): choose another --run-dir"
 def new_run_dir(config: TrainConfig) -> Path:
     """Return the path of a new run folder: config.run_dir, or a new name in runs/.
 
-    The folder is not made yet.
+    Does not create it.
 
     Raises:
       RunError: if the path is a file or a non-empty folder, or the folder cannot be made.
@@ -48,7 +48,7 @@ def new_run_dir(config: TrainConfig) -> Path:
     path = Path(config.run_dir)
     try:
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    except OSError as e:  # such as a name that is too long
+    except OSError as e:  # for example, the name is too long
         raise RunError(_CANNOT.format(path, e.strerror)) from None
     if existing == path and not path.is_dir():
         raise RunError(f"{path} is not a folder: choose another --run-dir")
@@ -99,7 +99,7 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
 
 
 def seed_folder(run_dir: Path, seed: int) -> Path:
-    """The run folder of one seed, in the folder of several."""
+    """Return the run folder of one seed in the folder of several seeds."""
     return run_dir / f"seed-{seed}"
 
 
@@ -109,7 +109,7 @@ def write_seeds(run_dir: Path, seeds: range) -> None:
 
 
 def seeds_in(run_dir: Path) -> range:
-    """The seeds whose runs a folder holds; empty for the folder of a single run.
+    """Return the seeds whose runs a folder holds; empty for the folder of a single run.
 
     Raises:
       RunError: if seeds.json is damaged.
@@ -124,7 +124,7 @@ def seeds_in(run_dir: Path) -> range:
 
 
 def seed_folders(run_dir: Path) -> list[Path]:
-    """The run folders in the folder of several seeds; empty for the folder of a single run."""
+    """Return the run folders in a folder of several seeds; empty for the folder of a single run."""
     return [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
 
 

@@ -1,4 +1,4 @@
-"""What the bits of a result depend on besides config and seed: versions, processor, flags."""
+"""What the bits of a result depend on besides the config: versions, processor, flags."""
 
 import importlib.metadata
 import os
@@ -62,7 +62,7 @@ def differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
 
 
 def threads() -> int:
-    """The number of threads of XLA's CPU backend: NPROC, or else the cores of this process."""
+    """Return the number of threads of XLA's CPU backend: NPROC if set, else the available cores."""
     asked = os.environ.get("NPROC", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
@@ -71,7 +71,7 @@ def threads() -> int:
 
 
 def git_commit() -> str | None:
-    """The commit of the current folder, if it is in a git repository."""
+    """Return the commit of the current folder, or None outside a git repository."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
@@ -89,16 +89,21 @@ def _version(package: str) -> str:
 
 
 def _of_environment(env_id: str) -> dict[str, str]:
-    """The version of the package that provides an environment, if it is not Gymnasium itself."""
+    """Return the version of the package that provides an environment, unless it is Gymnasium."""
     spec = gym.registry.get(env_id.rpartition(":")[2])
     entry = spec.entry_point if spec else None
     package = entry.partition(".")[0].partition(":")[0] if isinstance(entry, str) else ""
     if package in ("", "gymnasium"):
         return {}
+    return {"environment's package": f"{package} {_version(package)}"}
+
+
+def _version(package: str) -> str:
+    """Return the version of a package, or "not installed", as in a source tree."""
     try:
-        return {"environment's package": f"{package} {importlib.metadata.version(package)}"}
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return {"environment's package": package}
+        return "not installed"
 
 
 def _cpu_features() -> str:

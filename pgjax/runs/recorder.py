@@ -25,7 +25,7 @@ TOTALS = ("total_episodes", "total_env_steps")
 
 
 def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
-    """Inverse of `pgjax.runs.folder.read_lines`."""
+    """Format values as the lines of a .jsonl file; inverse of `pgjax.runs.folder.read_lines`."""
     return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
 
 
@@ -83,7 +83,7 @@ class Recorder:
         digests: list[str],
         timings: list[dict[str, float]],
     ) -> None:
-        """Append updates to all logs."""
+        """Append a line per update to each log."""
         rows = [
             (of, {"update": of["update"], "params": digest}, {"update": of["update"], **timing})
             for of, digest, timing in zip(metrics, digests, timings, strict=True)
@@ -93,7 +93,7 @@ class Recorder:
         self._before, self._now = self._now, (metrics[-1], ends)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint of the state after the last recorded update, or the one before it."""
+        """Write a checkpoint of the state after the last, or second-to-last, call of `record`."""
         if int(state.step) != self.last["update"]:
             self._now = self._before
         last, ends = self._now
@@ -126,7 +126,9 @@ class Recorder:
             differs = differences(fresh["machine"], manifest["machine"])
             del manifest["config"]
         except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
-            warnings.warn(f"{e}: writing a new manifest", RunWarning, stacklevel=2)
+            warnings.warn(
+                f"cannot read manifest.json, so it is written anew ({e})", RunWarning, stacklevel=2
+            )
             return fresh
         if differs:
             warnings.warn(

@@ -16,7 +16,9 @@ from pgjax.types import TrainState
 
 
 class Run(NamedTuple):
-    """A run: what `pgjax.train` returns and `pgjax.load` reads back.
+    """A trained run, as `pgjax.train` returns it and `pgjax.load` reads it back.
+
+    Use `policy` and `state` to act, `metrics` to analyse the training.
 
     Use it to apply the trained policy and to read the metrics, or pass it to `pgjax.evaluate`,
     `pgjax.render` and `pgjax.plot`.
@@ -41,12 +43,12 @@ class Run(NamedTuple):
 
     @property
     def policy(self) -> nn.Module:
-        """The Flax module: policy.apply(run.state.params, obs) returns a distribution."""
+        """Flax module; policy.apply(run.state.params, obs) returns a distribution of actions."""
         return self.agent.policy
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """Metrics of every update, from metrics.jsonl."""
         return read_lines(self.path / "metrics.jsonl")
 
 
@@ -54,7 +56,7 @@ RunLike = Run | Path | str
 
 
 def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
-    """Read a run back from its folder.
+    """Read a run from its folder, with the state of its last valid checkpoint.
 
     Use it to work with an agent that was trained earlier.
 
@@ -97,10 +99,10 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
 
 
 def run_path(run: RunLike) -> Path:
-    """The folder of a run, given the run or its folder."""
+    """Return the folder of a run, given the run or its folder."""
     return run.path if isinstance(run, Run) else Path(run)
 
 
 def as_run(run: RunLike, *, allow_env_import: bool = False) -> Run:
-    """Return a run as it is, or `load` it from its folder."""
+    """Return a Run unchanged, or `load` it from its folder."""
     return run if isinstance(run, Run) else load(run, allow_env_import=allow_env_import)

@@ -19,14 +19,14 @@ _NAME = re.compile(r"\d{8,}\.ckpt")
 _DIGEST = 64  # hex digits
 _LONGEST_HEADER = 2**16
 _FILE = 0o666
-KEEP = 3  # the last checkpoints to keep, in addition to the best
+KEEP = 3  # number of recent checkpoints to keep, in addition to the best
 
 Mark = tuple[int, str]  # length in bytes, SHA-256 in hex
 Ends = dict[str, tuple[int, Any]]  # for each log: length in bytes, running hash
 
 
 class DamagedError(ValueError):
-    """A file that was damaged or changed since it was written."""
+    """A file is missing, damaged, or was changed after it was written."""
 
 
 class Checkpoint(NamedTuple):
@@ -35,24 +35,24 @@ class Checkpoint(NamedTuple):
     path: Path
     update: int
     score: float  # higher is better
-    settings: str  # digest of the settings that all checkpoints of the folder share
+    settings: str  # digest of the settings, the same for all checkpoints of a run
     logs: dict[str, Mark]
     offset: int
     size: int  # of the body, in bytes
 
     def body(self) -> bytes:
-        """The bytes given to `commit`."""
+        """Read the bytes that `commit` wrote."""
         with _opened(self.path, os.O_RDONLY) as file:
             return _read(file, self.size, self.offset)
 
 
 def logs_at(folder: Path, names: Sequence[str], marks: Mapping[str, Mark]) -> Ends:
-    """The ends of a folder's logs: those in `marks`, and 0 for a log without one."""
+    """Return the ends of a folder's logs: those in `marks`, or 0 for a log without a mark."""
     return {name: _hashed(folder / name, marks.get(name, (0, ""))[0]) for name in names}
 
 
 def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
-    """Append to the logs at their ends, and return the new ends.
+    """Append to the logs at their ends, dropping anything beyond, and return the new ends.
 
     Anything after the old ends is lost. Before `flush`, the data survives a kill of the process, but
     not a crash of the machine.
@@ -70,7 +70,7 @@ def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
 
 
 def flush(folder: Path, ends: Ends) -> dict[str, Mark]:
-    """Sync the logs to disk, truncated at their ends."""
+    """Truncate the logs at their ends and sync them to disk."""
     for name, (size, _) in ends.items():
         with _opened(folder / name, os.O_WRONLY | os.O_CREAT) as file:
             _cut(file, size)
@@ -111,7 +111,7 @@ def _prune(folder: Path) -> None:
 
 
 def _paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
+    """Return the checkpoint files of a folder, newest first."""
     try:
         is_folder = stat.S_ISDIR(os.lstat(folder).st_mode)
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read the header of a checkpoint, after checking its digest.
+    """Check the digest of a checkpoint and read its header.
 
     Raises:
       DamagedError: if the file is damaged or was changed.
@@ -155,7 +155,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]:
-    """Yield the checkpoints of a folder, newest first, or the damage to one or to its logs."""
+    """Yield each checkpoint of a folder, newest first, or an error if it or a log is damaged."""
     for path in _paths(folder):
         try:
             found = read(path)
@@ -173,7 +173,7 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
 
 
 def clear(folder: Path, after: int) -> None:
-    """Remove the checkpoints after an update, and temporary files of killed processes."""
+    """Remove the checkpoints after an update, and the temporary files of killed processes."""
     for path in _paths(folder):
         if int(path.stem) > after:
             os.unlink(path)
@@ -205,13 +205,13 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON together with its digest, by `replace`."""
+    """Write JSON with its digest, atomically."""
     sealed = {**value, "sha256": digest_of(value)}
     replace(path, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Inverse of `write_sealed`.
+    """Read what `write_sealed` wrote.
 
     Raises:
       DamagedError: if the file is missing, is damaged or was changed.
@@ -229,12 +229,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value; the order of names does not matter."""
+    """Compute the SHA-256 of a JSON value; the order of names does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _hashed(path: Path, size: int) -> tuple[int, Any]:
-    """The length and the hash of the first `size` bytes of a file."""
+    """Return `size` and the running hash of the first `size` bytes of a file."""
     digest = hashlib.sha256()
     if size:
         with _opened(path, os.O_RDONLY) as file:
@@ -245,7 +245,7 @@ def _hashed(path: Path, size: int) -> tuple[int, Any]:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open a regular file without following links."""
+    """Open a regular file, without following symbolic links."""
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _FILE)
     except OSError as e:
@@ -254,7 +254,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         raise DamagedError(f"{path} cannot be read: {e.strerror}") from None
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise DamagedError(f"{path} is not a file")
+            raise DamagedError(f"{path} is not a regular file")
         yield file
     except EOFError:
         raise DamagedError(f"{path} is truncated") from None

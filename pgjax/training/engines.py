@@ -36,7 +36,7 @@ class UpdateRecords(NamedTuple):
 
     metrics: list[list[dict[str, Any]]]  # [seed][update]
     digests: list[list[str]]  # [seed][update], of the parameters after the update
-    timings: list[dict[str, float]]  # [update], of all seeds together
+    timings: list[dict[str, float]]  # [update], for all seeds together
 
 
 class Engine(NamedTuple):
@@ -66,7 +66,7 @@ def make_engine(
     mesh = _mesh(num_devices, num_seeds)
     if not config.on_device:
         if mesh.size > 1:
-            raise ConfigError("only a run on the device can use several devices: add --on-device")
+            raise ConfigError("only runs on the device can use several devices: add --on-device")
         return python_engine(config, env, agent.algorithm)
     share_episodes = num_seeds == 1 and mesh.size > 1
     sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
@@ -83,18 +83,18 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
         raise ConfigError(f"--num-devices must be at least 1, got {wanted}")
     if wanted > len(devices):
         raise ConfigError(
-            f"--num-devices {wanted}, but there are {len(devices)} (on CPU "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted} makes as many)"
+            f"--num-devices {wanted}, but there are {len(devices)}: ask for fewer, or on CPU set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}"
         )
     if processes > 1 and wanted < len(devices):
         raise ConfigError(
-            f"{processes} processes share all {len(devices)} devices: leave out --num-devices"
+            f"{processes} processes use all {len(devices)} devices: leave out --num-devices"
         )
     return Mesh(np.array(devices[:wanted]), (AXIS,))
 
 
 def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
-    """The Python loop: one seed, one update per call."""
+    """Make the engine that steps Gymnasium from Python: one seed, one update per call."""
     update, digest = updater(algorithm.update), jax.jit(params_digest)
     options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
     stream = Stream(env, **options) if config.collect == "steps" else None
@@ -147,7 +147,7 @@ def device_engine(
         check_vma=False,
     )
     jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
-    # jitted, since device_put does not send keys to the devices of other processes
+    # Jitted, since device_put does not send keys to the devices of other processes.
     send = jit(lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states))
     take = jax.jit(lambda here: [jax.tree.map(lambda x, i=i: x[i], here) for i in range(num_seeds)])
     # Pad to the same number of seeds per device; surplus results are dropped.
@@ -205,7 +205,7 @@ def _many_updates(
 
 
 def _records(log: Any, digests: np.ndarray, seconds: float) -> UpdateRecords:
-    """Records of updates that took `seconds` each, from arrays [seed, update, ...]."""
+    """Make the records of updates that took `seconds` each, from arrays [seed, update, ...]."""
     rows = unpack(log)
     metrics = [
         [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]

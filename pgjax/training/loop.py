@@ -1,4 +1,4 @@
-"""The training loop: run updates, several per dispatch, and yield a record of each."""
+"""The training loop: compute updates, several per dispatch, and yield their records."""
 
 import contextlib
 import itertools
@@ -39,11 +39,11 @@ class Observer(Protocol):
     """
 
     def start(self, run: RunInfo) -> None:
-        """Called once, before the first update."""
+        """Run once, before the first update."""
         ...
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Called after each update, with the metrics of each seed and the timings of all."""
+        """Run after each update, with the metrics of each seed and the timings of all together."""
         ...
 
     def stop(self) -> None:
@@ -78,8 +78,8 @@ def run_updates(
       updates: the total number of updates.
 
     Yields:
-      The records of the updates of a dispatch, with running totals in their metrics, and the
-      engine's states after them (`engine.end` returns the TrainStates).
+      The records of a dispatch, with running totals in the metrics, and the engine's states after
+      it (`engine.end` returns the TrainStates).
 
     Raises:
       DivergedError: if the next update is not finite; all updates before it have been yielded.
@@ -95,7 +95,7 @@ def run_updates(
             ending = engine.end(new) if done + size == updates else []
             good = _finite_updates(done, seeds, records.metrics, ending)
             if good < size:
-                size = good  # run again, only up to the last finite update
+                size = good  # repeat the dispatch, up to the last finite update
                 continue
             metrics = [
                 list(itertools.accumulate(of_seed, _add_totals, initial=before))[1:]
@@ -116,7 +116,7 @@ def _finite_updates(
 ) -> int:
     """Number of updates before the first one that is not finite for some seed; at least 1.
 
-    `done` is the number of updates before these; `states`, if any, are those after the last one.
+    `done` is the number of updates before these; `states`, if any, are the states after the last.
     """
     finite = [list(map(_finite, of_seed)) for of_seed in metrics]
     for of_seed, state in zip(finite, states, strict=False):
@@ -140,7 +140,7 @@ def _agreed(size: int) -> int:
 
 
 def _add_totals(last: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of an update with running totals, given those of the update before it."""
+    """Add running totals to the metrics of an update, given the metrics of the one before."""
     return {
         "update": last["update"] + 1,
         "total_episodes": last["total_episodes"] + info["episodes"],

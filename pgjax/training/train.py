@@ -183,7 +183,7 @@ def _train(
     *,
     resuming: bool = False,
 ) -> list[Run]:
-    """Train runs that differ only in their seeds."""
+    """Train runs that differ only in their seed."""
     config, writes = configs[0], jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if writes:
@@ -283,7 +283,7 @@ def _last_common_checkpoints(
 def states_at(
     configs: list[TrainConfig], agent: Agent, resumed_from: Sequence[Checkpoint | None]
 ) -> list[TrainState]:
-    """The state of each seed, restored or initialised; the same in all processes."""
+    """Restore or initialise the state of each seed, the same in all processes."""
     if resumed_from[0] is not None:
         init = functools.partial(agent.init, configs[0].seed)
         states = [checkpoints.restore(at, init) for at in resumed_from if at is not None]

@@ -156,7 +156,7 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
             [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
             for name in LOGS[:2]
         )
-        rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (a killed run's may differ)
+        rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (lengths may differ after a kill)
         if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
             raise ValueError("updates are missing")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
@@ -165,7 +165,7 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
 
 
 def _first_resumed(path: Path) -> int:
-    """The number of updates after which a run was first resumed."""
+    """Return the number of updates after which a run was first resumed."""
     try:
         resumed = store.read_sealed(path / "manifest.json").get("resumed", [])
         return min((of["update"] for of in resumed), default=sys.maxsize)

@@ -156,7 +156,7 @@ def test_an_environment_without_frames_is_not_rendered(run_dir, tmp_path):
         ("train CartPole-v1 --num-processes 2", "--coordinator HOST:PORT"),
         ("train CartPole-v1 --coordinator nowhere", "HOST:PORT or auto"),
         ("train FrozenLake-v1 --on-device", "CartPole-v1, Pendulum-v1, Acrobot-v1"),
-        ("fly", "no command 'fly': train, resume"),
+        ("fly", "no command 'fly': use one of train, resume"),
         ("train CartPole-v1 --learning-rate 1e39", "--learning-rate must be a number from 0 to"),
         ("train CartPole-v1 --updates 9999999999", "--updates must be an integer from 1 to"),
         ("train CartPole-v1 --max-episode-steps 9999999999", "--max-episode-steps must be"),

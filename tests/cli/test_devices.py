@@ -130,7 +130,7 @@ def test_two_killed_processes_resume_to_the_result_of_one(tmp_path):
         (("nowhere", 2, 0), "HOST:PORT"),
         (("nowhere:99999", 2, 0), "HOST:PORT"),
         (("127.0.0.1:1234", None, 0), "--num-processes"),
-        (("127.0.0.1:1234", 2, 2), "0..1"),
+        (("127.0.0.1:1234", 2, 2), "from 0 to 1, got 2"),
         (("127.0.0.1:1234", 0, 0), "--num-processes must be at least 1"),
         (("auto", 2, None), "leave them out"),
     ],

@@ -192,7 +192,7 @@ def test_orbax_round_trip(whole, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "orbax")
     assert_trees_equal(export.from_orbax(tmp_path / "orbax", whole.state), whole.state)
     other = settings(hidden_sizes=(4,), updates=1, run_dir=tmp_path / "other")
-    with pytest.raises(pgjax.RunError, match="does not hold such a state"):
+    with pytest.raises(pgjax.RunError, match="does not hold a matching TrainState"):
         export.from_orbax(tmp_path / "orbax", pgjax.train(other).state)
     with pytest.raises(pgjax.RunError, match="exists"):
         export.to_orbax(whole, tmp_path / "orbax")
