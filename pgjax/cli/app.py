@@ -22,13 +22,9 @@ _DESCRIPTION = "Policy gradients in JAX for Gymnasium."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command. The exit code is 2 for bad input, 130 for Ctrl-C and 143 for SIGTERM.
-
-    Exits with 2 for invalid input, 130 after Ctrl-C, 143 after SIGTERM.
-    """
-    # The Python loop makes one small call per step; dispatching it to another thread would make it
-    # several times slower. Only a program, not a library, should set this, and only before the first
-    # computation.
+    """Run a command. The exit code is 2 for bad input, 130 for Ctrl-C and 143 for SIGTERM."""
+    # The Python loop makes one small call per step, and dispatching it to another thread would take
+    # several times as long. Only a program, not a library, should set this, before it computes.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # Videos are rendered in memory; without this, SDL reports a missing display.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

@@ -30,7 +30,7 @@ _TYPE_NAMES = {
     float: "a number",
     bool: "True or False",
     str: "a string",
-    Path: "a pathlib.Path",
+    Path: "a path",
     types.NoneType: "None",
 }
 

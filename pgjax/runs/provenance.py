@@ -81,13 +81,6 @@ def git_commit() -> str | None:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # such as a source tree on the path
-        return "not installed"
-
-
 def _of_environment(env_id: str) -> dict[str, str]:
     """Return the version of the package that provides an environment, unless it is Gymnasium."""
     spec = gym.registry.get(env_id.rpartition(":")[2])

@@ -54,8 +54,7 @@ def logs_at(folder: Path, names: Sequence[str], marks: Mapping[str, Mark]) -> En
 def append(folder: Path, ends: Ends, data: Mapping[str, bytes]) -> Ends:
     """Append to the logs at their ends, dropping anything beyond, and return the new ends.
 
-    Anything after the old ends is lost. Before `flush`, the data survives a kill of the process, but
-    not a crash of the machine.
+    Before `flush`, the data survives a kill of the process, but not a crash of the machine.
     """
     new = dict(ends)
     for name, more in data.items():
