@@ -38,12 +38,18 @@ def _each_key_once(request):
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _release_compiled_functions():
-    """Free the compiled programs of a module; a worker would otherwise keep them all."""
-    yield
-    jax.clear_caches()
-    gc.collect()
+class _ReleaseCompiledFunctions:
+    """Frees the compiled programs of a file after its last test; a worker would keep them all."""
+
+    def pytest_runtest_teardown(self, item, nextitem):
+        if nextitem is None or nextitem.path != item.path:
+            jax.clear_caches()
+            gc.collect()
+
+
+def pytest_configure(config):
+    # As a plugin, so that it also serves the doctests outside this folder.
+    config.pluginmanager.register(_ReleaseCompiledFunctions())
 
 
 def import_with_torch(name):

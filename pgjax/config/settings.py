@@ -265,8 +265,7 @@ def _describe(annotation: Any) -> str:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
         return f"a tuple of one or more values, each {_describe(arguments[0])}"
-    words = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
-    return words.get(annotation, "a path")
+    return _TYPE_NAMES[annotation]
 
 
 def _check_together(config: TrainConfig) -> None:

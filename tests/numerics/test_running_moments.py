@@ -238,7 +238,7 @@ def test_runs_are_bit_identical_and_evaluation_changes_nothing(tmp_path):
     pgjax.evaluate(one, 2)
     assert_trees_equal(one.state.params, before)
     assert_trees_equal(pgjax.load(one.path).state.params, before)
-    with pytest.raises(pgjax.ConfigError, match="entropy bonus over 3"):
+    with pytest.raises(pgjax.ConfigError, match="entropy bonus is annealed over 3"):
         pgjax.resume(one.path, updates=4)
 
 
