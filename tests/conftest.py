@@ -1,4 +1,6 @@
 import atexit
+import contextlib
+import ctypes
 import gc
 import importlib
 import os
@@ -45,6 +47,8 @@ class _ReleaseCompiledFunctions:
         if nextitem is None or nextitem.path != item.path:
             jax.clear_caches()
             gc.collect()
+            with contextlib.suppress(AttributeError, OSError):  # only glibc has it
+                ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system
 
 
 def pytest_configure(config):
