@@ -44,6 +44,7 @@ from .policies import (
 )
 from .runs.export import export
 from .runs.run import load
+from .training.loop import Observer, RunInfo
 from .training.train import resume, train, train_seeds
 from .training.verify import verify
 from .types import Algorithm, Info, Rollout, TrainState
@@ -60,10 +61,12 @@ __all__ = [
     "LessonGaussianPolicy",
     "MultiSoftmaxPolicy",
     "NormalizedObs",
+    "Observer",
     "PgjaxError",
     "Rollout",
     "RolloutError",
     "RunError",
+    "RunInfo",
     "RunWarning",
     "Sharding",
     "SoftmaxPolicy",

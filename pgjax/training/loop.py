@@ -23,19 +23,46 @@ _SECONDS_PER_DISPATCH = 0.25
 
 
 class RunInfo(NamedTuple):
-    """What an Observer receives before the first update; lists have one entry per seed."""
+    """What an Observer receives before the first update; lists have one entry per seed.
+
+    Example:
+      >>> import pgjax
+      >>> pgjax.RunInfo._fields
+      ('configs', 'paths', 'observation_space', 'action_space', 'policy')
+    """
 
     configs: list[TrainConfig]
+    """The settings."""
     paths: list[Path]
+    """The run folders."""
     observation_space: gym.Space
+    """Observation space of one environment."""
     action_space: gym.Space
+    """Action space of one environment."""
     policy: nn.Module
+    """The Flax module."""
 
 
 class Observer(Protocol):
     """Follows a run; cannot change its result.
 
-    An exception raised in `update` (KeyboardInterrupt too) stops the run; the progress is saved.
+    Use one to show a run or to record it elsewhere. An exception raised in `update`
+    (KeyboardInterrupt too) stops the run; the progress is saved.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import pgjax
+      >>> class Returns:
+      ...     def start(self, run):
+      ...         self.seen = []
+      ...     def update(self, metrics, timings):
+      ...         self.seen.append(metrics[0]["mean_return"])
+      ...     def stop(self):
+      ...         print(len(self.seen), "updates")
+      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config, observers=[Returns()])
+      2 updates
     """
 
     def start(self, run: RunInfo) -> None:
@@ -47,7 +74,7 @@ class Observer(Protocol):
         ...
 
     def stop(self) -> None:
-        """Called once after the run has ended, for any reason, even if `start` raised."""
+        """Run once after the run has ended, for any reason, even if `start` raised."""
         ...
 
 
