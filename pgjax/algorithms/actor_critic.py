@@ -1,10 +1,11 @@
-"""What all algorithms share: an Objective, and pure functions of it.
+"""Shared parts of all algorithms: an Objective, and pure functions of it.
 
-An algorithm binds `init`, `act` and `log_prob` to its objective, adds a loss and an update of its
-own, and jits the five; see `reinforce`.
+An algorithm adds its own loss and update, and `make_algorithm` binds and jits the five functions;
+see `reinforce`.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -18,22 +19,54 @@ from pgjax.advantages import Estimator, value_target_of
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.numerics import running_moments
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier
-from pgjax.types import Params, Rollout, TrainState
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
+
+RETURNS = "return_moments"  # collection of the running moments of discounted returns, if kept
+_TRAINED = ("params", "critic")
 
 
 class Objective(NamedTuple):
-    """The parts and coefficients of a loss."""
+    """The parts and coefficients of a loss; `reinforce` describes them."""
 
     policy: nn.Module
-    critic: nn.Module | None
     estimator: Estimator
     value_target: Estimator  # what the critic is fitted to; see resolve_value_target
-    entropy_coef: float | optax.Schedule
-    value_coef: float
-    mean_over: Literal["episodes", "steps"]
-    chunk_size: int | None
-    normalize_rewards: float | None  # discount of the returns whose RMS divides the rewards
-    sharding: Sharding
+    critic: nn.Module | None = None
+    entropy_coef: float | optax.Schedule = 0.0
+    value_coef: float = 0.5
+    mean_over: Literal["episodes", "steps"] = "episodes"
+    chunk_size: int | None = CHUNK_SIZE
+    normalize_rewards: float | None = None  # discount of the returns whose RMS divides rewards
+    sharding: Sharding = Sharding()
+
+
+def make_algorithm(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Objective, Params, Rollout], tuple[jax.Array, Info]],
+    update: Callable[
+        [Objective, optax.GradientTransformation, TrainState, Rollout], tuple[TrainState, Info]
+    ],
+) -> Algorithm:
+    """Check an objective, bind the five functions of an algorithm to it, and jit them.
+
+    Args:
+      objective: the first argument of each function.
+      optimizer: the second argument of `init` and `update`.
+      loss: (objective, params, rollout) -> (loss [], metrics).
+      update: (objective, optimizer, state, rollout) -> (state, metrics).
+
+    Raises:
+      ConfigError: for a coefficient or an option that is out of range.
+    """
+    check_objective(objective)
+    return Algorithm(
+        init=jax.jit(functools.partial(init, objective, optimizer)),
+        act=jax.jit(functools.partial(act, objective)),
+        log_prob=jax.jit(functools.partial(log_prob, objective)),
+        loss=jax.jit(functools.partial(loss, objective)),
+        update=jax.jit(functools.partial(update, objective, optimizer)),
+    )
 
 
 def check_objective(objective: Objective) -> None:
@@ -74,6 +107,16 @@ def resolve_value_target(
     return target
 
 
+def trained(params: Params) -> Params:
+    """Select the collections that the optimizer trains."""
+    return {name: tree for name, tree in params.items() if name in _TRAINED}
+
+
+def of_critic(params: Params) -> Params:
+    """Return the variables of the critic: its own parameters and the shared collections."""
+    return {**params, "params": params["critic"]}
+
+
 def init(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -88,21 +131,21 @@ def init(
     check_key(key)
     init_key, run_key = jax.random.split(key)
     policy_key, critic_key = jax.random.split(init_key)
-    # One dict for both: Flax ignores collections that a module does not use, so that
+    # Policy and critic share one dict: Flax ignores collections that a module does not use, so that
     # policy.apply(state.params, obs) works with and without a critic.
     with as_config_error(type(policy).__name__, "a policy takes observations [..., d]"):
         params = dict(policy.init(policy_key, obs))
     if critic is not None:
         with as_config_error(type(critic).__name__, "a critic takes observations [..., d]"):
-            of_critic = dict(critic.init(critic_key, obs))
-        params["critic"] = of_critic.pop("params", {})
-        if both := (params.keys() & of_critic.keys()) - {running_moments.OBS}:
+            variables = dict(critic.init(critic_key, obs))
+        params["critic"] = variables.pop("params", {})
+        if both := (params.keys() & variables.keys()) - {running_moments.OBS}:
             raise ConfigError(f"policy and critic both have a collection named {sorted(both)}")
-        params |= of_critic
+        params |= variables
     if objective.normalize_rewards is not None:
-        params[running_moments.RETURNS] = running_moments.nothing_seen(1)
+        params[RETURNS] = running_moments.initial_moments(1)
     check_parts(objective, params, obs)
-    opt_state = optimizer.init(running_moments.trained(params))
+    opt_state = optimizer.init(trained(params))
     return TrainState(params, opt_state, run_key, jnp.zeros((), jnp.int32))
 
 
@@ -148,33 +191,33 @@ def apply_gradient(
     Returns:
       (trained parameters, optimiser state, L2 norm of the gradient []).
     """
-    trained = running_moments.trained(state.params)
+    before = trained(state.params)
 
     def step(total: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
         grads = unravel(total / n.astype(total.dtype))
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = optax.apply_updates(trained, updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, before)
+        params = optax.apply_updates(before, updates)
         return params, opt_state, optax.tree.norm(grads)
 
     if objective.sharding.num_shards > 1:
-        step = fusion_barrier(step, state.step >= 0)  # always true, which XLA cannot know
+        step = fusion_barrier(step, state.step >= 0)  # always true, but unknown at compile time
     return step(total, n)
 
 
 @contextlib.contextmanager
-def as_config_error(part: str, should: str) -> Iterator[None]:
-    """Re-raise any exception from a user's part as a ConfigError that says what it should do."""
+def as_config_error(part: str, contract: str) -> Iterator[None]:
+    """Re-raise an exception from a user's module or function as a ConfigError with its contract."""
     try:
         yield
     except PgjaxError:
         raise
     except Exception as e:
         reason = " ".join(f"{type(e).__name__}: {e}".split())
-        raise ConfigError(f"{part} fails ({reason}): {should}") from e
+        raise ConfigError(f"{part} fails ({reason}): {contract}") from e
 
 
 def check_parts(objective: Objective, params: Params, obs: ArrayLike) -> None:
-    """Raise ConfigError unless the parts of an objective fit together; nothing is computed.
+    """Raise ConfigError unless the parts of an objective fit together; only shapes are traced.
 
     `obs` is one observation [d], a batch of them [n, d], or one observation of several axes.
     """
@@ -219,7 +262,7 @@ def _check_networks(objective: Objective, params: Params, rows: jax.ShapeDtypeSt
         action, log_prob, entropy = jax.eval_shape(draw, rows, key)
     per_row = {"the policy's log_prob": log_prob, "the policy's entropy": entropy}
     if critic is not None:
-        variables = running_moments.of_critic(params)
+        variables = of_critic(params)
         with as_config_error(type(critic).__name__, "a critic returns a value for each row"):
             per_row["the critic"] = jax.eval_shape(critic.apply, variables, rows)
     for part, x in per_row.items():

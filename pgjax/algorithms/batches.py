@@ -1,4 +1,4 @@
-"""Prepare a rollout for the loss: advantages and targets, in chunks that are summed one by one."""
+"""Prepare a rollout for the loss: advantages and targets, split into chunks."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.algorithms.actor_critic import Objective
+from pgjax.algorithms.actor_critic import RETURNS, Objective, of_critic
 from pgjax.algorithms.metrics import episode_info, explained_variance
 from pgjax.errors import ConfigError
 from pgjax.numerics import running_moments
@@ -17,7 +17,7 @@ from pgjax.types import Array, Info, Params, Rollout, repeat_first, segment_ends
 
 
 class Batch(NamedTuple):
-    """All that the loss needs of each step; the loss is not differentiated through any of it.
+    """What the loss needs for each step, all constant under differentiation.
 
     Leaves are [T, B, ...], then in chunks [shards, n, chunk_size, ...].
     """
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 def prepare(
     objective: Objective, params: Params, rollout: Rollout
 ) -> tuple[Batch, jax.Array, Info]:
-    """Compute all that stays fixed while the loss is differentiated.
+    """Compute everything that is constant in the loss.
 
     Returns:
       (chunks [shards, n, chunk_size, ...], the N that the loss is divided by, counts and returns).
@@ -49,7 +49,7 @@ def prepare(
     if objective.normalize_rewards is not None:
         discount = jnp.where(segment_ends(whole), 0.0, objective.normalize_rewards)
         returns = sharding.mine(discounted_returns(whole.reward, discount))
-        scale = running_moments.reciprocal_size(params[running_moments.RETURNS])
+        scale = running_moments.reciprocal_rms(params[RETURNS])
         # Fused into a recursion, the product would round differently for other lengths.
         scaled = fusion_barrier(jnp.multiply, info["env_steps"] >= 0)(scale, whole.reward)
         whole = whole._replace(reward=scaled)
@@ -92,7 +92,7 @@ def _shards_per_device(sharding: Sharding) -> int:
 def _values(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
     """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit."""
     critic: Any = objective.critic
-    variables, shape = running_moments.of_critic(params), rollout.reward.shape
+    variables, shape = of_critic(params), rollout.reward.shape
     shards = _shards_per_device(objective.sharding)
 
     def apply(obs: Array) -> Any:
@@ -161,5 +161,5 @@ def _observed(batch: Batch) -> dict[str, jax.Array]:
     """Rows [..., d] whose running moments may be kept, by collection."""
     rows = {running_moments.OBS: batch.obs}
     if batch.returns is not None:
-        rows[running_moments.RETURNS] = batch.returns[..., None]
+        rows[RETURNS] = batch.returns[..., None]
     return rows

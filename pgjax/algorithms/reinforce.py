@@ -13,7 +13,6 @@ from pgjax.advantages import Estimator, normalized, reward_to_go
 from pgjax.algorithms import actor_critic, batches
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
-from pgjax.numerics import running_moments
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
@@ -108,14 +107,7 @@ def reinforce(
         normalize_rewards=normalize_rewards,
         sharding=sharding,
     )
-    actor_critic.check_objective(objective)
-    return Algorithm(
-        init=jax.jit(functools.partial(actor_critic.init, objective, optimizer)),
-        act=jax.jit(functools.partial(actor_critic.act, objective)),
-        log_prob=jax.jit(functools.partial(actor_critic.log_prob, objective)),
-        loss=jax.jit(functools.partial(reinforce_loss, objective)),
-        update=jax.jit(functools.partial(update, objective, optimizer)),
-    )
+    return actor_critic.make_algorithm(objective, optimizer, reinforce_loss, update)
 
 
 def reinforce_loss(
@@ -126,7 +118,7 @@ def reinforce_loss(
     Use it as the `loss` of an algorithm; `reinforce` binds it to an objective.
 
     Args:
-      objective: the arguments of `reinforce`, as one value.
+      objective: an Objective; see `reinforce`.
       params: variables of policy and critic, as in `TrainState.params`.
       rollout: [T, B, ...].
 
@@ -140,11 +132,7 @@ def reinforce_loss(
       >>> import pgjax
       >>> from pgjax.algorithms.actor_critic import Objective
       >>> policy, estimator = pgjax.SoftmaxPolicy(2, ()), pgjax.advantages.reward_to_go(gamma=1.0)
-      >>> objective = Objective(
-      ...     policy=policy, critic=None, estimator=estimator, value_target=estimator.value_target,
-      ...     entropy_coef=0.0, value_coef=0.5, mean_over="episodes", chunk_size=128,
-      ...     normalize_rewards=None, sharding=pgjax.Sharding(),
-      ... )
+      >>> objective = Objective(policy, estimator, estimator.value_target)
       >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
       >>> obs = np.ones((3, 1, 4))
       >>> rollout = pgjax.Rollout(obs=obs, action=no.astype(int), reward=ones, terminated=no,
@@ -172,7 +160,7 @@ def update(
     Use it as the `update` of an algorithm; `reinforce` binds it to an objective and an optimiser.
 
     Args:
-      objective: the arguments of `reinforce`, as one value.
+      objective: an Objective; see `reinforce`.
       optimizer: an optax transformation.
       state: the state before the update.
       rollout: [T, B, ...], collected with `state.params`.
@@ -189,11 +177,7 @@ def update(
       >>> import pgjax
       >>> from pgjax.algorithms import actor_critic
       >>> policy, estimator = pgjax.SoftmaxPolicy(2, ()), pgjax.advantages.reward_to_go(gamma=1.0)
-      >>> objective = actor_critic.Objective(
-      ...     policy=policy, critic=None, estimator=estimator, value_target=estimator.value_target,
-      ...     entropy_coef=0.0, value_coef=0.5, mean_over="episodes", chunk_size=128,
-      ...     normalize_rewards=None, sharding=pgjax.Sharding(),
-      ... )
+      >>> objective = actor_critic.Objective(policy, estimator, estimator.value_target)
       >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
       >>> obs = np.ones((3, 1, 4))
       >>> rollout = pgjax.Rollout(obs=obs, action=no.astype(int), reward=ones, terminated=no,
@@ -206,7 +190,7 @@ def update(
       (1, 3)
     """
     chunks, n, info = batches.prepare(objective, state.params, rollout)
-    trained = running_moments.trained(state.params)
+    trained = actor_critic.trained(state.params)
     coef = actor_critic.entropy_coef_at(objective, state.step)
     before = batches.moments_before(objective, state.params, chunks)
     # Gradients are summed as one vector: one addition per chunk, not one per leaf.
@@ -237,7 +221,7 @@ def chunk_loss(
     Use it under `sum_chunks`, to sum a loss or its gradient over a batch.
 
     Args:
-      objective: the arguments of `reinforce`, as one value.
+      objective: an Objective; see `reinforce`.
       params: variables of policy and critic, as in `TrainState.params`.
       entropy_coef: [] float; a Python float of 0 leaves the entropy out of the loss.
       chunk: leaves [chunk_size, ...].
@@ -253,11 +237,7 @@ def chunk_loss(
       >>> from pgjax.algorithms.actor_critic import Objective
       >>> from pgjax.algorithms.batches import Batch
       >>> policy, estimator = pgjax.SoftmaxPolicy(2, ()), pgjax.advantages.reward_to_go(gamma=1.0)
-      >>> objective = Objective(
-      ...     policy=policy, critic=None, estimator=estimator, value_target=estimator.value_target,
-      ...     entropy_coef=0.0, value_coef=0.5, mean_over="episodes", chunk_size=128,
-      ...     normalize_rewards=None, sharding=pgjax.Sharding(),
-      ... )
+      >>> objective = Objective(policy, estimator, estimator.value_target)
       >>> chunk = Batch(
       ...     obs=np.ones((3, 4)), action=np.zeros(3, int), weight=np.array([1.0, 1.0, 0.0]),
       ...     advantage=np.array([1.0, 2.0, 9.0]), target=np.zeros(3), returns=None,
@@ -278,7 +258,7 @@ def chunk_loss(
     if not isinstance(entropy_coef, float) or entropy_coef:
         total = total - entropy_coef * terms["entropy"]
     if objective.critic is not None:
-        value: Any = objective.critic.apply(running_moments.of_critic(params), chunk.obs)
+        value: Any = objective.critic.apply(actor_critic.of_critic(params), chunk.obs)
         terms["value_loss"] = losses.value_loss(value, chunk.target)
         total = total + objective.value_coef * terms["value_loss"]
     return batches.weighted_sums((total, terms), chunk.weight)

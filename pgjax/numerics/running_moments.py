@@ -1,6 +1,6 @@
-"""Running mean and variance of observations, and running size of returns.
+"""Running mean and variance of rows of numbers, such as observations.
 
-They are collections of the Flax variables next to "params", and so part of every checkpoint. An
+They are a collection of the Flax variables next to "params", and so part of every checkpoint. An
 update acts and computes with the moments from before it, and adds its batch afterwards. Nothing
 else changes them.
 """
@@ -10,21 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pgjax.types import Params
-
-OBS, RETURNS = "obs_moments", "return_moments"  # names of the collections
-_TRAINED = ("params", "critic")
+OBS = "obs_moments"  # name of the collection
 Moments = dict[str, jax.Array]  # "count" [], "mean" [d] and "var" [d], float32
-
-
-def trained(params: Params) -> Params:
-    """Select the collections that the optimizer trains."""
-    return {name: tree for name, tree in params.items() if name in _TRAINED}
-
-
-def of_critic(params: Params) -> Params:
-    """Return the variables of the critic: its own parameters and the shared collections."""
-    return {**params, "params": params["critic"]}
 
 
 def centred_on(moments: Moments, row: jax.Array) -> Moments:
@@ -45,7 +32,7 @@ def weighted_sums(moments: Moments, x: jax.Array, weight: jax.Array) -> Moments:
 
 
 def merge(moments: Moments, sums: Moments) -> Moments:
-    """Add the `weighted_sums` of a batch to the moments, as if all rows came in one batch.
+    """Add the `weighted_sums` of a batch to the moments, with the result of one batch of all rows.
 
     Source: Chan, Golub & LeVeque 1979, Updating formulae for computing sample variances, eq. 1.1.
     """
@@ -58,7 +45,7 @@ def merge(moments: Moments, sums: Moments) -> Moments:
     return {name: jnp.where(sums["count"] > 0, merged[name], kept[name]) for name in merged}
 
 
-def nothing_seen(size: int) -> Moments:
+def initial_moments(size: int) -> Moments:
     """Return the initial moments of rows [size]: count 0, mean 0 and variance 1."""
     return {"count": jnp.zeros(()), "mean": jnp.zeros(size), "var": jnp.ones(size)}
 
@@ -70,7 +57,7 @@ def standardize(moments: Moments, x: jax.Array, limit: float = 10.0) -> jax.Arra
     return jnp.clip((x - mean) * jax.lax.rsqrt(var + 1e-8), -limit, limit)
 
 
-def reciprocal_size(moments: Moments) -> jax.Array:
+def reciprocal_rms(moments: Moments) -> jax.Array:
     """Return 1 / sqrt(E x²) of rows [1], a scalar; 1 before any data, or if all data are 0."""
     square = moments["var"][0] + moments["mean"][0] ** 2
     known = (moments["count"] > 0) & (square > 0)
@@ -79,6 +66,6 @@ def reciprocal_size(moments: Moments) -> jax.Array:
 
 def variables(module: Any, size: int) -> Moments:
     """Return the moments in the collection OBS of a Flax module, with gradient zero."""
-    begin = nothing_seen(size)
+    begin = initial_moments(size)
     kept = {name: module.variable(OBS, name, lambda x=x: x).value for name, x in begin.items()}
     return jax.lax.stop_gradient(kept)

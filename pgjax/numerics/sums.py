@@ -21,7 +21,7 @@ from jax import lax
 from pgjax.errors import ConfigError
 
 CHUNK_SIZE = 128  # rows; up to 128, results were equal at every thread count tested
-_UNROLL = 8  # steps per loop iteration: a step costs less than the loop around it
+_UNROLL = 8  # steps per loop iteration, because the loop costs more than a step
 
 
 class Sharding(NamedTuple):
@@ -175,8 +175,8 @@ def sum_chunks(
       fn: chunk with leaves [chunk_size, ...] -> pytree of arrays.
       chunks: pytree of arrays [shards, n, chunk_size, ...].
       counts: [shards] int, or None. Only the first `counts[i]` chunks of shard i are computed; the
-        rest must give zeros. Under vmap the largest count of the batch holds for all. With counts,
-        the sum has no reverse-mode derivative.
+        rest must give zeros. Under vmap, all lanes use the largest count. With counts, the sum has
+        no reverse-mode derivative.
       sharding: how shards are divided among devices.
     """
 
@@ -207,8 +207,8 @@ def sum_chunks(
 def sum_rows(tree: Any) -> Any:
     """Sum each leaf [T, B] to a scalar, chunk by chunk, in the common floating dtype of the leaves.
 
-    The leaves are stacked into one array, because XLA's time for such small sums is mostly a cost
-    per operation.
+    The leaves are stacked into one array, because XLA's time for sums this small is mostly
+    overhead per operation.
     """
     leaves, treedef = jax.tree.flatten(tree)
     together = jnp.stack([leaf.astype(jnp.result_type(float, *leaves)) for leaf in leaves], -1)
@@ -220,8 +220,8 @@ def fusion_barrier(fn: Callable[..., Any], true: jax.Array) -> Callable[..., Any
     """Wrap `fn` so that XLA does not fuse it with the code around it.
 
     Otherwise its rounding depends on that code, for example on a gather over devices. `true` must
-    be true, but not known at compile time: `fn` becomes a branch of a conditional. In
-    `dispatch.updater` a branch costs as much as the whole update of a small policy.
+    be true, but unknown at compile time: `fn` becomes a branch of a conditional, which can cost as
+    much as the whole update of a small policy.
     """
 
     def alone(*args: Any) -> Any:

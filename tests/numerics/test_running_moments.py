@@ -11,6 +11,7 @@ from conftest import assert_trees_equal, make_rollout
 
 import pgjax
 from pgjax import advantages
+from pgjax.algorithms import actor_critic
 from pgjax.numerics import running_moments
 
 OBS = np.zeros(3, np.float32)
@@ -34,7 +35,7 @@ def test_merged_batches_give_the_moments_of_all_rows(rng):
     """Even if the mean is much larger than the standard deviation."""
     x = (1000.0 + 0.01 * rng.normal(size=(900, 2))).astype(np.float32)
     weights = rng.integers(2, size=(9, 100)).astype(np.float32)
-    kept = running_moments.nothing_seen(2)
+    kept = running_moments.initial_moments(2)
     for rows, weight in zip(np.split(x, 9), weights, strict=True):
         padded = np.where(weight[:, None] > 0, rows, np.nan)
         known = running_moments.centred_on(kept, rows[0])
@@ -47,7 +48,7 @@ def test_merged_batches_give_the_moments_of_all_rows(rng):
 
 def test_an_empty_batch_changes_nothing():
     rows, nothing = jnp.full((4, 2), jnp.nan), jnp.zeros(4)
-    kept = running_moments.nothing_seen(2)
+    kept = running_moments.initial_moments(2)
     known = running_moments.centred_on(kept, jnp.ones(2))
     assert_trees_equal(
         running_moments.merge(known, running_moments.weighted_sums(known, rows, nothing)), kept
@@ -71,7 +72,7 @@ def test_policy_and_critic_see_standardized_observations(algorithm):
     )
     inner = {"params": params["critic"]["module"]}
     np.testing.assert_allclose(
-        CRITIC.apply(running_moments.of_critic(known), obs),
+        CRITIC.apply(actor_critic.of_critic(known), obs),
         CRITIC.module.apply(inner, seen),
         rtol=1e-5,
     )
@@ -169,7 +170,7 @@ def test_rewards_are_divided_by_the_rms_of_earlier_returns(rng):
     # returns 3 + 0.5 * 4, 4 and 1
     size = np.sqrt((25 + 16 + 1) / 3)
     np.testing.assert_allclose(
-        1 / running_moments.reciprocal_size(after.params[running_moments.RETURNS]), size, rtol=1e-6
+        1 / running_moments.reciprocal_rms(after.params[actor_critic.RETURNS]), size, rtol=1e-6
     )
     np.testing.assert_allclose(info["mean_return"], 4.0)
     bare = {name: after.params[name] for name in ("params", "critic")}
@@ -180,13 +181,13 @@ def test_rewards_are_divided_by_the_rms_of_earlier_returns(rng):
     np.testing.assert_allclose(*both, rtol=1e-5)
 
 
-def test_reciprocal_size_is_one_for_no_data_and_for_zeros():
-    kept = running_moments.nothing_seen(1)
-    assert float(running_moments.reciprocal_size(kept)) == 1.0
+def test_reciprocal_rms_is_one_for_no_data_and_for_zeros():
+    kept = running_moments.initial_moments(1)
+    assert float(running_moments.reciprocal_rms(kept)) == 1.0
     kept = running_moments.merge(
         kept, running_moments.weighted_sums(kept, jnp.zeros((5, 1)), jnp.ones(5))
     )
-    assert float(running_moments.reciprocal_size(kept)) == 1.0
+    assert float(running_moments.reciprocal_rms(kept)) == 1.0
 
 
 @pytest.mark.parametrize("scale", [-0.1, 1.5, float("nan")])
