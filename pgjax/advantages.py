@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from pgjax import returns
 from pgjax.errors import ConfigError
-from pgjax.numerics.sums import sum_rows
+from pgjax.numerics.sums import scan_in_fixed_order, sum_rows
 from pgjax.types import Array, Rollout, segment_ends, zero_padding
 
 Values = Array | None  # V of each step, [T, B]; None without a critic
@@ -296,8 +296,8 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
         # A column with only padding is not an episode.
         count = (rollout.weight > 0).any(0).sum()
         # Column by column: jnp.sum groups columns differently for batches of different lengths.
-        total, _ = jax.lax.scan(
-            lambda s, column: (s + column, None), jnp.zeros_like(x[:, 0]), x.T, unroll=8
+        total, _ = scan_in_fixed_order(
+            lambda s, column: (s + column, None), jnp.zeros_like(x[:, 0]), x.T, neutral=0
         )
         others = (total[:, None] - x) / jnp.maximum(count - 1, 1)
         return _masked(rollout, x - others)

@@ -40,7 +40,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def _document_fields(cls: type[_T]) -> type[_T]:
-    """Set the `__doc__` of each field to the string below it, so that `help` shows what editors do.
+    """Set the `__doc__` of each field to the string below it, for `help`; editors show it anyway.
 
     Without source code the fields keep their default `__doc__`.
     """
@@ -220,7 +220,7 @@ def repeat_first(real: Array, x: Array) -> jax.Array:
 def segment_ends(rollout: Rollout) -> jax.Array:
     """Mark the last real step of each episode, and of each column that stops without an end.
 
-    Use it to find where a recursion over time must start afresh.
+    Use it to find where a recursion over time must restart.
 
     Args:
       rollout: [T, B, ...] leaves, with no NaN in the padding (see `zero_padding`).

@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -25,6 +26,7 @@ import numpy as np
 import pytest
 
 import pgjax
+from pgjax.cli import app
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +66,23 @@ def import_with_torch(name):
     if sys.version_info >= (3, 12):
         pytest.importorskip("torch")
     return importlib.import_module(name)
+
+
+FAST = ("--updates", "3", "--episodes-per-update", "4", "--eval-episodes", "5")
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    """Folder of a short run of CartPole, shared by all tests: copy it before you change it."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    app.main(["train", "CartPole-v1", *FAST, "--run-dir", str(path)])
+    return path
+
+
+def train_again(path, *options):
+    """Train as `run_dir` was, with other options; return the digest of the parameters."""
+    app.main(["train", "CartPole-v1", *FAST, "--run-dir", str(path), *options])
+    return json.loads((path / "manifest.json").read_text())["params_sha256"]
 
 
 @pytest.fixture

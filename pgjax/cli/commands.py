@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.progress import Terminal, gradient_table
@@ -18,9 +18,11 @@ from pgjax.runs.run import Run, load
 from pgjax.training.loop import Observer
 from pgjax.training.train import resume
 
+RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
+
 
 def _resume(
-    run: Positional[Path],
+    run: RunFolder,
     *,
     runtime: Annotated[RuntimeOptions, OmitArgPrefixes] = RuntimeOptions(),  # noqa: B008  (frozen)
     updates: int | None = None,
@@ -48,7 +50,7 @@ def _resume(
 
 
 def _evaluate(
-    run: Positional[Path],
+    run: RunFolder,
     *,
     episodes: int = 100,
     seed: int = 1000,
@@ -75,7 +77,7 @@ def _evaluate(
 
 
 def _render(
-    run: Positional[Path],
+    run: RunFolder,
     *,
     out: Path | None = None,
     episodes: int = 1,
@@ -100,7 +102,7 @@ def _render(
     print(render(loaded, out, episodes, seed, stochastic=stochastic))
 
 
-def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
+def _plot(run: RunFolder, *, out: Path | None = None) -> None:
     """Plot the learning curve of a run.
 
     Args:
@@ -111,7 +113,7 @@ def _plot(run: Positional[Path], *, out: Path | None = None) -> None:
 
 
 def _verify(
-    run: Positional[Path],
+    run: RunFolder,
     *,
     updates: str | None = None,
     num_devices: int | None = None,
@@ -150,7 +152,7 @@ def _verify(
 
 
 def _export(
-    run: Positional[Path],
+    run: RunFolder,
     *,
     out: Path | None = None,
     format: Literal["orbax"] = "orbax",

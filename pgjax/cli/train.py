@@ -4,11 +4,11 @@ import dataclasses
 import sys
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.progress import Terminal
@@ -30,7 +30,7 @@ from pgjax.types import field_docs
 class TrainArguments(RuntimeOptions, TrainConfig):
     """Settings of the run, devices, processes and trackers."""
 
-    env_id: Positional[str]
+    env_id: Annotated[Positional[str], arg(metavar="ENV_ID")]
     """Gymnasium id of the environment, such as CartPole-v1; must be the first argument."""
     seeds: int = 1
     """Number of seeds to train in one on-device program, starting at --seed; each writes a run

@@ -1,14 +1,18 @@
-"""Every public function that takes a run takes a Run, a Path and a str alike."""
+"""Reading a run back; every public function that takes a run takes a Run, a Path and a str."""
 
+import json
+import shutil
 from pathlib import Path
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
 
 import pgjax
+from pgjax.runs import folder, store
 from pgjax.runs.export import from_orbax
-from pgjax.runs.run import as_run, run_path
+from pgjax.runs.run import as_run, load, run_path
 
 SMALL = dict(updates=2, episodes_per_update=2, num_envs=2, hidden_sizes=(8,))
 
@@ -88,3 +92,33 @@ def test_export_refuses_other_formats(name, trained):
     with pytest.raises(pgjax.ConfigError, match='format must be "orbax"'):
         pgjax.export(trained, format=name)
     assert sorted(trained.path.iterdir()) == before
+
+
+def test_load_restores_a_run(run_dir):
+    run = load(run_dir)
+    assert json.loads(json.dumps(run.config.to_json())) == store.read_sealed(
+        run_dir / "config.json"
+    )
+    assert run.policy is run.agent.policy
+    assert run.metrics == folder.read_lines(run_dir / "metrics.jsonl")
+    assert int(run.state.step) == 3
+    # training continues as it would have
+    env = gym.make("CartPole-v1")
+    rollout = pgjax.collect_episodes(env, run.agent.algorithm, run.state, 4)
+    state, _ = run.agent.algorithm.update(run.state, rollout)
+    assert int(state.step) == 4
+
+
+def test_a_folder_cannot_make_pgjax_import_a_module(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    config = store.read_sealed(tmp_path / "run" / "config.json")
+    config["env_id"] = "antigravity:CartPole-v1"
+    store.write_sealed(tmp_path / "run" / "config.json", config)
+    with pytest.raises(pgjax.ConfigError, match="--allow-env-import"):
+        pgjax.load(tmp_path / "run")
+    config = {**config, "env_id": "json:CartPole-v1"}  # a harmless module
+    store.write_sealed(tmp_path / "run" / "config.json", config)
+    allowed = folder.read_config(tmp_path / "run", allow_env_import=True)
+    assert allowed.env_id == "json:CartPole-v1"
+    with pytest.raises(pgjax.RunError, match="another run"):
+        load(tmp_path / "run", allow_env_import=True)
