@@ -56,6 +56,9 @@ def make_algorithm(
       loss: (objective, params, rollout) -> (loss [], metrics).
       update: (objective, optimizer, state, rollout) -> (state, metrics).
 
+    Returns:
+      Algorithm(init, act, log_prob, loss, update).
+
     Raises:
       ConfigError: for a coefficient or an option that is out of range.
     """

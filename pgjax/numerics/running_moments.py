@@ -32,7 +32,7 @@ def weighted_sums(moments: Moments, x: jax.Array, weight: jax.Array) -> Moments:
 
 
 def merge(moments: Moments, sums: Moments) -> Moments:
-    """Add the `weighted_sums` of a batch to the moments, with the result of one batch of all rows.
+    """Add the `weighted_sums` of a batch to the moments: those of all rows so far.
 
     Source: Chan, Golub & LeVeque 1979, Updating formulae for computing sample variances, eq. 1.1.
     """
