@@ -10,6 +10,15 @@ def short_repr(value: Any) -> str:
     return line if len(line) <= 80 else f"{line[:77]}..."
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless the count is 1, for use in a message.
+
+    >>> counted(1, "update"), counted(2500, "episode")
+    ('1 update', '2,500 episodes')
+    """
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 class PgjaxError(Exception):
     """Base class of all errors that pgjax raises on purpose.
 

@@ -8,7 +8,7 @@ from jax import lax
 
 from pgjax.algorithms.actor_critic import RETURNS, Objective, of_critic
 from pgjax.algorithms.metrics import episode_info, explained_variance
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, counted
 from pgjax.numerics import running_moments
 from pgjax.numerics.running_moments import Moments
 from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, split_rows
@@ -75,7 +75,8 @@ def _fill_shards(sharding: Sharding, rollout: Rollout) -> Rollout:
     missing = sharding.pad(num_columns) - num_columns
     if missing and sharding.axis_name is not None:
         raise ConfigError(
-            f"{num_columns} columns on all devices cannot be divided into {sharding.num_shards} "
+            f"{counted(num_columns, 'column')} on all devices cannot be divided into "
+            f"{sharding.num_shards} "
             "equal shards: pad them to a multiple, as collect_episodes_on_device does"
         )
     if not missing:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pgjax.errors import counted
 from pgjax.gym import spaces
 from pgjax.training.loop import RunInfo
 
@@ -30,8 +31,8 @@ class Terminal:
             console=console,
         )
         self._recent: list[float] = []
-        self._last_line = time.monotonic()
-        self._updates = 0
+        self._last_line = self._last_update = time.monotonic()
+        self._updates = self._done = 0
 
     def start(self, run: RunInfo) -> None:
         """Print a header and start the progress bar."""
@@ -47,37 +48,56 @@ class Terminal:
         normalized = ", normalised observations" * config.normalize_obs
         say(f"  policy        {name}, hidden layers {layers}{normalized}", highlight=False)
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
-        each = f"{config.episodes_per_update} episodes"
+        updates, each = counted(config.updates, "update"), config.episodes_per_update
+        of_each = counted(each, "episode")
         if config.collect == "steps":
-            each = f"{config.num_steps} steps per environment"
+            of_each = f"{counted(config.num_steps, 'step')} per environment"
+        envs = "on the device" if config.on_device else counted(config.num_envs, "environment")
         say(
-            f"  method        {method}, {config.estimator}, {config.updates} updates of {each}, "
-            + ("on the device" if config.on_device else f"{config.num_envs} environments"),
+            f"  method        {method}, {config.estimator}, {updates} of {of_each}, {envs}",
             highlight=False,
         )
-        self._updates = config.updates
+        if run.time_limit is None:
+            say(
+                "  [yellow]warning[/yellow]       the environment has no time limit, so an episode "
+                "may never end: --max-episode-steps N truncates it",
+                highlight=False,
+            )
+        self._updates, self._last_update = config.updates, time.monotonic()
         self._task = self._bar.add_task(
-            "", total=config.updates, counts=f"0/{config.updates} updates", figures="compiling"
+            "", total=config.updates, counts=self._counts(), figures="compiling"
         )
         if self._console.is_terminal:
             self._bar.start()
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
         """Show an update; with several seeds, mean returns and total episodes."""
-        update = metrics[0]["update"]
+        update = self._done = metrics[0]["update"]
+        self._last_update = time.monotonic()
         mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
         episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
         self._recent = [*self._recent[-9:], mean]
         recent = sum(self._recent) / len(self._recent)
-        counts = f"{update}/{self._updates} updates"
         figures = (
-            f"{episodes:,} episodes  {timings['steps_per_second']:,.0f} steps/s  "
+            f"{counted(episodes, 'episode')}  {timings['steps_per_second']:,.0f} steps/s  "
             f"return {recent:.1f}"
         )
-        self._bar.update(self._task, completed=update, counts=counts, figures=figures)
+        self._show(figures, always=update == self._updates)
+
+    def collecting(self, steps: int) -> None:
+        """Show the length of the longest episode in progress, if an update takes long."""
+        if time.monotonic() - self._last_update > _SECONDS_BETWEEN_LINES:
+            self._show(f"an episode is at step {steps:,} (--max-episode-steps N truncates it)")
+
+    def _counts(self) -> str:
+        return f"{self._done}/{counted(self._updates, 'update')}"
+
+    def _show(self, figures: str, *, always: bool = False) -> None:
+        counts = self._counts()
+        self._bar.update(self._task, completed=self._done, counts=counts, figures=figures)
         due = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
-        if not self._console.is_terminal and (due or update == self._updates):
-            self._console.print(f"{counts}  {figures}", highlight=False)
+        if not self._console.is_terminal and (due or always):
+            self._console.print(f"{counts}  {figures}", highlight=False, soft_wrap=True)
             self._last_line = time.monotonic()
 
     def stop(self) -> None:

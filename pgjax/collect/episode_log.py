@@ -1,6 +1,7 @@
-"""The log of the Python loop, from which episodes are extracted."""
+"""The logs of the Python loop, from which episodes or their returns are extracted."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from pgjax.gym.stepping import EnvError, write_obs, write_step
 from pgjax.types import Rollout
 
 _CAPACITY = 128  # initial length of the log, in steps
+_WINDOW = 32  # length of a ReturnLog, in steps
 _MIN_LENGTH = 8  # of the padded time axis, which grows by doubling
 
 
@@ -32,6 +34,9 @@ class Episode:
     terminated: bool = False
     truncated: bool = False
     final_obs: np.ndarray | None = None  # [d], the successor of its last step
+    # Of the steps that a ReturnLog has dropped; `start` is then negative:
+    dropped: list[np.ndarray] = dataclasses.field(default_factory=list)  # their actions [n, ...]
+    total: float = 0.0  # the sum of their rewards
 
     def __str__(self) -> str:
         return f"environment {self.slot}, episode {self.number} (reset seed {self.seed})"
@@ -50,6 +55,9 @@ class EpisodeLog:
       send: converts raw actions to those of the environment, for the replay of an error.
     """
 
+    _capacity = _CAPACITY  # length, in steps
+    max_steps: float = math.inf  # an episode of this many steps ends, even if nothing says so
+
     def __init__(
         self,
         num_envs: int,
@@ -60,15 +68,19 @@ class EpisodeLog:
         self._slots = -(-num_envs // ROWS) * ROWS
         self._fields, self._encode, self._send = layout.fields, observations.encode, send
         self.time = 0  # number of steps whose actions are recorded
-        rows = zip(layout.widths, layout.dtypes, strict=True)
-        self._set_rows([self._zeros((width,), dtype) for width, dtype in rows])
+        noisy = {field.row for field in self._fields[:-1]}  # noise is written a block ahead
+        self._set_rows(
+            [
+                self._zeros((width,), dtype, BLOCK if row in noisy else 1)
+                for row, (width, dtype) in enumerate(zip(layout.widths, layout.dtypes, strict=True))
+            ]
+        )
         self._reward = self._zeros((), np.float32)
         self._action = self._reward  # replaced at the first step, when its shape is known
         self._done: list[Episode] = []
 
-    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        # One block longer, since noise is written ahead.
-        return np.zeros((_CAPACITY + BLOCK, self._slots, *shape), dtype)
+    def _zeros(self, shape: tuple[int, ...], dtype: Any, ahead: int = 0) -> np.ndarray:
+        return np.zeros((self._capacity + ahead, self._slots, *shape), dtype)
 
     def _set_rows(self, rows: list[np.ndarray]) -> None:
         self.rows, obs = rows, self._fields[-1]
@@ -90,10 +102,12 @@ class EpisodeLog:
         now = self.time
         if now == 0:
             self._action = self._zeros(action.shape[1:], action.dtype)
-        if now + 1 + BLOCK == len(self._obs):
-            self._grow(running.values())
-        self._action[now] = action
-        self.time = now + 1
+        if now + 1 == self._capacity:
+            for episode in running.values():
+                self._check(episode)
+            self._make_room(running.values())
+        self._action[self.time] = action
+        self.time += 1
 
     def step(self, running: dict[int, Episode], results: Iterable[Any]) -> list[int]:
         """Record what the running episodes' steps returned; return the slots of those that end."""
@@ -103,33 +117,42 @@ class EpisodeLog:
         encode = self._encode
         for (slot, episode), result in zip(running.items(), results, strict=True):
             terminated, truncated = write_step(result, slot, successors, rewards, encode)
-            if terminated or truncated:
-                episode.stop, episode.final_obs = stop, successors[slot].copy()
+            if terminated or truncated or stop - episode.start >= self.max_steps:
+                episode.stop = stop
                 episode.terminated, episode.truncated = terminated, truncated
                 self._check(episode)
-                self._done.append(episode)
+                self._end(episode, successors[slot])
                 ended.append(slot)
         return ended
 
-    def _grow(self, running: Iterable[Episode]) -> None:
-        for episode in running:
-            self._check(episode)
+    def longest(self, running: Iterable[Episode]) -> int:
+        """Return the number of steps of the longest of the running episodes."""
+        return self.time - min(episode.start for episode in running)
+
+    def _end(self, episode: Episode, final_obs: np.ndarray) -> None:
+        episode.final_obs = final_obs.copy()
+        self._done.append(episode)
+
+    def _make_room(self, running: Iterable[Episode]) -> None:
+        """Make room for more steps; those of the running episodes have been checked."""
 
         def double(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([x, np.zeros_like(x[:-BLOCK])])
+            return np.concatenate([x, np.zeros_like(x[: self._capacity])])
 
         self._set_rows([double(x) for x in self.rows])
         self._action, self._reward = double(self._action), double(self._reward)
+        self._capacity *= 2
 
     def _check(self, episode: Episode) -> None:
         """Raise RolloutError for the first value of an episode that is not finite."""
-        steps, slot = slice(episode.start, self.time), episode.slot
-        obs = self._obs[episode.start : self.time + 1, slot]
+        first, slot = max(episode.start, 0), episode.slot
+        steps = slice(first, self.time)
+        obs = self._obs[first : self.time + 1, slot]
         action, reward = self._action[steps, slot], self._reward[steps, slot]
         found = find_nonfinite(obs, action, reward, slot=slot)
         if found:
             num_steps, error = found
-            raise self.rollout_error(error, episode, episode.start + num_steps)
+            raise self.rollout_error(error, episode, first + num_steps)
 
     def rollout_error(
         self, error: EnvError, episode: Episode | None, stop: int | None = None
@@ -144,7 +167,8 @@ class EpisodeLog:
         if episode is None:
             return RolloutError(f"{error.env}: {error.reason}: {error.advice}")
         stop = self.time if stop is None else stop
-        raw = self._action[episode.start : stop, episode.slot]
+        kept = self._action[max(episode.start, 0) : stop, episode.slot]
+        raw = np.concatenate([*episode.dropped, kept])
         actions = _to_json(list(self._send(raw))) if len(raw) else []
         raised = RolloutError(f"{episode}, {error.after(stop - episode.start)}")
         raised.replay = {"reset_seed": episode.seed, "actions": actions}
@@ -179,6 +203,52 @@ class EpisodeLog:
             columns["next_obs"][last, b] = e.final_obs
             columns["weight"][: last + 1, b] = 1.0
         return Rollout(**columns)
+
+
+class ReturnLog(EpisodeLog):
+    """A log that keeps the return and the length of every episode, and only the latest steps.
+
+    So its size depends neither on the number of episodes nor on what they observe. Only the actions
+    of the running episodes are kept, for the replay of an error.
+
+    Args:
+      num_episodes: number of columns.
+      max_steps: an episode that has not ended after this many steps is cut off.
+      *args: as for EpisodeLog.
+    """
+
+    _capacity = _WINDOW
+
+    def __init__(self, num_episodes: int, max_steps: float, *args: Any):
+        super().__init__(*args)
+        self.max_steps = max_steps
+        self.returns = np.zeros(num_episodes)  # undiscounted
+        self.lengths = np.zeros(num_episodes, np.int64)
+        self.cut = np.zeros(num_episodes, bool)  # at max_steps, neither terminated nor truncated
+
+    def _end(self, episode: Episode, final_obs: np.ndarray) -> None:
+        self._drop(episode)
+        self.returns[episode.column] = episode.total
+        self.lengths[episode.column] = episode.stop - episode.start
+        self.cut[episode.column] = not (episode.terminated or episode.truncated)
+
+    def _make_room(self, running: Iterable[Episode]) -> None:
+        now = self.time
+        for episode in running:
+            self._drop(episode)
+            episode.start -= now
+            episode.planned -= now
+        for x in self.rows:
+            x[: len(x) - now] = x[now:]
+        self.time = 0
+
+    def _drop(self, episode: Episode) -> None:
+        """Count the steps of an episode, and keep nothing but their actions."""
+        steps = slice(max(episode.start, 0), self.time)
+        rewards = self._reward[steps, episode.slot]
+        # One after the other, so that the window does not change the rounding.
+        episode.total = float(np.cumsum(np.append(episode.total, rewards))[-1])
+        episode.dropped.append(self._action[steps, episode.slot].copy())
 
 
 def _to_json(x: Any) -> Any:

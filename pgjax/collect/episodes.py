@@ -4,15 +4,17 @@ Most time goes into calling compiled functions and into Python between steps. So
 copied only once, into the policy's input row. Episodes are extracted from the log at the end.
 """
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from pgjax.collect.dispatch import compile_for
-from pgjax.collect.episode_log import Episode, EpisodeLog
+from pgjax.collect.episode_log import Episode, EpisodeLog, ReturnLog
 from pgjax.collect.policy_fit import check_action
 from pgjax.errors import check_count
 from pgjax.gym import spaces
@@ -78,6 +80,60 @@ def collect_episodes(
       >>> rollout.truncated[-1].tolist()
       [True, True, True]
     """
+    return run_episodes(
+        EpisodeLog,
+        env,
+        algorithm,
+        state,
+        num_episodes,
+        squash=squash,
+        step_timeout=step_timeout,
+    ).rollout()
+
+
+def episode_returns(
+    env: gym.Env | VectorEnv,
+    algorithm: Algorithm,
+    state: TrainState,
+    num_episodes: int,
+    *,
+    max_steps: float = math.inf,
+    squash: bool = False,
+    step_timeout: float = math.inf,
+) -> ReturnLog:
+    """Run the episodes that `collect_episodes` collects, and keep only their returns and lengths.
+
+    An episode that has not ended after `max_steps` is cut off. Memory does not depend on the number
+    of steps. Arguments and errors are those of `collect_episodes`.
+    """
+    make_log = functools.partial(ReturnLog, num_episodes, max_steps)
+    return run_episodes(
+        make_log, env, algorithm, state, num_episodes, squash=squash, step_timeout=step_timeout
+    )
+
+
+_Log = TypeVar("_Log", bound=EpisodeLog)
+_WATCH_EVERY = 16  # steps
+
+
+def run_episodes(
+    make_log: Callable[..., _Log],
+    env: gym.Env | VectorEnv,
+    algorithm: Algorithm,
+    state: TrainState,
+    num_episodes: int,
+    *,
+    squash: bool = False,
+    step_timeout: float = math.inf,
+    watch: Callable[[int], None] | None = None,
+) -> _Log:
+    """Run episodes as `collect_episodes` does, and return the log of them.
+
+    Args:
+      make_log: makes the log, given the arguments of EpisodeLog.
+      watch: called every few steps with the number of steps of the longest running episode.
+      env, algorithm, state, num_episodes, squash, step_timeout: as for `collect_episodes`.
+    """
     num_episodes = check_count("num_episodes", num_episodes)
     envs = adapt(env)
     sends = actions(envs.action_space, squash)
@@ -85,7 +141,7 @@ def collect_episodes(
     compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
     check_action(sends, compiled.like, compiled.choices)
     params, seeds, noise = compiled.begin(state, num_episodes)
-    log = EpisodeLog(envs.num_envs, seen, compiled.layout, sends.send)
+    log = make_log(envs.num_envs, seen, compiled.layout, sends.send)
     first = int(state.step) * num_episodes
     waiting = ((b, first + b, seed) for b, seed in enumerate(seeds))
     running: dict[int, Episode] = {}  # by slot
@@ -98,6 +154,8 @@ def collect_episodes(
                 for episode in running.values():
                     if episode.planned <= time:
                         log.plan(episode, noise(episode.column, time - episode.start))
+                if watch is not None and not time % _WATCH_EVERY:
+                    watch(log.longest(running.values()))
                 action = np.asarray(compiled.act(params, [row[time] for row in log.rows]))
                 log.act(running, action)
                 ended = log.step(running, envs.step(sends.send(action), running))
@@ -107,7 +165,7 @@ def collect_episodes(
                     _start(envs, log, running, ended, waiting)
         except EnvError as e:
             raise log.rollout_error(e, running.get(e.slot)) from e.__cause__
-    return log.rollout()
+    return log
 
 
 def _start(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from pgjax.envs.base import Discrete, Space
-from pgjax.errors import SpaceError
+from pgjax.errors import SpaceError, counted
 
 Choices = tuple[int | None, ...]  # for each number of an action; None if any value or unknown
 
@@ -68,7 +68,8 @@ def check_action(needed: RawActions, action: Any, choices: Choices = ()) -> None
     for number, wanted in zip(choices, needed.choices, strict=False):
         if number is not None and wanted is not None and number != wanted:
             raise SpaceError(
-                f"the policy chooses one of {number} values, but the action space has {wanted}: "
+                f"the policy chooses one of {counted(number, 'value')}, but the action space has "
+                f"{wanted}: "
                 "SoftmaxPolicy(n) fits Discrete(n) (see pgjax.actions.policy_for)"
             )
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import multiprocessing
+import numbers
 import os
 import signal
 import threading
@@ -27,11 +28,12 @@ _PROBE_STEPS, _PROBE_SEED = 30, 1
 
 
 class OpenEnv(NamedTuple):
-    """An open environment, and the spaces of a single (not vectorised) environment."""
+    """An open environment; spaces and time limit are those of a single environment."""
 
     env: Any  # gymnasium.Env, VectorEnv, or a functional environment (pgjax.envs.Env)
     observation_space: gym.Space
     action_space: gym.Space
+    time_limit: int | None = None  # in steps
 
 
 @contextlib.contextmanager
@@ -51,7 +53,8 @@ def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
     if config.on_device:
         functional = make_functional_env(config)
         spaces = functional.observation_space, functional.action_space
-        yield OpenEnv(functional, *map(gymnasium_space, spaces))
+        seen, acted = map(gymnasium_space, spaces)
+        yield OpenEnv(functional, seen, acted, functional.max_episode_steps)
         return
     env = make_env(config, num_envs, **kwargs)
     try:
@@ -68,10 +71,23 @@ def open_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
 
 
 def with_spaces(env: gym.Env | VectorEnv) -> OpenEnv:
-    """Return a Gymnasium environment with the spaces of a single environment."""
+    """Return a Gymnasium environment with the spaces and time limit of a single environment."""
+    limit = _time_limit(env)
     if isinstance(env, VectorEnv):
-        return OpenEnv(env, env.single_observation_space, env.single_action_space)
-    return OpenEnv(env, env.observation_space, env.action_space)
+        return OpenEnv(env, env.single_observation_space, env.single_action_space, limit)
+    return OpenEnv(env, env.observation_space, env.action_space, limit)
+
+
+def _time_limit(env: gym.Env | VectorEnv) -> int | None:
+    """Return after how many steps an environment truncates its episodes, or None."""
+    name = "_max_episode_steps"  # an attribute of gymnasium.wrappers.TimeLimit
+    if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
+        limit = env.get_attr(name)[0] if env.call("has_wrapper_attr", name)[0] else None
+    elif isinstance(env, VectorEnv):  # envpool's
+        limit = getattr(getattr(env.spec, "config", None), "max_episode_steps", None)
+    else:
+        limit = env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+    return int(limit) if isinstance(limit, numbers.Integral) else None
 
 
 def close_env(env: Any) -> None:

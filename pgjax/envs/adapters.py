@@ -42,7 +42,7 @@ class FunctionalEnv(gym.Env):
     def __init__(self, env: Env):
         self.observation_space = gymnasium_space(env.observation_space)
         self.action_space = gymnasium_space(env.action_space)
-        self._limit = env.max_episode_steps
+        self._max_episode_steps = env.max_episode_steps  # named as in gymnasium's TimeLimit
         self._reset, self._step = _compiled(env)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -59,7 +59,7 @@ class FunctionalEnv(gym.Env):
         time, self._time = np.uint32(self._time), self._time + 1
         action = np.asarray(action, self.action_space.dtype)
         self._state, obs, reward, *ends = self._step(self._key, time, self._state, action)
-        truncated = bool(ends[1]) or self._time == self._limit
+        truncated = bool(ends[1]) or self._time == self._max_episode_steps
         return np.asarray(obs), float(reward), bool(ends[0]), truncated, {}
 
 

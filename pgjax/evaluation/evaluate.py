@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -11,18 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.collect.episodes import collect_episodes
+from pgjax.collect.episodes import episode_returns
 from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError
+from pgjax.errors import ConfigError, RunError, counted
 from pgjax.numerics.xla import compile_in_background, fastest_compile
 from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps evaluation keys distinct from training keys
 _MAX_ENVS = 16  # environments stepped in parallel; affects only speed
+_GROUP = 1024  # episodes that are run together at most; bounds the memory
+MAX_STEPS = 10_000  # of an episode, where the environment has no time limit
+
+# Undiscounted returns [n] float64, lengths [n], and whether they were cut off at MAX_STEPS [n];
+# None if the environment has a time limit.
+_Episodes = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def evaluate(
@@ -35,7 +42,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compute statistics of the returns and lengths of new episodes.
 
-    Use it to measure how well a trained agent performs.
+    Use it to measure how well a trained agent performs. Memory does not depend on the number of
+    episodes. If the environment has no time limit, an episode is cut off after 10,000 steps.
 
     Args:
       run: a run or its folder.
@@ -46,11 +54,11 @@ def evaluate(
 
     Returns:
       `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
-      steps, and `episodes`.
+      steps, and `episodes`. Without a time limit also `cut`, the number of episodes cut off.
 
     Raises:
       ConfigError: if an argument is out of range.
-      RunError: if memory runs out, since an on-device run evaluates all episodes together.
+      RunError: if memory runs out, since an on-device run evaluates 1,024 episodes together.
       Otherwise as for `pgjax.load`.
 
     Example:
@@ -63,27 +71,28 @@ def evaluate(
     """
     check_episodes(episodes)
     run = as_run(run, allow_env_import=allow_env_import)
-    if run.config.on_device:
-        reward, weight = _evaluate_on_device(run, episodes, seed, stochastic)
-    else:
-        reward, weight = _evaluate_in_python(run, episodes, seed, stochastic)
-    returns = np.sum(reward, 0, dtype=np.float64)
-    return {
+    method = _evaluate_on_device if run.config.on_device else _evaluate_in_python
+    returns, lengths, cut = method(run, episodes, seed, stochastic)
+    result = {
         "mean": float(returns.mean()),
         "std": float(returns.std()),
         "min": float(returns.min()),
         "max": float(returns.max()),
-        "mean_length": float(np.sum(weight, 0).mean()),
+        "mean_length": float(lengths.astype(np.float32).mean()),
         "episodes": episodes,
     }
+    return result if cut is None else result | {"cut": int(cut.sum())}
 
 
 def evaluation_sentence(result: dict[str, Any]) -> str:
     """Format the result of `evaluate` as one line."""
+    over = counted(result["episodes"], "episode")
+    if result.get("cut"):
+        over += f", {result['cut']:,} of them cut off after {MAX_STEPS:,} steps (no time limit)"
     return (
         "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
-        "mean length {mean_length:.1f}  over {episodes} episodes"
-    ).format(**result)
+        "mean length {mean_length:.1f}  over {over}"
+    ).format(**result, over=over)
 
 
 def check_episodes(episodes: int) -> None:
@@ -93,39 +102,58 @@ def check_episodes(episodes: int) -> None:
         raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
 
 
-def _evaluate_in_python(
-    run: Run, episodes: int, seed: int, stochastic: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return rewards and weights [T, episodes], zero where padded."""
+def _groups(episodes: int) -> tuple[range, int]:
+    """Divide episodes into groups of the same size, at most _GROUP; the last may have too many.
+
+    Group g holds the episodes g * size, g * size + 1, ..., which are those of `state.step` g.
+    """
+    num_groups = -(-episodes // _GROUP)
+    return range(num_groups), -(-episodes // num_groups)
+
+
+def _evaluate_in_python(run: Run, episodes: int, seed: int, stochastic: bool) -> _Episodes:
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     state = evaluation_state(run, seed)
     config = run.config
+    groups, size = _groups(episodes)
     with open_env(config, min(_MAX_ENVS, episodes)) as env:
-        rollout = collect_episodes(
-            env.env,
-            algorithm,
-            state,
-            episodes,
-            squash=config.squash,
-            step_timeout=config.step_timeout,
-        )
-    return np.asarray(rollout.reward), np.asarray(rollout.weight)
+        logs = [
+            episode_returns(
+                env.env,
+                algorithm,
+                state._replace(step=jnp.int32(group)),
+                size,
+                max_steps=MAX_STEPS if env.time_limit is None else math.inf,
+                squash=config.squash,
+                step_timeout=config.step_timeout,
+            )
+            for group in groups
+        ]
+    names = ("returns", "lengths", "cut")
+    returns, lengths, cut = (
+        np.concatenate([getattr(log, name) for log in logs])[:episodes] for name in names
+    )
+    return returns, lengths, cut if env.time_limit is None else None
 
 
-def _evaluate_on_device(
-    run: Run, episodes: int, seed: int, stochastic: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and weights [T, episodes], zero where padded."""
-    collect = compile_evaluation(run.config, episodes, stochastic=stochastic)
+def _evaluate_on_device(run: Run, episodes: int, seed: int, stochastic: bool) -> _Episodes:
+    collect = compile_evaluation(run.config, episodes, stochastic=stochastic).result()
+    groups, size = _groups(episodes)
+    sums = []
     try:
-        return jax.device_get(collect.result()(run.state.params, _checked(seed)))
+        for group in groups:
+            found = collect(run.state.params, _checked(seed), np.int32(group))
+            reward, weight = jax.device_get(found)
+            sums.append((np.sum(reward, 0, dtype=np.float64), np.sum(weight, 0)))
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        raise RunError(f"out of memory: evaluate fewer than {episodes} episodes") from None
+        raise RunError(f"out of memory: evaluate fewer than {counted(size, 'episode')}") from None
+    returns, lengths = (np.concatenate(x)[:episodes] for x in zip(*sums, strict=True))
+    return returns, lengths, None
 
 
-_Compiled = Callable[[Params, np.uint32], tuple[jax.Array, jax.Array]]
+_Compiled = Callable[[Params, np.uint32, np.int32], tuple[jax.Array, jax.Array]]
 
 
 def compile_evaluation(
@@ -133,20 +161,22 @@ def compile_evaluation(
 ) -> Future[_Compiled]:
     """Start compiling `evaluate` for an on-device run with these settings."""
     config = dataclasses.replace(config, seed=0, run_dir=None)  # the program depends on neither
-    return _compile_once(config, episodes, stochastic)
+    return _compile_once(config, _groups(episodes)[1], stochastic)
 
 
 @functools.lru_cache(maxsize=16)
 def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Future[_Compiled]:
-    """Compile (params, seed) -> rewards and weights [T, episodes], zero where padded."""
+    """Compile (params, seed, group) -> rewards and weights [T, episodes], zero where padded."""
 
     def compile_() -> Any:
         with open_env(config) as env:
             agent = make_agent(config, env)
         algorithm = agent.algorithm if stochastic else greedy(agent)
 
-        def collect(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-            state = TrainState(params, (), _evaluation_key(seed), jnp.zeros((), jnp.int32))
+        def collect(
+            params: Params, seed: jax.Array, group: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            state = TrainState(params, (), _evaluation_key(seed), group)
             rollout = collect_episodes_on_device(
                 env.env, algorithm, state, episodes, squash=config.squash
             )
@@ -154,7 +184,8 @@ def _compile_once(config: TrainConfig, episodes: int, stochastic: bool) -> Futur
 
         zero = np.uint32(0)
         params = jax.eval_shape(agent.init, zero).params
-        return jax.jit(collect, compiler_options=fastest_compile()).lower(params, zero).compile()
+        jitted = jax.jit(collect, compiler_options=fastest_compile())
+        return jitted.lower(params, zero, np.int32(0)).compile()
 
     return compile_in_background(compile_)
 

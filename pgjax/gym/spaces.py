@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from pgjax.errors import SpaceError, short_repr
+from pgjax.errors import SpaceError, counted, short_repr
 
 Role = Literal["observation", "action"]
 _MAX_SIZE = 2**20  # largest observation or action; logs and layers need many times more memory
@@ -217,11 +217,11 @@ def describe(space: gym.Space) -> str:
       'continuous, shape (2,), float32, bounded'
     """
     if isinstance(space, spaces.Discrete):
-        return f"discrete, {space.n} values from {space.start}"
+        return f"discrete, {counted(int(space.n), 'value')} from {space.start}"
     if isinstance(space, spaces.MultiDiscrete):
         return f"discrete, {short_repr(space.nvec.tolist())} values"
     if isinstance(space, spaces.MultiBinary):
-        return f"binary, {math.prod(space.shape)} values"
+        return f"binary, {counted(math.prod(space.shape), 'value')}"
     if isinstance(space, spaces.Box):
         sides = np.concatenate([space.bounded_below.ravel(), space.bounded_above.ravel()])
         bounds = "bounded" if sides.all() else "partly bounded" if sides.any() else "unbounded"

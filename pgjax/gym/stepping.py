@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from pgjax.errors import SpaceError, short_repr
+from pgjax.errors import SpaceError, counted, short_repr
 
 Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
 
@@ -85,7 +85,7 @@ def write_step(
     try:
         obs, reward, terminated, truncated, _ = result
     except (TypeError, ValueError):
-        given = f"{len(result)} values" if isinstance(result, tuple) else short_repr(result)
+        given = counted(len(result), "value") if isinstance(result, tuple) else short_repr(result)
         expected = "(observation, reward, terminated, truncated, info)"
         raise EnvError(f"step returned {given}, not {expected}", slot) from None
     try:  # the same as write_obs, inlined because a call here would slow down every step

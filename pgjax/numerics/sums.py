@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, counted
 
 CHUNK_SIZE = 128  # rows; up to 128, results were equal at every thread count tested
 _UNROLL = 8  # steps per loop iteration, because the loop costs more than a step
@@ -49,8 +49,8 @@ class Sharding(NamedTuple):
         devices = lax.axis_size(self.axis_name) if self.axis_name else 1
         if self.num_shards % devices:
             raise ConfigError(
-                f"{self.num_shards} shards cannot be divided evenly among {devices} devices: "
-                "choose --num-shards as a multiple of --num-devices"
+                f"{counted(self.num_shards, 'shard')} cannot be divided evenly among {devices} "
+                "devices: choose --num-shards as a multiple of --num-devices"
             )
         return devices
 

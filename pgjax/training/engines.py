@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax import envs
 from pgjax.collect.dispatch import updater
-from pgjax.collect.episodes import collect_episodes
+from pgjax.collect.episode_log import EpisodeLog
+from pgjax.collect.episodes import run_episodes
 from pgjax.collect.on_device import init_on_device, training_step
 from pgjax.collect.packing import pack, unpack
 from pgjax.collect.steps import Stream
@@ -49,7 +50,12 @@ class Engine(NamedTuple):
 
 
 def make_engine(
-    config: TrainConfig, env: Any, agent: Agent, num_seeds: int, num_devices: int | None
+    config: TrainConfig,
+    env: Any,
+    agent: Agent,
+    num_seeds: int,
+    num_devices: int | None,
+    watch: Callable[[int], None] | None = None,
 ) -> Engine:
     """Make the engine of a config.
 
@@ -59,6 +65,7 @@ def make_engine(
       agent: the agent of the config.
       num_seeds: number of seeds trained in one program.
       num_devices: as for `pgjax.train`.
+      watch: as for `run_episodes`.
 
     Raises:
       ConfigError: if the devices do not exist or cannot be used.
@@ -67,7 +74,7 @@ def make_engine(
     if not config.on_device:
         if mesh.size > 1:
             raise ConfigError("only runs on the device can use several devices: add --on-device")
-        return python_engine(config, env, agent.algorithm)
+        return python_engine(config, env, agent.algorithm, watch)
     share_episodes = num_seeds == 1 and mesh.size > 1
     sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
     return device_engine(config, env, agent.shard(sharding), sharding, mesh, num_seeds)
@@ -93,7 +100,12 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
     return Mesh(np.array(devices[:wanted]), (AXIS,))
 
 
-def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algorithm) -> Engine:
+def python_engine(
+    config: TrainConfig,
+    env: gym.Env | VectorEnv,
+    algorithm: Algorithm,
+    watch: Callable[[int], None] | None = None,
+) -> Engine:
     """Make the engine that steps Gymnasium from Python: one seed, one update per call."""
     update, digest = updater(algorithm.update), jax.jit(params_digest)
     options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
@@ -102,7 +114,9 @@ def python_engine(config: TrainConfig, env: gym.Env | VectorEnv, algorithm: Algo
     def collect(state: TrainState) -> Rollout:
         if stream is not None:
             return stream.collect(algorithm, state, config.num_steps)
-        return collect_episodes(env, algorithm, state, config.episodes_per_update, **options)
+        episodes = config.episodes_per_update
+        log = run_episodes(EpisodeLog, env, algorithm, state, episodes, watch=watch, **options)
+        return log.rollout()
 
     def advance(states: list[TrainState], count: int) -> tuple[list[TrainState], UpdateRecords]:
         begun = time.perf_counter()

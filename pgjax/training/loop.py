@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -28,7 +28,7 @@ class RunInfo(NamedTuple):
     Example:
       >>> import pgjax
       >>> pgjax.RunInfo._fields
-      ('configs', 'paths', 'observation_space', 'action_space', 'policy')
+      ('configs', 'paths', 'observation_space', 'action_space', 'policy', 'time_limit')
     """
 
     configs: list[TrainConfig]
@@ -41,6 +41,8 @@ class RunInfo(NamedTuple):
     """Action space of one environment."""
     policy: nn.Module
     """The Flax module."""
+    time_limit: int | None = None
+    """After how many steps the environment truncates episodes, or None."""
 
 
 class Observer(Protocol):
@@ -48,6 +50,9 @@ class Observer(Protocol):
 
     Use one to show a run or to record it elsewhere. An exception raised in `update`
     (KeyboardInterrupt too) stops the run; the progress is saved.
+
+    An observer may also have a method `collecting(steps)`. The Python loop calls it often while it
+    collects episodes, with the number of steps of the longest one in progress.
 
     Example:
       >>> import pathlib, tempfile
@@ -86,6 +91,17 @@ def observing(observers: Sequence[Observer], run: RunInfo) -> Iterator[None]:
             stack.callback(observer.stop)
             observer.start(run)
         yield
+
+
+def watcher(observers: Sequence[Observer]) -> Callable[[int], None]:
+    """Return a function that calls `collecting` of every observer that has it."""
+    watching = [observer.collecting for observer in observers if hasattr(observer, "collecting")]
+
+    def watch(steps: int) -> None:
+        for collecting in watching:
+            collecting(steps)
+
+    return watch
 
 
 def run_updates(

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env, why_not_reproducible
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, PgjaxError, RolloutError
+from pgjax.errors import ConfigError, PgjaxError, RolloutError, counted
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.provenance import git_commit
@@ -24,7 +24,7 @@ from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_tota
 from pgjax.runs.run import Run, RunLike, run_path
 from pgjax.runs.store import Checkpoint
 from pgjax.training.engines import Engine, make_engine
-from pgjax.training.loop import Observer, RunInfo, observing, run_updates
+from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
 from pgjax.types import TrainState
 
 
@@ -158,8 +158,8 @@ def resume(
     most = max(config.updates for config in known)
     if updates is not None and known[0].length_matters and updates != most:
         raise ConfigError(
-            f"--updates {updates}: the learning rate or entropy bonus is annealed over {most} "
-            "updates, so the number of updates cannot change"
+            f"--updates {updates}: the learning rate or entropy bonus is annealed over "
+            f"{counted(most, 'update')}, so the number of updates cannot change"
         )
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
     seeds = folder.seeds_in(path) or [config.seed]
@@ -190,8 +190,10 @@ def _train(
             stack.enter_context(folder.locked_folder(run_dir, new=not resuming))
         env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
-        engine = make_engine(config, env.env, agent, len(configs), num_devices)
-        info = RunInfo(configs, paths, env.observation_space, env.action_space, agent.policy)
+        watch = watcher(observers)
+        engine = make_engine(config, env.env, agent, len(configs), num_devices, watch)
+        spaces = env.observation_space, env.action_space
+        info = RunInfo(configs, paths, *spaces, agent.policy, env.time_limit)
         stack.enter_context(observing(observers, info))
         resumed_from: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:
@@ -257,7 +259,7 @@ def _with_saved(
     error: KeyboardInterrupt | PgjaxError, updates: int, run_dir: Path
 ) -> KeyboardInterrupt | PgjaxError:
     """The error that ended a run, with a note on what is saved."""
-    saved = f"after {updates} updates; saved in {run_dir}"
+    saved = f"after {counted(updates, 'update')}; saved in {run_dir}"
     replay = error.replay if isinstance(error, RolloutError) else None
     if replay is not None:
         folder.write_json(run_dir / "failure.json", replay)

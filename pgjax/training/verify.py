@@ -18,7 +18,7 @@ from pgjax.runs.provenance import differences, machine_facts
 from pgjax.runs.recorder import LOGS, zero_totals
 from pgjax.runs.run import RunLike, run_path
 from pgjax.training.engines import make_engine
-from pgjax.training.loop import Observer, RunInfo, observing, run_updates
+from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
 from pgjax.training.train import states_at
 
 
@@ -107,9 +107,9 @@ def _first_difference(
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
-        engine = make_engine(config, env.env, agent, 1, num_devices)
+        engine = make_engine(config, env.env, agent, 1, num_devices, watcher(observers))
         spaces = env.observation_space, env.action_space
-        info = RunInfo([config], [path], *spaces, agent.policy)
+        info = RunInfo([config], [path], *spaces, agent.policy, env.time_limit)
         stack.enter_context(observing(observers, info))
         states = states_at([config], agent, [checkpoint])
         for records, _ in run_updates(engine, [config.seed], states, [totals], last):
