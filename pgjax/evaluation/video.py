@@ -1,23 +1,42 @@
 """Render a trained agent to a video or to images."""
 
+import contextlib
 import io
-import shutil
+import math
+import numbers
+import struct
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from gymnasium import wrappers
 
-from pgjax.collect.episodes import collect_episodes
-from pgjax.config.env import close_env, make_env
-from pgjax.errors import ConfigError, RunError, short_repr
+from pgjax.collect.episodes import episode_returns
+from pgjax.config.env import close_env, make_env, with_spaces
+from pgjax.errors import (
+    ConfigError,
+    PgjaxError,
+    RolloutError,
+    RunError,
+    RunWarning,
+    counted,
+    short_repr,
+)
 from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
+from pgjax.gym.stepping import EnvError, failure_text
 from pgjax.runs import store
 from pgjax.runs.run import Run, RunLike, as_run
 
 __all__ = ["frames", "render"]
+
+MAX_STEPS = 1_000  # of an episode in a video, where the environment has no time limit
+_DEFAULT_FPS = 30.0  # as in Gymnasium
+_MOST_GIF_FPS = 50.0  # viewers show a frame of under 2 hundredths of a second for 10
+
+Show = Callable[[np.ndarray, float], None]  # (image [height, width, 3] uint8, frames per second)
 
 
 def render(
@@ -31,7 +50,8 @@ def render(
 ) -> Path:
     """Write a video of the agent, .mp4 or .gif, at the environment's frame rate.
 
-    Use it to watch a trained agent.
+    Use it to watch a trained agent. A .gif shows at most 50 frames per second: of a faster
+    environment some frames are left out, and it still lasts as long.
 
     Args:
       run, episodes, seed, stochastic: as for `frames`.
@@ -43,7 +63,7 @@ def render(
 
     Raises:
       ConfigError: if `out` has another file extension, or the environment cannot be rendered.
-      RunError: if the video cannot be written.
+      RunError: if the video cannot be written. Nothing is left behind.
       Otherwise as for `pgjax.load`.
 
     Example:
@@ -60,12 +80,8 @@ def render(
     if out.is_symlink() or out.is_dir():
         kind = "symbolic link" if out.is_symlink() else "folder"
         raise ConfigError(f"{out} is a {kind}: choose another --out")
-    images, fps = _drawn(run, episodes, seed, stochastic)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        (_write_gif if out.suffix == ".gif" else _write_mp4)(images, fps, out)
-    except OSError as e:
-        raise RunError(f"cannot write the video {out} ({e}): choose another --out") from None
+    with (_gif if out.suffix == ".gif" else _mp4)(out) as show:
+        _film(run, episodes, seed, stochastic, show)
     return out
 
 
@@ -79,9 +95,8 @@ def frames(
 ) -> list[np.ndarray]:
     """Render episodes of a trained agent as images.
 
-    Use it to show the agent in a notebook; `render` writes a video file.
-
-    Use it to show or process the images yourself; `render` writes a video.
+    Use it to show the agent in a notebook, or to process the images; `render` writes a video file.
+    If the environment has no time limit, an episode is cut off after 1,000 steps.
 
     Args:
       run: a run or its folder.
@@ -106,57 +121,218 @@ def frames(
       (400, 600, 3)
     """
     run = as_run(run, allow_env_import=allow_env_import)
-    return _drawn(run, episodes, seed, stochastic)[0]
+    images: list[np.ndarray] = []
+    _film(run, episodes, seed, stochastic, lambda image, _: images.append(image))
+    return images
 
 
-def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:
-    """Return frames, and frames per second."""
+def _film(run: Run, episodes: int, seed: int, stochastic: bool, show: Show) -> None:
+    """Run episodes one after the other, and show each image."""
     check_episodes(episodes)
-    state = evaluation_state(run, seed)
+    config, state = run.config, evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
-    squash, timeout = run.config.squash, run.config.step_timeout
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # about the render mode, which is checked below
-        drawn = make_env(run.config, num_envs=1, render_mode="rgb_array")
+    opened = with_spaces(_make_rendered(run))
+    env = opened.env
+    max_steps = MAX_STEPS if opened.time_limit is None else math.inf
     try:
-        if drawn.render_mode != "rgb_array":
-            raise ConfigError(
-                f"{run.config.env_id} cannot be rendered: it has no render mode rgb_array"
-            )
-        env = wrappers.RenderCollection(drawn, pop_frames=True, reset_clean=False)
-        collect_episodes(env, algorithm, state, episodes, squash=squash, step_timeout=timeout)
-        images: Any = env.render()
+        log = episode_returns(
+            _Filmed(env, config.env_id, show),
+            algorithm,
+            state,
+            episodes,
+            max_steps=max_steps,
+            squash=config.squash,
+            step_timeout=config.step_timeout,
+        )
+    except RolloutError as e:
+        if isinstance(e.__cause__, PgjaxError):  # from _Filmed, not from the environment
+            raise e.__cause__ from None
+        raise
     finally:
-        close_env(drawn)
-    for image in images:
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.shape[2:] != (3,):
-            raise ConfigError(
-                f"{run.config.env_id} renders {short_repr(image)}, not an array "
-                "[height, width, 3] of uint8: fix its render method"
-            )
-    return list(images), float(drawn.metadata.get("render_fps", 30))
+        close_env(env)
+    if cut := int(log.cut.sum()):
+        warnings.warn(
+            f"{config.env_id} has no time limit: {counted(cut, 'episode')} cut off after "
+            f"{MAX_STEPS:,} steps",
+            RunWarning,
+            stacklevel=3,
+        )
 
 
-def _write_mp4(images: list[np.ndarray], fps: float, out: Path) -> None:
+def _make_rendered(run: Run) -> gym.Env:
+    """Make the environment of a run with render mode rgb_array."""
+    env_id = run.config.env_id
     try:
-        from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the mode, which is checked below
+            env = make_env(run.config, num_envs=1, render_mode="rgb_array")
+    except ConfigError as e:
+        if "unexpected keyword argument 'render_mode'" in str(e.__cause__):
+            raise ConfigError(f"{env_id} cannot be rendered: it takes no render_mode") from None
+        raise
+    modes = (env.metadata or {}).get("render_modes")
+    if env.render_mode != "rgb_array" or (modes is not None and "rgb_array" not in modes):
+        close_env(env)
+        others = ", ".join(map(str, modes or ())) or "none"
+        raise ConfigError(
+            f"{env_id} cannot be rendered: it has no render mode rgb_array (its modes: {others})"
+        )
+    return env
+
+
+class _Filmed(gym.Wrapper):
+    """Shows an image after every reset and step."""
+
+    def __init__(self, env: gym.Env, env_id: str, show: Show):
+        super().__init__(env)
+        self._env_id, self._show = env_id, show
+        self._fps = _frame_rate(env_id, (env.metadata or {}).get("render_fps"))
+        self._shape: tuple[int, ...] = ()
+
+    def reset(self, **kwargs: Any) -> Any:
+        result = super().reset(**kwargs)
+        self._show(self._image(), self._fps)
+        return result
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        self._show(self._image(), self._fps)
+        return result
+
+    def _image(self) -> np.ndarray:
+        """Render, and check what the environment returns."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # GLFW's, about a missing display
+                rendered: Any = self.env.render()
+        except EnvError:  # it takes too long
+            raise
+        except Exception as e:
+            raise self._cannot_render(e) from e
+        try:
+            image = np.array(rendered)  # a copy: some environments return the same array again
+        except ValueError:  # a ragged list
+            image = np.zeros(0)
+        if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+            raise ConfigError(
+                f"{self._env_id} renders {_describe(rendered)}, not an array [height, width, 3] of "
+                "uint8: fix its render method"
+            )
+        self._shape = self._shape or image.shape
+        if image.shape != self._shape:
+            raise ConfigError(
+                f"{self._env_id} renders images of different shapes, {self._shape} and "
+                f"{image.shape}: fix its render method"
+            )
+        return image
+
+    def _cannot_render(self, error: Exception) -> ConfigError:
+        advice = "fix its render method"
+        if isinstance(error, gym.error.DependencyNotInstalled):
+            return ConfigError(f"{self._env_id} cannot be rendered: {error}")
+        if isinstance(error, ImportError):
+            advice = "install what is missing"
+        if hasattr(self.unwrapped, "mujoco_renderer"):
+            advice = "without a display, set the environment variable MUJOCO_GL to egl or osmesa"
+        return ConfigError(f"{self._env_id} cannot be rendered: it {failure_text(error)}: {advice}")
+
+
+def _describe(rendered: Any) -> str:
+    if isinstance(rendered, np.ndarray):
+        return f"an array {list(rendered.shape)} of {rendered.dtype}"
+    return short_repr(rendered)
+
+
+def _frame_rate(env_id: str, fps: Any) -> float:
+    """Return an environment's frames per second, or the default if it names none that is usable."""
+    if fps is None:
+        return _DEFAULT_FPS
+    number = isinstance(fps, numbers.Real) and not isinstance(fps, bool)
+    if number and 0.01 <= fps <= 10_000:
+        return float(fps)
+    warnings.warn(
+        f"{env_id} has the frame rate render_fps {short_repr(fps)}, which is not a number from "
+        f"0.01 to 10,000: the video has {_DEFAULT_FPS:.0f} frames per second",
+        RunWarning,
+        stacklevel=2,
+    )
+    return _DEFAULT_FPS
+
+
+def _cannot_write(out: Path, error: Exception | str) -> RunError:
+    reason = " ".join(str(error).split())
+    return RunError(f"cannot write the video {out} ({reason}): choose another --out")
+
+
+@contextlib.contextmanager
+def _mp4(out: Path) -> Iterator[Show]:
+    """Write an .mp4 image by image; it appears at the end."""
+    try:
+        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
     except ImportError:
         raise ConfigError(
             'an .mp4 video needs pip install "pgjax[video]"; a .gif does not'
         ) from None
+    writer: Any = None
+
+    def show(image: np.ndarray, fps: float) -> None:
+        nonlocal writer
+        height, width = image.shape[:2]
+        odd = ((0, height % 2), (0, width % 2), (0, 0))
+        image = np.pad(image, odd, "edge")  # most players need even sizes
+        try:
+            if writer is None:
+                writer = FFMPEG_VideoWriter(str(video), image.shape[1::-1], fps)
+            writer.write_frame(image)
+        except OSError as e:
+            raise _cannot_write(out, e) from None
+
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
-        ImageSequenceClip(images, fps=fps).write_videofile(str(video), logger=None)
-        shutil.move(video, out)
+        try:
+            yield show
+        finally:
+            if writer is not None:
+                process = writer.proc
+                writer.close()
+        if process.returncode:
+            raise _cannot_write(out, f"ffmpeg exits with code {process.returncode}")
+        _write(out, video.read_bytes())
 
 
-def _write_gif(images: list[np.ndarray], fps: float, out: Path) -> None:
+@contextlib.contextmanager
+def _gif(out: Path) -> Iterator[Show]:
+    """Write a .gif; it appears at the end."""
     from PIL import Image
 
-    first, *rest = [Image.fromarray(image) for image in images]
+    images: list[Any] = []
+    given, rate = 0, _MOST_GIF_FPS  # number of frames so far, and frames per second of the .gif
+
+    def show(image: np.ndarray, fps: float) -> None:
+        nonlocal given, rate
+        rate = min(fps, _MOST_GIF_FPS)
+        if math.floor(given * rate / fps + 1e-6) == len(images):
+            # One byte per pixel, as in the file.
+            images.append(Image.fromarray(image).convert("P", palette=Image.Palette.ADAPTIVE))
+        given += 1
+
+    yield show
+    # A .gif counts in hundredths of a second: round the time of each frame, not its duration.
+    times = np.rint(100 / rate * np.arange(len(images) + 1))
+    milliseconds = (10 * np.diff(times)).astype(int).tolist()
     video = io.BytesIO()
-    first.save(video, "gif", save_all=True, append_images=rest, duration=1000 / fps, loop=0)
-    store.replace(out, video.getvalue())
+    try:
+        images[0].save(
+            video, "gif", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
+        )
+    except (struct.error, ValueError) as e:  # too large, or the same image for over 655 s
+        raise RunError(f"the images do not fit into a .gif ({e}): write an .mp4") from None
+    _write(out, video.getvalue())
+
+
+def _write(out: Path, video: bytes) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        store.replace(out, video)
+    except OSError as e:
+        raise _cannot_write(out, e) from None
