@@ -61,6 +61,8 @@ def _evaluate(
 ) -> None:
     """Run new episodes with a trained agent and print statistics of their returns.
 
+    If the environment has no time limit, episodes are cut off after 10,000 steps.
+
     Args:
         run: The run folder.
         episodes: Number of episodes.
@@ -86,6 +88,8 @@ def _render(
     allow_env_import: bool = False,
 ) -> None:
     """Write a video of a trained agent.
+
+    If the environment has no time limit, episodes are cut off after 1,000 steps.
 
     Args:
         run: The run folder.

@@ -89,7 +89,8 @@ class TrainConfig:
     """On the device: number of groups of episodes whose gradients are summed separately. It must be
     divisible by the number of devices that share the episodes."""
     max_episode_steps: Count | None = None
-    """Truncate episodes after this many steps instead of at the environment's limit."""
+    """Truncate episodes after this many steps instead of at the environment's limit. If neither
+    exists, the evaluation cuts episodes off after 10,000 steps."""
 
     frame_stack: Annotated[int, Between(1, 64)] = 1
     """Number of stacked observations the policy sees (Gymnasium's wrapper)."""

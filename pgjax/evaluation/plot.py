@@ -1,6 +1,7 @@
 """Plot the learning curve of a run, or of several seeds, with matplotlib."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
     """Plot the mean return against environment steps, with the range from worst to best episode.
 
     Use it to see how training progressed. For a folder of several seeds, plot the mean return of
-    each seed and the mean over the seeds, against episodes.
+    each seed, and the mean over the seeds: for each update that all of them have, the mean of their
+    returns against the mean of their environment steps.
 
     Args:
       run: a run, its folder, or the folder of several seeds.
@@ -40,6 +42,7 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
     """
     # Not pyplot, which has global state and may need a display.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     run_dir = run_path(run)
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -49,6 +52,7 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
         _draw_seeds(axes, folders)
     else:
         _draw_run(axes, run_dir)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
@@ -66,24 +70,33 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
 def _draw_run(axes: Any, run_dir: Path) -> None:
     config = load_config(run_dir)
     steps, mean, low, high = _read(run_dir, "total_env_steps", *_RETURNS)
-    axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label="worst to best episode")
-    axes.plot(steps, mean, linewidth=1.5, label="mean of the update's episodes")
+    label = "worst to best episode"
+    if len(steps) == 1:  # an area over a single point would be invisible
+        axes.vlines(steps, low, high, alpha=0.2, linewidth=8, label=label)
+    else:
+        axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label=label)
+    _draw_line(axes, steps, mean, linewidth=1.5, label="mean of the update's episodes")
     title = f"{config.env_id}, seed {config.seed}"
     axes.set(title=title, xlabel="environment steps", ylabel="return")
 
 
 def _draw_seeds(axes: Any, folders: list[Path]) -> None:
     config = load_config(folders[0])
-    curves = [_read(folder, "total_episodes", "mean_return") for folder in folders]
-    shortest = min(len(episodes) for episodes, _ in curves)
-    for i, (episodes, mean) in enumerate(curves):
+    curves = [_read(folder, "total_env_steps", "mean_return") for folder in folders]
+    shortest = min(len(steps) for steps, _ in curves)
+    for i, (steps, mean) in enumerate(curves):
         label = "each seed" if i == 0 else None
-        axes.plot(episodes, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
-    over_seeds = np.mean([mean[:shortest] for _, mean in curves], 0)
-    axes.plot(curves[0][0][:shortest], over_seeds, linewidth=1.8, label="mean over seeds")
+        _draw_line(axes, steps, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
+    steps, mean = np.mean([[column[:shortest] for column in curve] for curve in curves], 0)
+    _draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label="mean over seeds")
     last = config.seed + len(folders) - 1
     title = f"{config.env_id}, seeds {config.seed} to {last}"
-    axes.set(title=title, xlabel="episodes", ylabel="mean return of an update")
+    axes.set(title=title, xlabel="environment steps", ylabel="mean return of an update")
+
+
+def _draw_line(axes: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
+    """Draw a line; a single point, which would be invisible, as a dot."""
+    axes.plot(x, y, marker="o" if len(x) == 1 else None, **style)
 
 
 def _read(run_dir: Path, *names: str) -> list[list[float]]:

@@ -63,6 +63,11 @@ def failure_text(error: BaseException) -> str:
     return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
 
 
+def _advice(error: BaseException) -> str:
+    missing = isinstance(error, ImportError | gym.error.DependencyNotInstalled)
+    return "install what is missing" if missing else "correct the environment"
+
+
 def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
     """Write an observation to rows[slot] of rows [slots, d]; EnvError if it does not fit."""
     try:
@@ -162,7 +167,7 @@ class SerialEnvs:
             slot = list(slots)[len(results)]
             if isinstance(e, EnvError):
                 raise EnvError(e.reason, slot, advice=e.advice) from e
-            raise EnvError(f"the environment {failure_text(e)}", slot) from e
+            raise EnvError(f"the environment {failure_text(e)}", slot, advice=_advice(e)) from e
         finally:
             self._inside = False
         return results
@@ -242,7 +247,8 @@ class _Vector:
                 connection.wait([process.sentinel for process in processes], timeout=1.0)
             died = [i for i, process in enumerate(processes) if not process.is_alive()]
             what = "died: its process has exited" if dead else failure_text(e)
-            raise EnvError(f"the environment {what}", next(iter(raised or died), -1)) from e
+            slot = next(iter(raised or died), -1)
+            raise EnvError(f"the environment {what}", slot, advice=_advice(e)) from e
 
     @contextlib.contextmanager
     def step_timeout(self, seconds: float) -> Iterator[None]:
