@@ -1,9 +1,12 @@
+import dataclasses
 import json
+import math
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import assert_trees_equal
+from probe_envs import Scripted
 
 import pgjax
 from pgjax.cli import app
@@ -29,3 +32,84 @@ def test_evaluate(run_dir, capsys):
     app.main(["evaluate", str(run_dir), "--episodes", "4", "--stochastic"])
     assert "over 4 episodes" in capsys.readouterr().out
     assert_trees_equal(load(run_dir).state, run.state)
+
+
+def test_the_mean_of_more_episodes_than_run_together(run_dir, monkeypatch):
+    run = load(run_dir)
+    expected = evaluate.evaluate(run, 8, 3)
+    one_by_one = [evaluate.evaluate(run, n, 3)["mean"] * n for n in (7, 8)]
+    monkeypatch.setattr(evaluate, "_GROUP", 3)
+    assert evaluate.evaluate(run, 8, 3) == expected  # three groups of three, the last has one more
+    # The last episode of the eight is the eighth, not the ninth.
+    assert one_by_one[1] == pytest.approx(expected["mean"] * 8)
+
+
+@pytest.mark.slow
+def test_on_the_device_groups_give_the_same_and_no_observation_is_kept(tmp_path, monkeypatch):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", updates=1, episodes_per_update=2, on_device=True, hidden_sizes=(4,),
+        max_episode_steps=200, run_dir=tmp_path / "run",
+    )  # fmt: skip
+    run = pgjax.train(config)
+    expected = evaluate.evaluate(run, 8, 3)
+    memory = evaluate.compile_evaluation(config, 8).result().memory_analysis()
+    rewards = 200 * 8 * 4  # bytes; the observations and their successors would be eight times that
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 5 * rewards
+    monkeypatch.setattr(evaluate, "_GROUP", 3)
+    assert evaluate.evaluate(run, 8, 3) == expected
+
+
+def unlimited(run_dir, env_id, **changes):
+    """The run of `run_dir` with an environment that never ends by itself."""
+
+    def make(limit=None, **_):
+        space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        env = Scripted(obs_space=space, mean_length=10**9)
+        return env if limit is None else gym.wrappers.TimeLimit(env, limit)
+
+    for name, limit in (("Endless-v0", None), ("Limited-v0", 60)):
+        if name not in gym.registry:
+            gym.register(name, entry_point=make, kwargs={"limit": limit})
+    run = load(run_dir)
+    return run._replace(config=dataclasses.replace(run.config, env_id=env_id, **changes))
+
+
+def test_an_episode_without_a_time_limit_is_cut_off(run_dir, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 50)
+    result = evaluate.evaluate(unlimited(run_dir, "Endless-v0"), 8)
+    assert (result["mean_length"], result["cut"], result["episodes"]) == (50.0, 8, 8)
+    sentence = evaluate.evaluation_sentence(result)
+    assert "over 8 episodes, 8 of them cut off after 50 steps" in sentence
+
+
+@pytest.mark.parametrize("changes", [
+    {"env_id": "Limited-v0"},  # the limit is in a wrapper that gymnasium's spec does not know
+    {"env_id": "Endless-v0", "max_episode_steps": 60},
+])  # fmt: skip
+def test_a_time_limit_above_the_cut_off_holds(changes, run_dir, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 50)
+    result = evaluate.evaluate(unlimited(run_dir, **changes), 8)
+    assert result["mean_length"] == 60.0
+    assert "cut" not in result
+    sentence = evaluate.evaluation_sentence(result | {"episodes": 1})
+    assert sentence.endswith("over 1 episode")
+
+
+def test_a_return_is_the_sum_of_the_rewards_in_order(run_dir):
+    """In float64, one after the other: other orders round differently."""
+    rewards = (0.1 * np.arange(1, 61) + 1e-7).astype(np.float32)
+
+    class Rewards(gym.Wrapper):
+        def step(self, action):
+            obs, _, *rest = self.env.step(action)
+            return obs, rewards[self.unwrapped._t - 1], *rest
+
+    run = unlimited(run_dir, "Limited-v0")
+    make = gym.spec("Limited-v0").entry_point
+    gym.register("Rewards-v0", entry_point=lambda **_: Rewards(make(60)))
+    run = run._replace(config=dataclasses.replace(run.config, env_id="Rewards-v0"))
+    total = 0.0
+    for reward in rewards.tolist():
+        total += reward
+    assert math.isclose(total, 183.0, rel_tol=1e-6)
+    assert evaluate.evaluate(run, 8)["max"] == total

@@ -1,6 +1,8 @@
+import json
 import shutil
 
 import pytest
+from matplotlib.figure import Figure
 
 import pgjax
 from pgjax.cli import app
@@ -29,3 +31,39 @@ def test_a_failed_plot_leaves_no_file(run_dir, tmp_path):
         plot.plot(run_dir, tmp_path / "curve.png")
     assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
     assert plot.plot(run_dir, tmp_path / "new" / "curve.png").exists()
+
+
+def folder_with(run_dir, path, rows):
+    """A run folder with the given (environment steps, mean return) of its updates."""
+    shutil.copytree(run_dir, path)
+    with (path / "metrics.jsonl").open("w") as file:
+        for i, (steps, mean) in enumerate(rows):
+            row = {"total_env_steps": steps, "mean_return": mean, "total_episodes": 4 * (i + 1)}
+            print(json.dumps(row | {"min_return": mean - 1, "max_return": mean + 1}), file=file)
+    return path
+
+
+def test_a_single_update_is_visible(run_dir, tmp_path):
+    axes = Figure().subplots()
+    plot._draw_run(axes, folder_with(run_dir, tmp_path / "one", [(40, 10.0)]))
+    [line] = axes.lines
+    assert line.get_marker() == "o"
+    assert line.get_xydata().tolist() == [[40.0, 10.0]]
+    [segment] = axes.collections[0].get_segments()  # from the worst to the best episode
+    assert segment.tolist() == [[40.0, 9.0], [40.0, 11.0]]
+    assert plot.plot(tmp_path / "one").exists()
+
+
+def test_the_curve_of_several_seeds_is_drawn_against_environment_steps(run_dir, tmp_path):
+    rows = [(10, 1.0), (30, 5.0), (70, 9.0)], [(20, 3.0), (50, 7.0)]
+    folders = [folder_with(run_dir, tmp_path / f"seed-{i}", of) for i, of in enumerate(rows)]
+    axes = Figure().subplots()
+    plot._draw_seeds(axes, folders)
+    *seeds, mean = [line.get_xydata().tolist() for line in axes.lines]
+    assert seeds == [[[10, 1], [30, 5], [70, 9]], [[20, 3], [50, 7]]]
+    assert mean == [[15, 2], [40, 6]]  # over the updates that both have
+    assert axes.get_xlabel() == "environment steps"
+    axes = Figure().subplots()
+    folders[1] = folder_with(run_dir, tmp_path / "short", rows[1][:1])
+    plot._draw_seeds(axes, folders)
+    assert [line.get_marker() for line in axes.lines] == ["None", "o", "o"]

@@ -1,0 +1,87 @@
+import dataclasses
+import io
+
+import gymnasium as gym
+import pytest
+from probe_envs import Scripted
+from rich.console import Console
+
+import pgjax
+from pgjax.cli import app, progress
+from pgjax.evaluation import evaluate
+from pgjax.training.loop import RunInfo
+
+SPACE = gym.spaces.Discrete(1)
+CONFIG = pgjax.TrainConfig("Some-v0", updates=1, episodes_per_update=1, num_envs=1)
+METRICS = [{"update": 1, "mean_return": 1.0, "total_episodes": 1}]
+
+
+def started(config=CONFIG, time_limit=500, **kwargs):
+    """A Terminal after `start`, and its output."""
+    out = io.StringIO()
+    terminal = progress.Terminal(Console(file=out, width=300, **kwargs))
+    terminal.start(RunInfo([config], [], SPACE, SPACE, pgjax.SoftmaxPolicy(1), time_limit))
+    return terminal, out
+
+
+def test_counts_of_one_are_in_the_singular():
+    terminal, out = started()
+    terminal.update(METRICS, {"steps_per_second": 5.0})
+    text = out.getvalue()
+    assert "1 update of 1 episode, 1 environment\n" in text
+    assert "discrete, 1 value from 0" in text
+    assert "1/1 update  1 episode  " in text
+    several = dataclasses.replace(CONFIG, updates=2, episodes_per_update=3, num_envs=4)
+    assert "2 updates of 3 episodes, 4 environments\n" in started(several)[1].getvalue()
+
+
+def test_a_missing_time_limit_is_a_warning_at_the_start():
+    assert "no time limit" not in started()[1].getvalue()
+    text = started(time_limit=None)[1].getvalue()
+    assert "no time limit" in text
+    assert "--max-episode-steps" in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_long_episode_shows_its_step(terminal, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown, out = started(force_terminal=terminal)
+    now += 4.0
+    shown.collecting(400)  # not long yet
+    assert "400" not in out.getvalue()
+    now += 4.0
+    shown.collecting(12_345)
+    shown.stop()
+    assert "an episode is at step 12,345 (--max-episode-steps" in out.getvalue()
+
+
+def test_train_warns_of_a_missing_limit_shows_long_episodes_and_cuts_the_evaluation_off(
+    tmp_path, monkeypatch, capsys
+):
+    class Ends(gym.Wrapper):
+        """Ends after 40 steps while it is trained (and probed), then never."""
+
+        resets = 0
+
+        def reset(self, **kwargs):
+            Ends.resets += 1
+            return self.env.reset(**kwargs)
+
+        def step(self, action):
+            obs, reward, *_ = self.env.step(action)
+            return obs, reward, Ends.resets <= 5 and self.unwrapped._t == 40, False, {}
+
+    gym.register("Ends-v0", entry_point=lambda **_: Ends(Scripted(mean_length=10**9)))
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 50)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1.0)
+    app.main([
+        "train", "Ends-v0", "--updates", "1", "--episodes-per-update", "2",
+        "--num-envs", "1", "--eval-episodes", "8", "--run-dir", str(tmp_path / "run"),
+    ])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    steps = [int(line.split("at step ")[1].split()[0]) for line in lines if "at step" in line]
+    assert steps == [0, 16, 32, 8, 24]  # every 16 steps, of two episodes of 40
+    assert any("no time limit" in line for line in lines[:8])
+    assert any("8 of them cut off after 50 steps" in line for line in lines)
+    assert '"cut": 8' in (tmp_path / "run" / "evaluation.json").read_text()
