@@ -2,6 +2,7 @@
 
 import time
 
+import failing_envs
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -117,3 +118,15 @@ def test_a_vector_that_loses_steps_is_refused():
     env = gym.make_vec("phys2d/CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
     with pytest.raises(pgjax.SpaceError, match="loses a step"):
         stepping.adapt_stream(env)
+
+
+@pytest.mark.parametrize(("error", "advice"), [
+    (gym.error.DependencyNotInstalled("pygame is not installed"), "install what is missing"),
+    (ModuleNotFoundError("No module named 'cv'"), "install what is missing"),
+    (ValueError("wrong"), "correct the environment"),
+])  # fmt: skip
+def test_a_missing_package_is_to_be_installed(error, advice):
+    envs = SerialEnvs([failing_envs.Returns("reset", error)])
+    with pytest.raises(EnvError) as caught:
+        envs.reset({0: 1})
+    assert caught.value.advice == advice
