@@ -1,7 +1,203 @@
+"""Every field of TrainConfig reaches the algorithm: `make_agent` against algorithms built by hand."""
+
+import dataclasses
+import functools
+import re
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
 import numpy as np
+import optax
+import pytest
+from conftest import make_rollout
+from gymnasium import spaces
 
 import pgjax
-from pgjax.config.agent import make_optimizer
+from pgjax import advantages
+from pgjax.config.agent import make_agent, make_optimizer
+from pgjax.config.env import OpenEnv
+from pgjax.numerics.sums import Sharding
+from pgjax.policies import NormalizedObs
+
+OBS = spaces.Box(-np.inf, np.inf, (3,))
+DISCRETE, CONTINUOUS = spaces.Discrete(2), spaces.Box(-2.0, 2.0, (2,))
+LEARNING = {"hidden_sizes": (4,), "normalize_advantages": False, "updates": 4}
+WITH_CRITIC = {**LEARNING, "critic": True, "estimator": "gae"}
+
+SMALL, CRITIC = pgjax.SoftmaxPolicy(2, (4,), nn.relu), pgjax.ValueNetwork((4,), nn.relu)
+DECAY = optax.linear_schedule(0.01, 0.0, 4)
+RETURNS, GAE = advantages.reward_to_go(0.99), advantages.gae(0.99, 0.95)
+
+
+def by_hand(policy=SMALL, optimizer=None, *, estimator=GAE, critic=CRITIC, **options):
+    optimizer = adam(0.01) if optimizer is None else optimizer
+    return pgjax.reinforce(policy, optimizer, estimator=estimator, critic=critic, **options)
+
+
+def without_critic(**options):
+    return by_hand(critic=None, **{"estimator": RETURNS, **options})
+
+
+def adam(learning_rate):
+    return optax.flatten(optax.adam(learning_rate))
+
+
+class Row(NamedTuple):
+    settings: dict[str, Any]  # the field with another value than its default
+    algorithm: Any  # () -> the algorithm that it stands for
+    before: dict[str, Any] = WITH_CRITIC  # the settings without the field
+    action_space: spaces.Space = DISCRETE
+
+
+ROWS = {
+    "hidden_sizes": Row(
+        {"hidden_sizes": (5, 4)},
+        lambda: by_hand(pgjax.SoftmaxPolicy(2, (5, 4)), critic=pgjax.ValueNetwork((5, 4), nn.relu)),
+    ),
+    "activation": Row(
+        {"activation": "tanh"},
+        lambda: by_hand(
+            pgjax.SoftmaxPolicy(2, (4,), nn.tanh), critic=pgjax.ValueNetwork((4,), nn.tanh)
+        ),
+    ),
+    "normalize_obs": Row(
+        {"normalize_obs": True},
+        lambda: by_hand(NormalizedObs(SMALL), critic=NormalizedObs(CRITIC)),
+    ),
+    "squash": Row(
+        {"squash": True},
+        lambda: by_hand(pgjax.GaussianPolicy(2, (4,), squash=True), entropy_coef=0.1),
+        {**WITH_CRITIC, "entropy_coef": 0.1},
+        CONTINUOUS,
+    ),
+    "learning_rate": Row({"learning_rate": 0.1}, lambda: by_hand(optimizer=adam(0.1))),
+    "anneal_lr": Row({"anneal_lr": True}, lambda: by_hand(optimizer=adam(DECAY))),
+    "max_grad_norm": Row(
+        {"max_grad_norm": 0.1},
+        lambda: by_hand(optimizer=optax.chain(optax.clip_by_global_norm(0.1), adam(0.01))),
+    ),
+    "gamma": Row({"gamma": 0.5}, lambda: by_hand(estimator=advantages.gae(0.5, 0.95))),
+    "estimator": Row(
+        {"estimator": "gae"}, by_hand, {**WITH_CRITIC, "estimator": "reward_to_go"}
+    ),
+    "gae_lambda": Row({"gae_lambda": 0.3}, lambda: by_hand(estimator=advantages.gae(0.99, 0.3))),
+    "critic": Row({"critic": True}, lambda: by_hand(estimator=RETURNS), LEARNING),
+    "reward_scale": Row(
+        {"reward_scale": 0.1},
+        lambda: by_hand(estimator=advantages.gae(0.99, 0.95, reward_scale=0.1)),
+    ),
+    "normalize_rewards": Row(
+        {"normalize_rewards": True},
+        lambda: by_hand(estimator=advantages.gae(0.9, 0.95), normalize_rewards=0.9),
+        {**WITH_CRITIC, "gamma": 0.9},
+    ),
+    "leave_one_out": Row(
+        {"leave_one_out": True},
+        lambda: without_critic(estimator=advantages.leave_one_out(RETURNS)),
+        LEARNING,
+    ),
+    "normalize_advantages": Row(
+        {"normalize_advantages": True}, lambda: by_hand(estimator=advantages.normalized(GAE))
+    ),
+    "time_discount": Row(
+        {"time_discount": True},
+        lambda: without_critic(estimator=advantages.time_discounted(RETURNS, 0.99)),
+        LEARNING,
+    ),
+    "entropy_coef": Row({"entropy_coef": 0.1}, lambda: by_hand(entropy_coef=0.1)),
+    "anneal_entropy": Row(
+        {"anneal_entropy": True},
+        lambda: by_hand(entropy_coef=optax.linear_schedule(0.2, 0.0, 4)),
+        {**WITH_CRITIC, "entropy_coef": 0.2},
+    ),
+    "updates": Row(
+        {"updates": 4}, lambda: by_hand(optimizer=adam(DECAY)),
+        {**WITH_CRITIC, "updates": 2, "anneal_lr": True},
+    ),
+    "value_coef": Row({"value_coef": 2.0}, lambda: by_hand(value_coef=2.0)),
+    "mean_over": Row({"mean_over": "steps"}, lambda: by_hand(mean_over="steps")),
+    "chunk_size": Row({"chunk_size": 4}, lambda: by_hand(chunk_size=4)),
+    "num_shards": Row(
+        {"num_shards": 2},
+        lambda: by_hand(sharding=Sharding(2)),
+        {**WITH_CRITIC, "on_device": True},
+    ),
+}  # fmt: skip
+# What the algorithm does not depend on: the loops' settings, and what a run writes.
+OTHERS = {
+    "env_id": "Other-v0",
+    "seed": 1,
+    "collect": "steps",
+    "episodes_per_update": 3,
+    "num_steps": 7,
+    "num_envs": 3,
+    "vectorization": "async",
+    "step_timeout": 5.0,
+    "on_device": True,
+    "max_episode_steps": 9,
+    "frame_stack": 2,  # the observation space that make_agent sees has it already
+    "checkpoint_seconds": 1.0,
+    "eval_episodes": 3,
+    "run_dir": "elsewhere",
+}
+
+
+def test_every_field_is_checked():
+    assert {*ROWS, *OTHERS} == {field.name for field in dataclasses.fields(pgjax.TrainConfig)}
+
+
+def agent_of(settings, action_space=DISCRETE):
+    config = pgjax.TrainConfig(**{"env_id": "Any-v0", **settings})
+    return make_agent(config, OpenEnv(None, OBS, action_space))
+
+
+@functools.cache
+def rollout_of(continuous):
+    """Two batches of three episodes; the last one is truncated."""
+    rng = np.random.default_rng(0)
+    action = (lambda shape: rng.normal(size=(*shape, 2)).astype(np.float32)) if continuous else None
+    return make_rollout(rng, [5, 2, 4], 3, action, terminated=[True, True, False])
+
+
+def program(algorithm, continuous=False):
+    """The program of an update, with its constants: equal programs give equal updates."""
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), np.zeros(3, np.float32))
+    jaxpr = jax.make_jaxpr(algorithm.update)(state, rollout_of(continuous))
+    text = re.sub(" at 0x[0-9a-f]+", "", str(jaxpr))  # functions are shown with their addresses
+    return text, [np.asarray(x).tolist() for x in jaxpr.consts]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_field_makes_the_algorithm_built_by_hand(name):
+    row = ROWS[name]
+    continuous = row.action_space is CONTINUOUS
+    before = agent_of(row.before, row.action_space).algorithm
+    after = agent_of({**row.before, **row.settings}, row.action_space).algorithm
+    found = program(after, continuous)
+    assert found == program(row.algorithm(), continuous)
+    assert found != program(before, continuous)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_fields_do_not_change_the_algorithm(name):
+    before = {**WITH_CRITIC, "num_shards": 1}
+    found = agent_of({**before, name: OTHERS[name]}).algorithm
+    assert program(found) == program(agent_of(before).algorithm)
+
+
+@pytest.mark.parametrize("anneal", [True, False])
+def test_the_entropy_coefficient_of_each_update(anneal):
+    # In four updates to zero: the first with 0.2, the second with 0.15.
+    settings = {**LEARNING, "entropy_coef": 0.2, "anneal_entropy": anneal}
+    annealed = agent_of(settings).algorithm
+    state = expected = annealed.init(jax.random.key(7), np.zeros(3, np.float32))
+    for coef in (0.2, 0.15 if anneal else 0.2):
+        constant = without_critic(entropy_coef=coef)
+        state, _ = annealed.update(state, rollout_of(False))
+        expected, _ = constant.update(expected, rollout_of(False))
+        chex.assert_trees_all_close(state.params, expected.params, rtol=1e-5, atol=1e-6)
 
 
 def test_annealing_ends_at_a_learning_rate_of_zero():

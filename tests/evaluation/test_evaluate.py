@@ -3,13 +3,17 @@ import json
 import math
 
 import gymnasium as gym
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_trees_equal
 from probe_envs import Scripted
+from echo_env import ACTING, ALL_BUT_STACKING, echo_on_device, echo_run, modes_by_hand
 
 import pgjax
 from pgjax.cli import app
+from pgjax.envs import classic
 from pgjax.evaluation import evaluate
 from pgjax.runs.run import load
 
@@ -113,3 +117,51 @@ def test_a_return_is_the_sum_of_the_rewards_in_order(run_dir):
         total += reward
     assert math.isclose(total, 183.0, rel_tol=1e-6)
     assert evaluate.evaluate(run, 8)["max"] == total
+
+
+@pytest.mark.parametrize("name", ACTING)
+def test_an_evaluation_acts_as_every_field_says(name, tmp_path):
+    settings, meaning = ACTING[name]
+    run = echo_run(tmp_path, **settings)
+    expected = modes_by_hand(run.state.params, **meaning)
+    expected = -expected.sum() if name == "env_id" else expected.sum()
+    found = evaluate.evaluate(run, 2)
+    assert found["mean"] == pytest.approx(expected, abs=1e-5)
+    if name != "nothing":
+        assert abs(expected - modes_by_hand(echo_run(tmp_path).state.params).sum()) > 0.01
+
+
+@pytest.fixture
+def device_echo(monkeypatch):
+    monkeypatch.setitem(classic.CLASSIC, "Echo-v0", (echo_on_device, 4))
+    classic.make.cache_clear()
+    yield {"on_device": True}
+    classic.make.cache_clear()
+
+
+@pytest.mark.parametrize("case", [ACTING["nothing"], ALL_BUT_STACKING, ACTING["max_episode_steps"]])
+def test_an_evaluation_on_the_device_acts_as_every_field_says(case, device_echo, tmp_path):
+    settings, meaning = case
+    run = echo_run(tmp_path, **settings, **device_echo)
+    expected = modes_by_hand(run.state.params, **meaning)
+    found = evaluate.evaluate(run, 2)
+    assert (found["mean"], found["std"]) == (pytest.approx(expected.sum(), abs=1e-5), 0.0)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_evaluation_noise_depends_on_the_evaluation_seed_alone(on_device, device_echo, tmp_path):
+    run = echo_run(tmp_path, on_device=on_device)
+    trained_otherwise = run._replace(
+        config=dataclasses.replace(run.config, seed=5, updates=7),
+        state=run.state._replace(key=jax.random.key(99), step=jnp.int32(7)),
+    )
+    found = evaluate.evaluate(run, 3, seed=1, stochastic=True)
+    assert found["std"] > 0
+    assert evaluate.evaluate(trained_otherwise, 3, seed=1, stochastic=True) == found
+    assert evaluate.evaluate(run, 3, seed=2, stochastic=True) != found
+    # Training draws its noise with the run's own seed: the same number gives other episodes.
+    same_number = run._replace(state=run.agent.init(1)._replace(params=run.state.params))
+    begun = same_number.state
+    env = gym.make("Echo-v0")
+    trained = pgjax.collect_episodes(env, run.agent.algorithm, begun, 3).reward.sum(0)
+    assert abs(trained.mean() - found["mean"]) > 1e-3

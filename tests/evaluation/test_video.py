@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
+from echo_env import ACTING, colour, echo_run, modes_by_hand
 
 import pgjax
 from pgjax.cli import app
@@ -223,3 +224,13 @@ def test_an_image_that_stands_still_for_too_long_for_a_gif(movie, tmp_path):
     with pytest.raises(pgjax.RunError, match=r"do not fit into a .gif .* write an .mp4"):
         video.render(still, tmp_path / "a.gif")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name in ACTING if name != "env_id"])
+def test_a_video_shows_the_actions_that_every_field_says(name, tmp_path):
+    settings, meaning = ACTING[name]
+    run = echo_run(tmp_path, **settings)
+    sent = modes_by_hand(run.state.params, **meaning)
+    frames = video.frames(run)
+    shown = [int(frame[0, 0, 0]) for frame in frames]
+    np.testing.assert_allclose(shown, [colour(0.0), *colour(sent)], atol=1)  # rounded
