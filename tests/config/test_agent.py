@@ -1,4 +1,4 @@
-"""Every field of TrainConfig reaches the algorithm: `make_agent` against algorithms built by hand."""
+"""Every field of TrainConfig reaches the algorithm: `make_agent` and algorithms built by hand."""
 
 import dataclasses
 import functools
