@@ -25,16 +25,19 @@ def test_an_algorithm_is_five_functions():
 def test_update_steps_along_the_gradient_of_the_loss(rng):
     batch = make_rollout(rng, [50, 20], action=gaussian_actions(rng))
     algorithm = pgjax.reinforce(
-        pgjax.GaussianPolicy(2, (8,)), optax.sgd(1.0), critic=pgjax.ValueNetwork((8,)),
+        pgjax.GaussianPolicy(2, (8,)), optax.sgd(0.5), critic=pgjax.ValueNetwork((8,)),
         estimator=advantages.gae(0.9, 0.9), entropy_coef=0.01,
     )  # fmt: skip
     state = algorithm.init(jax.random.key(0), OBS)
     gradient = jax.grad(algorithm.loss, has_aux=True)(state.params, batch)[0]
-    stepped = algorithm.update(state, batch)[0].params
+    stepped, info = algorithm.update(state, batch)
     for g, before, after in zip(
-        *(jax.tree.leaves(x) for x in (gradient, state.params, stepped)), strict=True
+        *(jax.tree.leaves(x) for x in (gradient, state.params, stepped.params)), strict=True
     ):
-        np.testing.assert_allclose(before - after, g, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(before - after, 0.5 * g, rtol=1e-3, atol=1e-4)
+    # The norm of the gradient, not of the step.
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(info["grad_norm"], norm, rtol=1e-4)
 
 
 def test_gradient_is_that_of_finite_differences_at_fixed_advantages():

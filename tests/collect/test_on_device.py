@@ -69,6 +69,16 @@ def test_no_block_is_simulated_after_the_last_episode_has_ended():
     assert rollout.weight.shape == (504, 8)
 
 
+def test_a_time_limit_truncates():
+    """Pendulum never terminates."""
+    env = envs.make("Pendulum-v1", max_episode_steps=3)
+    algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, ()), optax.adam(0.02))
+    state = pgjax.init_on_device(algorithm, env, jax.random.key(SEED))
+    rollout = pgjax.collect_episodes_on_device(env, algorithm, state, 2)
+    assert not rollout.terminated.any()
+    np.testing.assert_array_equal(rollout.truncated[:3], [[False] * 2, [False] * 2, [True] * 2])
+
+
 @pytest.mark.slow
 def test_map_over_seeds_keeps_the_bits_and_vmap_rounds_differently():
     sharding = pgjax.Sharding(2)
