@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +143,117 @@ def test_impossible_and_certain_actions():
     assert float(masked.log_prob(3)) == -np.inf
     certain = d.Bernoulli(jnp.array([200.0]))
     assert float(certain.log_prob(jnp.array([0]))) == pytest.approx(-200.0)
+
+
+@pytest.mark.parametrize(("logit", "outcome"), [(np.inf, 1), (-np.inf, 0)])
+def test_a_certain_coin(logit, outcome):
+    """Beside a fair coin, whose entropy is log 2 and whose gradients are those of one coin."""
+
+    def coins(fair):
+        return d.Bernoulli(jnp.stack([jnp.float32(logit), fair]))
+
+    assert coins(0.0).sample(jax.random.key(0))[0] == outcome
+    entropy, slope = jax.value_and_grad(lambda x: coins(x).entropy())(0.5)
+    p = 1 / (1 + np.exp(-0.5))
+    assert float(entropy) == pytest.approx(-p * np.log(p) - (1 - p) * np.log(1 - p))
+    assert float(slope) == pytest.approx(-0.5 * p * (1 - p))
+    log_p, slope = jax.value_and_grad(lambda x: coins(x).log_prob(np.array([outcome, 1])))(0.5)
+    assert float(log_p) == pytest.approx(np.log(p))
+    assert float(slope) == pytest.approx(1 - p)
+    assert float(coins(0.0).log_prob(np.array([1 - outcome, 1]))) == -np.inf
+    whole = jax.grad(lambda x: d.Bernoulli(x).entropy())(jnp.array([logit, 0.5], jnp.float32))
+    assert np.isfinite(whole).all()
+
+
+@pytest.mark.parametrize("outside", [2, -1, 0.5, np.nan])
+def test_what_is_no_action_has_log_prob_minus_infinity(outside):
+    inside = np.array([1.0, 0.0])
+    for i in range(2):
+        action = inside.copy()
+        action[i] = outside
+        assert float(d.Bernoulli(np.zeros(2)).log_prob(action)) == -np.inf
+        assert float(d.MultiCategorical((np.zeros(2), np.zeros(2))).log_prob(action)) == -np.inf
+        joint = d.Joint((d.Categorical(np.zeros(2)), d.Bernoulli(np.zeros(1))))
+        assert float(joint.log_prob(action)) == -np.inf
+    assert float(d.Categorical(np.zeros(2)).log_prob(outside)) == -np.inf
+
+
+def test_a_certain_choice_has_entropy_zero_and_finite_gradients():
+    logits = jnp.array([0.3, np.inf, -np.inf])
+    certain = d.Categorical(logits)
+    assert float(certain.entropy()) == 0.0
+    np.testing.assert_array_equal([certain.log_prob(i) for i in range(3)], [-np.inf, 0.0, -np.inf])
+    assert int(certain.sample(jax.random.key(0))) == int(certain.mode()) == 1
+    for value in ("entropy", "log_prob"):
+        arguments = () if value == "entropy" else (1,)
+        slope = jax.grad(lambda x: getattr(d.Categorical(x), value)(*arguments))(logits)  # noqa: B023
+        np.testing.assert_array_equal(slope, 0.0)
+
+
+def of_dtype(dist, dtype):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), dist)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", [*ALL, "joint"])
+def test_parameters_of_16_bits_are_used_in_float32(name, dtype):
+    dist = ALL.get(name, d.Joint((ALL["categorical"], ALL["gaussian"])))
+    short = of_dtype(dist, dtype)
+    same = of_dtype(short, jnp.float32)  # the same numbers
+    action, expected = short.sample(jax.random.key(0)), same.sample(jax.random.key(0))
+    np.testing.assert_allclose(action.astype(np.float32), expected, rtol=2.0**-8)
+    dtypes = {"gaussian": dtype, "squashed": dtype, "joint": jnp.float32}
+    assert action.dtype == short.mode().dtype == dtypes.get(name, jnp.int32)
+    for x, y in [(short.log_prob(expected), same.log_prob(expected)),
+                 (short.entropy(), same.entropy())]:  # fmt: skip
+        assert x.dtype == jnp.float32
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_rare_actions_are_drawn_as_often_as_they_should(dtype):
+    n = 400_000
+    p = 0.001
+    logits = jnp.broadcast_to(jnp.array([np.log(p / (1 - p)), 0.0], dtype), (n, 2))
+    seen = float(jnp.mean(d.Categorical(logits).sample(jax.random.key(1)) == 0))
+    assert abs(seen - p) < 5 * np.sqrt(p / n) + 0.01 * p  # 0.01: the logit's rounding
+    z = d.DiagonalGaussian(jnp.zeros(n, dtype), jnp.ones(n, dtype)).sample(jax.random.key(2))
+    # Of 400,000 normal numbers about 1,080 pass 3 and about 25 pass 4.
+    assert abs(int((jnp.abs(z) >= 3).sum()) - 1080) < 5 * np.sqrt(1080) + 20
+    assert 4 < int((jnp.abs(z) > 4).sum()) < 60
+
+
+@pytest.mark.parametrize("std", [0.01, 0.1, 0.59, 0.61, 1.0, 3.0, 10.0, 30.0])
+def test_the_entropy_of_a_squashed_gaussian_and_its_gradients(std):
+    def exact(mean, std):  # in float64, with the kink of |x| between two pieces
+        def f(x):
+            away = abs(x)
+            slope = 2 * (np.log(2) - away - np.log1p(np.exp(-2 * away)))
+            return slope * np.exp(-0.5 * ((x - mean) / std) ** 2) / std / np.sqrt(2 * np.pi)
+
+        ends = sorted({0.0, *(mean + k * std for k in (-9, -3, -1, 0, 1, 3, 9))})
+        integral = sum(
+            scipy.integrate.quad(f, low, high, epsabs=1e-11, epsrel=1e-11)[0]
+            for low, high in itertools.pairwise(ends)
+        )
+        return 0.5 + 0.5 * np.log(2 * np.pi) + np.log(std) + integral
+
+    ours = jax.value_and_grad(
+        lambda m, s: d.SquashedGaussian(m[None], s[None]).entropy(), argnums=(0, 1)
+    )
+    for mean in (0.0, -0.7, 2.5, 30.0):
+        value, slopes = ours(jnp.float32(mean), jnp.float32(std))
+        assert float(value) == pytest.approx(exact(mean, std), abs=1e-4, rel=1e-5)
+        h = 1e-3 * std
+        by_mean = (exact(mean + h, std) - exact(mean - h, std)) / (2 * h)
+        by_std = (exact(mean, std + h) - exact(mean, std - h)) / (2 * h)
+        np.testing.assert_allclose(slopes, (by_mean, by_std), rtol=1e-3, atol=1e-4)
+
+
+def test_a_std_far_outside_keeps_finite_gradients():
+    slopes = jax.grad(lambda s: d.SquashedGaussian(jnp.zeros(2), s).entropy())
+    np.testing.assert_allclose(slopes(jnp.array([1e-12, 1e-12])), 1e12, rtol=1e-3)
+    assert np.isfinite(slopes(jnp.array([1e6, 1e12]))).all()
 
 
 @pytest.mark.parametrize("name", ALL)

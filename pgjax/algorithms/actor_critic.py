@@ -155,10 +155,15 @@ def init(
 def act(objective: Objective, params: Params, key: jax.Array, obs: ArrayLike) -> jax.Array:
     """Sample actions; `key` is one key for all rows of obs, or a batch with one for each row."""
     check_key(key)
-    distribution: Any = objective.policy.apply(params, obs)
-    if key.ndim == 0:
+
+    def sample(key: jax.Array, obs: ArrayLike) -> jax.Array:
+        distribution: Any = objective.policy.apply(params, obs)
         return distribution.sample(key)
-    return jax.vmap(lambda d, k: d.sample(k))(distribution, key)
+
+    # Each row apart: a distribution may have parameters that all rows share, such as a std [d].
+    for _ in range(key.ndim):
+        sample = jax.vmap(sample)
+    return sample(key, obs)
 
 
 def log_prob(objective: Objective, params: Params, obs: ArrayLike, action: ArrayLike) -> jax.Array:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jax.typing import ArrayLike
 
 from pgjax.envs.base import Box, Discrete, Env, Space, State, Step
 from pgjax.errors import ConfigError, SpaceError
+from pgjax.numerics.bounds import into_bounds
 
 
 def time_limit(env: Env, max_episode_steps: int) -> Env:
@@ -196,17 +196,14 @@ def bound_actions(env: Env, squash: bool = False) -> Env:
         if squash and not finite:
             raise SpaceError(f"tanh needs finite bounds, but the action space is {space}")
 
+        low, high = (
+            np.broadcast_to(x, space.shape).astype(space.dtype) for x in (space.low, space.high)
+        )
+
     def to_space(raw: jax.Array) -> jax.Array:
         if isinstance(space, Discrete):
             return raw + space.start
-        raw = raw.reshape(space.shape)
-        low: Any = space.low
-        high: Any = space.high
-        if squash:
-            raw = low + (high - low) * ((jnp.tanh(raw) + 1) / 2)
-        if jnp.issubdtype(space.dtype, jnp.integer):
-            raw = jnp.rint(raw)
-        return jnp.clip(raw, low, high).astype(space.dtype)
+        return into_bounds(jnp, raw.reshape(space.shape), low, high, squash=squash)
 
     def step(key: jax.Array, state: State, action: jax.Array) -> Step:
         return env.step(key, state, to_space(action))

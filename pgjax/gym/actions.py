@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from pgjax.errors import SpaceError
 from pgjax.gym.spaces import leaves, size_of, unsupported
+from pgjax.numerics.bounds import into_bounds
 from pgjax.policies import (
     Activation,
     BernoulliPolicy,
@@ -205,28 +206,15 @@ def _send_integers(space: Any, start: Any, sizes: np.ndarray) -> Callable[[np.nd
 
 
 def _send_box(space: spaces.Box, squash: bool) -> Callable[[np.ndarray], Any]:
-    dtype, shape = space.dtype, space.shape
+    shape = space.shape
     low, high = space.low.ravel(), space.high.ravel()
-    integer = dtype.kind in "biu"
-    working = np.float64 if integer else dtype
     if squash and not space.is_bounded():
         raise SpaceError(
             f"tanh needs finite bounds, but the action space is {space}: do not squash"
         )
 
     def send(raw: np.ndarray) -> Any:
-        raw = raw.astype(working, copy=False)
-        if squash:
-            fraction = (np.tanh(raw) + 1) / 2
-            raw = (1 - fraction) * low + fraction * high
-        if integer:
-            # Use the bounds themselves: converted to float they may be rounded.
-            raw = np.rint(raw)
-            inside = np.where((raw > low) & (raw < high), raw, 0.0).astype(dtype)
-            sent = np.where(raw <= low, low, np.where(raw >= high, high, inside))
-        else:  # clip after the cast: float32(0.1) lies above a float64 bound of 0.1
-            sent = np.minimum(np.maximum(raw, low), high)
-        sent = sent.astype(dtype, copy=False).reshape(-1, *shape)
+        sent = into_bounds(np, raw, low, high, squash=squash).reshape(-1, *shape)
         # An element of a 1-D array is a scalar, which is not contained in a Box of shape ().
         return sent if shape else [np.asarray(x) for x in sent]
 

@@ -10,7 +10,7 @@ from algorithm_cases import KINDS, OBS, algorithm_case, plain
 from conftest import make_rollout
 
 import pgjax
-from pgjax import advantages
+from pgjax import advantages, distributions
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -183,3 +183,22 @@ def test_observations_need_not_be_flat(rng):
     obs = rng.normal(size=(*batch.weight.shape, 4, 4, 1)).astype(np.float32)
     _, info = algorithm.update(state, batch._replace(obs=obs, next_obs=obs))
     assert info["grad_norm"] > 0
+
+
+class _SharedStd(nn.Module):
+    """A Gaussian whose std is [d], the same for all rows."""
+
+    @nn.compact
+    def __call__(self, obs):
+        std = self.param("std", lambda key: jnp.array([0.1, 10.0]))
+        return distributions.DiagonalGaussian(nn.Dense(2)(obs), std)
+
+
+@pytest.mark.parametrize("rows", [2, 3])  # 2 is also the number of stds
+def test_acting_on_rows_is_acting_on_each(rows):
+    algorithm = pgjax.reinforce(_SharedStd(), optax.sgd(1.0))
+    obs = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    params = algorithm.init(jax.random.key(0), obs).params
+    keys = jax.random.split(jax.random.key(1), rows)
+    expected = [algorithm.act(params, key, row) for key, row in zip(keys, obs, strict=True)]
+    np.testing.assert_allclose(algorithm.act(params, keys, obs), expected, rtol=1e-5, atol=1e-6)

@@ -87,6 +87,11 @@ def test_discrete_observations_become_one_hot():
         (envs.Box(-1.0, 3.0, (2,)), True, [0.0, 50.0], [1.0, 3.0]),
         (envs.Box(np.array([-1.0, 0.0]), 1.0, (2,)), False, [-3.0, 0.5], [-1.0, 0.5]),
         (envs.Box(0, 9, (2, 1), np.int32), False, [1.6, 99.0], [[2], [9]]),
+        (envs.Box(-3e38, 3e38, (2,)), True, [0.0, -50.0], [0.0, -3e38]),
+        (envs.Box(-3e38, 3e38, (2,)), False, [np.inf, -1e30], [3e38, -1e30]),
+        (envs.Box(-(2**31), 2**31 - 1, (2,), np.int32), False, [1e30, -7.6], [2**31 - 1, -8]),
+        (envs.Box(-(2**31), 2**31 - 1, (2,), np.int32), True, [0.0, -50.0], [0, -(2**31)]),
+        (envs.Box(0, 255, (2,), np.uint8), True, [0.0, 50.0], [128, 255]),
     ],
 )
 def test_actions_are_mapped_into_their_space(space, squash, raw, sent):
