@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from pgjax import returns
 from pgjax.errors import ConfigError
+from pgjax.numerics.dtypes import unit_scale
 from pgjax.numerics.sums import scan_in_fixed_order, sum_rows
 from pgjax.types import Array, Rollout, segment_ends, zero_padding
 
@@ -246,7 +247,9 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
     """
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        x = estimator(rollout, value, next_value)
+        x = _masked(rollout, estimator(rollout, value, next_value))
+        scale = unit_scale(x)  # so that no square overflows
+        x = scale * x
         # Subtract one of the values before taking the mean: the float32 mean of equal numbers is
         # not always equal to them, and the difference would be divided by 1e-9.
         first = x.ravel()[jnp.argmax(rollout.weight.ravel() > 0)]
@@ -254,7 +257,7 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
         total, count = sum_rows((x, rollout.weight))
         x = _masked(rollout, x - total / jnp.maximum(count, 1))
         std = jnp.sqrt(sum_rows(x**2) / jnp.maximum(count - 1, 1))
-        return x / (std + 1e-9)
+        return x / (std + scale * 1e-9)
 
     return AdvantageEstimator(advantage, value_target_of(estimator))
 

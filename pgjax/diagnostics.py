@@ -7,6 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from pgjax.errors import ConfigError
+from pgjax.numerics.dtypes import at_least_float32, unit_scale
 from pgjax.types import Algorithm, Info, Params, Rollout, repeat_first, zero_padding
 
 
@@ -90,17 +91,19 @@ def summary(gradients: ArrayLike) -> Info:
       >>> round(float(info["grad_norm"]), 3), round(float(info["grad_cosine"]), 3)
       (2.5, 0.0)
     """
-    gradients = jnp.asarray(gradients)
+    gradients = at_least_float32(gradients)
     count = len(gradients)
     if count < 2:
         raise ConfigError(f"the variance needs at least 2 episodes, got {count}")
+    scale = unit_scale(gradients)  # so that no square overflows or vanishes
+    gradients = scale * gradients
     mean = gradients.mean(0)
     variance = ((gradients - mean[None]) ** 2).sum() / (count - 1)
     even, odd = gradients[::2].mean(0), gradients[1::2].mean(0)
     norms = jnp.linalg.norm(even) * jnp.linalg.norm(odd)
     return {
-        "grad_norm": jnp.linalg.norm(mean),
-        "grad_variance": variance,
+        "grad_norm": jnp.linalg.norm(mean) / scale,
+        "grad_variance": variance / scale / scale,
         "grad_snr": _ratio(count * (mean**2).sum(), variance),
         "grad_cosine": _ratio(even @ odd, norms),
     }

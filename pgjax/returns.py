@@ -1,10 +1,15 @@
-"""Returns and advantages as recursions over time. The leading axis is time: [T] or [T, ...]."""
+"""Returns and advantages as recursions over time. The leading axis is time: [T] or [T, ...].
+
+Sums are in float32, or in float64 for float64 rewards and values; results have the dtype of the
+arguments.
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from pgjax.numerics.dtypes import at_least_float32, result_dtype
 from pgjax.numerics.sums import scan_in_fixed_order
 
 
@@ -33,8 +38,8 @@ def discounted_returns(
       >>> returns.discounted_returns(np.array([1.0, 2.0, 3.0]), 0.5).tolist()
       [2.75, 3.5, 3.0]
     """
-    r_t = jnp.asarray(r_t)
-    r_t = r_t.astype(jnp.result_type(r_t, float))
+    dtype = result_dtype(r_t)
+    r_t = at_least_float32(r_t)
     discount_t = _broadcast_over_time(discount_t, r_t)
     bootstrap_value = jnp.broadcast_to(jnp.asarray(bootstrap_value, r_t.dtype), r_t.shape[1:])
 
@@ -45,7 +50,7 @@ def discounted_returns(
 
     # A step of reward 0 and discount 1 leaves G unchanged.
     xs, neutral = (r_t, discount_t), (0, 1)
-    return scan_in_fixed_order(step, bootstrap_value, xs, neutral, reverse=True)[1]
+    return scan_in_fixed_order(step, bootstrap_value, xs, neutral, reverse=True)[1].astype(dtype)
 
 
 def lambda_returns(
@@ -79,12 +84,13 @@ def lambda_returns(
       >>> returns.lambda_returns(r_t, 0.5, v_t, lambda_=0.25).tolist()
       [6.25, 12.0]
     """
-    dtype = jnp.result_type(r_t, v_t, float)
-    r_t, v_t = jnp.asarray(r_t, dtype), jnp.asarray(v_t, dtype)
+    dtype = result_dtype(r_t, v_t)
+    r_t, v_t = at_least_float32(r_t), at_least_float32(v_t)
     chex.assert_equal_shape([r_t, v_t])
     discount_t, lambda_ = (_broadcast_over_time(x, r_t) for x in (discount_t, lambda_))
     # Gₜ = [rₜ + γₜ (1 - λₜ) vₜ] + [γₜ λₜ] Gₜ₊₁
-    return discounted_returns(r_t + discount_t * (1 - lambda_) * v_t, discount_t * lambda_, v_t[-1])
+    mixed = r_t + discount_t * (1 - lambda_) * v_t
+    return discounted_returns(mixed, discount_t * lambda_, v_t[-1]).astype(dtype)
 
 
 def gae(
@@ -129,12 +135,14 @@ def gae(
       >>> returns.gae(reward, value, next_value, terminated, truncated, 0.5, 0.5).tolist()
       [0.75, -1.0]
     """
-    reward, value, next_value = map(jnp.asarray, (reward, value, next_value))
+    dtype = result_dtype(reward, value, next_value)
+    reward, value, next_value = map(at_least_float32, (reward, value, next_value))
     terminated, truncated = jnp.asarray(terminated), jnp.asarray(truncated)
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     ended = jnp.logical_or(terminated, truncated)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
-    return discounted_returns(delta, gamma * lambda_ * jnp.where(ended, 0.0, 1.0))
+    discount = gamma * lambda_ * jnp.where(ended, 0.0, 1.0)
+    return discounted_returns(delta, discount).astype(dtype)
 
 
 def _broadcast_over_time(x: ArrayLike, r_t: jax.Array) -> jax.Array:

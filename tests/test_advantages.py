@@ -82,6 +82,16 @@ def test_normalized_equals_torch_over_real_steps(rng):
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e20, 3e37])
+def test_normalized_is_the_same_at_every_scale(rng, scale):
+    estimator = advantages.normalized(advantages.reward_to_go(0.9))
+    rollout = make_rollout(rng, [3, 8, 5], padding=np.nan)
+    expected = estimator(rollout)
+    assert np.abs(expected).max() > 1
+    large = rollout._replace(reward=np.float32(scale) * rollout.reward)
+    np.testing.assert_allclose(estimator(large), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("lengths", [[1], [5], [300, 7]])
 @pytest.mark.parametrize("reward", [0.1, 1.0, 1e6])
 def test_equal_advantages_normalise_to_exactly_zero(rng, lengths, reward):

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,3 +97,25 @@ def test_numpy_arrays_and_python_numbers_give_float32_jax_arrays():
     ):
         assert isinstance(result, jax.Array)
         assert result.dtype == np.float32
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float16, 1e-3), (jnp.bfloat16, 4e-3)])
+def test_long_sums_of_16_bits_do_not_stop(dtype, rtol):
+    ones = jnp.ones(4096, dtype)
+    expected = (1 - 0.999**4096) / (1 - 0.999)  # 983.4
+    found = returns.discounted_returns(ones, 0.999)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(float(found[0]), expected, rtol=rtol)
+    zeros, no = jnp.zeros(4096, dtype), np.zeros(4096, bool)
+    found = returns.lambda_returns(ones, 0.999, zeros)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(float(found[0]), expected, rtol=rtol)
+    found = returns.gae(ones, zeros, zeros, no, no, 0.999, 1.0)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(float(found[0]), expected, rtol=rtol)
+
+
+def test_whole_numbers_give_float32():
+    found = returns.discounted_returns(np.ones(3, np.int32), 0.5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [1.75, 1.5, 1.0])

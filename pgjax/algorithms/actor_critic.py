@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from pgjax.advantages import Estimator, value_target_of
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.numerics import running_moments
+from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
@@ -111,8 +112,12 @@ def resolve_value_target(
 
 
 def trained(params: Params) -> Params:
-    """Select the collections that the optimizer trains."""
-    return {name: tree for name, tree in params.items() if name in _TRAINED}
+    """Return the collections that the optimizer trains, in at least float32.
+
+    Losses use these copies, so that gradients are added up in at least float32.
+    """
+    chosen = {name: tree for name, tree in params.items() if name in _TRAINED}
+    return jax.tree.map(at_least_float32, chosen)
 
 
 def of_critic(params: Params) -> Params:
@@ -186,7 +191,7 @@ def apply_gradient(
     n: jax.Array,
     unravel: Callable[[jax.Array], Params],
 ) -> tuple[Params, Any, jax.Array]:
-    """Make one optimiser step with the gradient `unravel(total / n)`.
+    """Make one optimiser step with the gradient `unravel(total / n)`, in at least float32.
 
     Args:
       objective: its sharding decides whether XLA may fuse the step with the code around it.
@@ -204,7 +209,11 @@ def apply_gradient(
     def step(total: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
         grads = unravel(total / n.astype(total.dtype))
         updates, opt_state = optimizer.update(grads, state.opt_state, before)
-        params = optax.apply_updates(before, updates)
+        after = optax.apply_updates(before, updates)
+        params = {
+            name: jax.tree.map(lambda x, old: x.astype(old.dtype), after[name], state.params[name])
+            for name in after
+        }
         return params, opt_state, optax.tree.norm(grads)
 
     if objective.sharding.num_shards > 1:

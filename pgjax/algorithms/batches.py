@@ -10,6 +10,7 @@ from pgjax.algorithms.actor_critic import RETURNS, Objective, of_critic
 from pgjax.algorithms.metrics import episode_info, explained_variance
 from pgjax.errors import ConfigError, counted
 from pgjax.numerics import running_moments
+from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.running_moments import Moments
 from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, split_rows
 from pgjax.returns import discounted_returns
@@ -40,6 +41,9 @@ def prepare(
     """
     sharding = objective.sharding
     rollout = _fill_shards(sharding, zero_padding(rollout))
+    rollout = rollout._replace(
+        reward=at_least_float32(rollout.reward), weight=at_least_float32(rollout.weight)
+    )
     # Estimators and metrics see the columns of all devices.
     whole, value, next_value = sharding.gather(rollout, axis=1), None, None
     if objective.critic is not None:
@@ -57,7 +61,7 @@ def prepare(
     target = objective.value_target(whole, value, next_value)
     if value is not None:
         info["explained_variance"] = explained_variance(whole.weight, value, target)
-    advantage, target = sharding.mine(advantage), sharding.mine(target)
+    advantage, target = (sharding.mine(at_least_float32(x)) for x in (advantage, target))
     # A user's estimator or critic may return anything in padded slots.
     advantage, target = (jnp.where(rollout.weight > 0, x, 0.0) for x in (advantage, target))
     obs, action, weight = map(jnp.asarray, (rollout.obs, rollout.action, rollout.weight))
@@ -99,7 +103,7 @@ def _values(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax
     def apply(obs: Array) -> Any:
         chunks = split_rows(obs, objective.chunk_size, shards)
         value = lax.map(lambda shard: lax.map(lambda x: critic.apply(variables, x), shard), chunks)
-        return join_rows(value, shape)
+        return at_least_float32(join_rows(value, shape))
 
     return apply(rollout.obs), apply(rollout.next_obs)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from pgjax.numerics.dtypes import at_least_float32, unit_scale
 from pgjax.numerics.sums import sum_rows
 from pgjax.returns import discounted_returns
 from pgjax.types import Info, Rollout, segment_ends
@@ -37,17 +38,27 @@ def episode_info(rollout: Rollout) -> Info:
 
 
 def explained_variance(weight: jax.Array, value: jax.Array, target: jax.Array) -> jax.Array:
-    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant."""
+    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant.
 
-    def only_real(x: jax.Array) -> jax.Array:
-        return jnp.where(weight > 0, x, 0.0)
+    The scale of the numbers does not matter. For a constant target it is 1 if the residual is
+    constant too, and otherwise 0.
+    """
+    real = weight > 0
 
-    pair = (only_real(target - value), only_real(target))
+    def centred(x: jax.Array) -> jax.Array:
+        # On one of the values: the float32 mean of equal numbers is not always equal to them.
+        return jnp.where(real, x - x.ravel()[jnp.argmax(real.ravel())], 0.0)
+
+    value, target = (jnp.where(real, at_least_float32(x), 0.0) for x in (value, target))
+    scale = unit_scale(value, target)
+    pair = (centred(scale * target - scale * value), centred(scale * target))
     (sum_residual, sum_target), count = sum_rows((pair, weight))
     count = jnp.maximum(count, 1)
     squares = (
-        only_real((pair[0] - sum_residual / count) ** 2),
-        only_real((pair[1] - sum_target / count) ** 2),
+        jnp.where(real, (pair[0] - sum_residual / count) ** 2, 0.0),
+        jnp.where(real, (pair[1] - sum_target / count) ** 2, 0.0),
     )
     residual, total = sum_rows(squares)
-    return 1.0 - residual / (total + 1e-8)
+    constant = total == 0
+    explained = 1.0 - residual / jnp.where(constant, 1.0, total)
+    return jnp.where(constant, jnp.where(residual == 0, 1.0, 0.0), explained)

@@ -13,6 +13,7 @@ from pgjax.advantages import Estimator, normalized, reward_to_go
 from pgjax.algorithms import actor_critic, batches
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
+from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
 
@@ -144,6 +145,7 @@ def reinforce_loss(
     """
     chunks, n, info = batches.prepare(objective, params, rollout)
     coef = actor_critic.entropy_coef_at(objective, 0)
+    params = {**params, **actor_critic.trained(params)}
     loss = functools.partial(chunk_loss, objective, params, coef)
     total, sums = sum_chunks(batches.skip_empty(loss), chunks, sharding=objective.sharding)
     return total / n, batches.loss_info(sums, n, info)
@@ -248,10 +250,10 @@ def chunk_loss(
       2.079
     """
     distribution: Any = objective.policy.apply(params, chunk.obs)
-    log_p = distribution.log_prob(chunk.action)
+    log_p = at_least_float32(distribution.log_prob(chunk.action))
     terms = {
         "policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage),
-        "entropy": distribution.entropy(),
+        "entropy": at_least_float32(distribution.entropy()),
     }
     total = terms["policy_loss"]
     # A coefficient of 0 skips the term: 0 * entropy is NaN where the entropy is infinite.
@@ -259,6 +261,6 @@ def chunk_loss(
         total = total - entropy_coef * terms["entropy"]
     if objective.critic is not None:
         value: Any = objective.critic.apply(actor_critic.of_critic(params), chunk.obs)
-        terms["value_loss"] = losses.value_loss(value, chunk.target)
+        terms["value_loss"] = losses.value_loss(at_least_float32(value), chunk.target)
         total = total + objective.value_coef * terms["value_loss"]
     return batches.weighted_sums((total, terms), chunk.weight)

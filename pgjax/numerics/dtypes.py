@@ -1,7 +1,10 @@
-"""Arithmetic in at least float32, whatever the dtype of a user's module."""
+"""Arithmetic in at least float32, whatever the dtype and the scale of a user's numbers."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 
@@ -16,3 +19,36 @@ def at_least_float32(x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
     enough = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
     return x if enough else x.astype(jnp.float32)
+
+
+def result_dtype(*xs: ArrayLike) -> jnp.dtype:
+    """Return the floating dtype of a result of several arrays, in which integers count as float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> result_dtype(jnp.ones(2, jnp.bfloat16), jnp.ones(2, int)).name
+      'float32'
+    """
+    dtypes = [jnp.asarray(x).dtype for x in xs]
+    floats = [d if jnp.issubdtype(d, jnp.floating) else jnp.dtype(jnp.float32) for d in dtypes]
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, floats)
+
+
+def unit_scale(*xs: jax.Array) -> jax.Array:
+    """Return a power of two that brings the largest of all numbers between 1/2 and 1.
+
+    Multiply by it before squaring, so that nothing overflows or vanishes. It is exact: every sum
+    and root has the bits of the unscaled one, times the scale. It is 1 if all numbers are 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(unit_scale(jnp.array([3.0, -20.0])))  # -20 / 32 = -0.625
+      0.03125
+    """
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(x)) for x in xs))
+    _, exponent = jnp.frexp(lax.stop_gradient(largest))
+    usable = (largest > 0) & jnp.isfinite(largest)
+    most = jnp.finfo(largest.dtype).maxexp - 2  # so that neither the scale nor its inverse is 0
+    exponent = jnp.where(usable, jnp.clip(exponent, -most, most), 0)
+    return jnp.ldexp(jnp.ones_like(largest), -exponent)

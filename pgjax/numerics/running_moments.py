@@ -58,10 +58,14 @@ def standardize(moments: Moments, x: jax.Array, limit: float = 10.0) -> jax.Arra
 
 
 def reciprocal_rms(moments: Moments) -> jax.Array:
-    """Return 1 / sqrt(E x²) of rows [1], a scalar; 1 before any data, or if all data are 0."""
+    """Return 1 / sqrt(E x²) of rows [1], a scalar; 1 before any data, or if all data are 0.
+
+    It is NaN if E x² overflows: 0 would hide that.
+    """
     square = moments["var"][0] + moments["mean"][0] ** 2
     known = (moments["count"] > 0) & (square > 0)
-    return jnp.where(known, jax.lax.rsqrt(jnp.where(known, square, 1.0)), 1.0)
+    square = jnp.where(jnp.isinf(square), jnp.nan, jnp.where(known, square, 1.0))
+    return jax.lax.rsqrt(square)
 
 
 def variables(module: Any, size: int) -> Moments:

@@ -20,6 +20,7 @@ from pgjax.training.engines import Engine, UpdateRecords
 from pgjax.types import TrainState
 
 _SECONDS_PER_DISPATCH = 0.25
+_LARGEST_RETURN = 1e18  # its square is near the largest float32
 
 
 class RunInfo(NamedTuple):
@@ -166,10 +167,16 @@ def _finite_updates(
         of_seed[-1] = of_seed[-1] and _finite(state.params)
     bad = [seed for seed, of_seed in zip(seeds, finite, strict=True) if not of_seed[0]]
     if bad:
-        raise DivergedError(
-            f"update {done + 1} is not finite (seed {', '.join(map(str, bad))}): lower the "
-            "learning rate"
-        )
+        first = next(of_seed[0] for of_seed, ok in zip(metrics, finite, strict=True) if not ok[0])
+        largest = max(abs(first["min_return"]), abs(first["max_return"]))
+        advice = "lower the learning rate"
+        if not largest < _LARGEST_RETURN:
+            advice = (
+                f"returns of up to {largest:.3g} are out of range for float32: divide the rewards, "
+                "for example with gymnasium.wrappers.TransformReward"
+            )
+        seeds_text = ", ".join(map(str, bad))
+        raise DivergedError(f"update {done + 1} is not finite (seed {seeds_text}): {advice}")
     return min((of_seed + [False]).index(False) for of_seed in finite)
 
 

@@ -4,6 +4,8 @@ import pytest
 from algorithm_cases import KINDS, OBS, algorithm_case, plain
 from conftest import make_rollout
 
+from pgjax.algorithms.metrics import explained_variance
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_info_by_hand(kind):
@@ -32,3 +34,24 @@ def test_episodes_of_streams_are_counted():
     assert int(info["episodes"]) == 4
     assert int(info["env_steps"]) == 9
     assert float(info["mean_length"]) == 9 / 4
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e-6, 1.0, 1e20, 1e37])
+def test_explained_variance_is_the_same_at_every_scale(scale):
+    rng = np.random.default_rng(0)
+    target, value = rng.normal(size=(2, 40, 3)).astype(np.float32)
+    weight = np.ones((40, 3), np.float32)
+    weight[30:, 1] = 0.0
+    real = weight > 0
+    expected = 1 - np.var((target - value)[real]) / np.var(target[real])
+    assert expected < -0.5  # a poor critic
+    found = explained_variance(weight, np.float32(scale) * value, np.float32(scale) * target)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_explained_variance_of_a_constant_target():
+    ones, noise = np.ones((7, 2), np.float32), np.arange(14, dtype=np.float32).reshape(7, 2)
+    constant = np.float32(0.1) * ones
+    assert float(explained_variance(ones, constant, constant)) == 1.0
+    assert float(explained_variance(ones, np.float32(0.7) * ones, constant)) == 1.0
+    assert float(explained_variance(ones, noise, constant)) == 0.0

@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -155,3 +157,42 @@ def test_an_explicit_target_is_used():
     assert critic_gradient(rewards, value_target=target) == pytest.approx(-9.25 / 2)
     gae = advantages.normalized(advantages.gae(0.9, 0.9))
     assert critic_gradient(gae, value_target=rewards) == pytest.approx(-7 / 2)
+
+
+class _Narrow(nn.Module):
+    """A softmax policy with parameters of any dtype."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs):
+        logits = nn.Dense(2, param_dtype=self.dtype)(obs)
+        return pgjax.distributions.Categorical(logits)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gradients_of_16_bit_parameters_are_sums_in_float32(dtype):
+    """20,000 equal steps: rounded sums of 16 bits would stop growing after a few hundred."""
+    ones = np.ones((2500, 8), np.float32)
+    no = np.zeros((2500, 8), bool)
+    obs = np.ones((2500, 8, 3), np.float32)
+    rollout = pgjax.Rollout(obs, no.astype(np.int32), 1e-3 * ones, no, no, obs, ones)
+    algorithm = pgjax.reinforce(
+        _Narrow(dtype), optax.adam(0.01), estimator=advantages.reward_to_go(0.0), mean_over="steps"
+    )
+    state = algorithm.init(jax.random.key(0), obs[0])
+    zero = jax.tree.map(jnp.zeros_like, state.params)  # both actions have probability 1/2
+    state = state._replace(params=zero)
+    gradient, _ = jax.grad(algorithm.loss, has_aux=True)(zero, rollout)
+    stepped, info = algorithm.update(state, rollout)
+    # -0.001 d log p(0) / d logits = 0.001 (-1/2, 1/2), for each of three weights and the bias.
+    for leaf in jax.tree.leaves(gradient):
+        assert leaf.dtype == dtype
+        expected = np.broadcast_to([-0.0005, 0.0005], leaf.shape)
+        np.testing.assert_allclose(np.float32(leaf), expected, rtol=2.0**-8)
+    np.testing.assert_allclose(info["grad_norm"], 0.0005 * np.sqrt(8), rtol=1e-4)
+    # Adam's first step is the learning rate against the sign of the gradient.
+    for leaf in jax.tree.leaves(stepped.params):
+        assert leaf.dtype == dtype
+        step = np.broadcast_to([0.01, -0.01], leaf.shape)
+        np.testing.assert_allclose(np.float32(leaf), step, rtol=4e-3)
