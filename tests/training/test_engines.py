@@ -1,7 +1,10 @@
 """The result of a run does not depend on the number of updates per dispatch."""
 
+import flax.linen as nn
+import gymnasium as gym
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import assert_trees_equal
 from jax.sharding import Mesh
@@ -34,6 +37,58 @@ def test_any_number_of_updates_in_a_dispatch():
         assert_trees_equal(other, state)
         assert other_metrics == metrics
     assert [m["episodes"] for m in metrics] == [8] * 6
+
+
+COLLECTING = [
+    {"squash": True},
+    {"episodes_per_update": 3},
+    {"max_episode_steps": 2},
+    {"seed": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("settings", COLLECTING, ids=lambda settings: next(iter(settings)))
+def test_an_update_collects_as_every_field_says(settings, on_device, tmp_path):
+    config = pgjax.TrainConfig(
+        "Pendulum-v1", updates=1, hidden_sizes=(4,), on_device=on_device, num_shards=1,
+        run_dir=tmp_path / "run",
+        **{"max_episode_steps": 4, "episodes_per_update": 2, **settings},
+    )  # fmt: skip
+    [found] = pgjax.train(config).metrics
+    steps, episodes = settings.get("max_episode_steps", 4), settings.get("episodes_per_update", 2)
+    assert (found["episodes"], found["env_steps"]) == (episodes, episodes * steps)
+
+    def mean_return(seed, squash):
+        policy = pgjax.GaussianPolicy(1, (4,), nn.relu, squash=squash)
+        algorithm = pgjax.reinforce(policy, optax.adam(0.01))
+        key = jax.random.key(seed)
+        if on_device:
+            env = pgjax.envs.make("Pendulum-v1", steps)
+            state = pgjax.init_on_device(algorithm, env, key)
+            collect = pgjax.collect_episodes_on_device
+        else:
+            env = gym.make("Pendulum-v1", max_episode_steps=steps)
+            state = algorithm.init(key, np.zeros(3, np.float32))
+            collect = pgjax.collect_episodes
+        rollout = collect(env, algorithm, state, episodes, squash=squash)
+        return np.where(rollout.weight > 0, rollout.reward, 0.0).sum(0).mean()
+
+    seed, squash = settings.get("seed", 0), settings.get("squash", False)
+    assert found["mean_return"] == pytest.approx(mean_return(seed, squash), rel=1e-6)
+    if {"seed", "squash"} & settings.keys():
+        assert found["mean_return"] != pytest.approx(mean_return(0, False), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_an_update_of_streams_makes_num_steps_in_each_environment(num_envs, tmp_path):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", updates=1, hidden_sizes=(4,), collect="steps", critic=True, num_steps=7,
+        num_envs=num_envs, run_dir=tmp_path / "run",
+    )  # fmt: skip
+    with pytest.warns(pgjax.RunWarning, match="not bit-exact"):
+        [found] = pgjax.train(config).metrics
+    assert found["env_steps"] == 7 * num_envs
 
 
 class Events:

@@ -149,6 +149,32 @@ def test_divergence_is_reported_and_not_saved(on_device, tmp_path):
     assert len(folder.read_lines(tmp_path / "run" / "metrics.jsonl")) == int(state.step)
 
 
+class Rich(gym.Env):
+    """Rewards are finite, but not their sum."""
+
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 3e38, False, False, {}
+
+
+gym.register("Rich-v0", entry_point=Rich, max_episode_steps=3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"critic": True}, {"normalize_rewards": True}])
+def test_rewards_out_of_range_are_named(settings, tmp_path):
+    config = pgjax.TrainConfig(
+        "Rich-v0", updates=2, episodes_per_update=2, hidden_sizes=(4,), run_dir=tmp_path / "r",
+        **settings,
+    )  # fmt: skip
+    with pytest.raises(pgjax.DivergedError, match="returns of up to inf are out of range"):
+        pgjax.train(config)
+
+
 def test_parameters_that_are_not_finite_at_the_end_are_reported(tmp_path, monkeypatch):
     """Even if the loss is finite."""
     monkeypatch.setattr(agent, "make_optimizer", lambda config: optax.sgd(np.inf))
