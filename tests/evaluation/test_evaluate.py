@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_trees_equal
-from probe_envs import Scripted
 from echo_env import ACTING, ALL_BUT_STACKING, echo_on_device, echo_run, modes_by_hand
+from probe_envs import Scripted
 
 import pgjax
 from pgjax.cli import app

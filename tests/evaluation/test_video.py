@@ -6,9 +6,9 @@ import tracemalloc
 import gymnasium as gym
 import numpy as np
 import pytest
+from echo_env import ACTING, colour, echo_run, modes_by_hand
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
-from echo_env import ACTING, colour, echo_run, modes_by_hand
 
 import pgjax
 from pgjax.cli import app
