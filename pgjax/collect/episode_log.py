@@ -11,8 +11,8 @@ from pgjax.collect.dispatch import BLOCK, ROWS
 from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.packing import Layout
 from pgjax.errors import RolloutError
+from pgjax.gym.results import EnvError, write_obs, write_step
 from pgjax.gym.spaces import Observations
-from pgjax.gym.stepping import EnvError, write_obs, write_step
 from pgjax.types import Rollout
 
 _CAPACITY = 128  # initial length of the log, in steps

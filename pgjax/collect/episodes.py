@@ -19,7 +19,8 @@ from pgjax.collect.policy_fit import check_action
 from pgjax.errors import check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.stepping import EnvError, ManualResetVector, SerialEnvs, adapt
+from pgjax.gym.results import EnvError
+from pgjax.gym.stepping import ManualResetVector, SerialEnvs, adapt
 from pgjax.types import Algorithm, Rollout, TrainState
 
 

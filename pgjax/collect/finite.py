@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pgjax.gym.stepping import EnvError
+from pgjax.gym.results import EnvError
 
 
 def find_nonfinite(

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
 from pgjax.collect.finite import find_nonfinite
@@ -22,7 +22,8 @@ from pgjax.collect.policy_fit import check_action
 from pgjax.errors import RolloutError, check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.stepping import AutoresetVector, EnvError, adapt_stream, write_obs, write_step
+from pgjax.gym.results import EnvError, write_obs, write_step
+from pgjax.gym.stepping import AutoresetVector, adapt_stream
 from pgjax.types import Algorithm, Rollout, TrainState
 
 
@@ -39,9 +40,10 @@ class Stream:
       squash: send tanh of the raw action, scaled to the bounds of a Box, instead of clipping it.
       step_timeout: seconds after which a step or reset that has not returned is an error; see
         `collect_episodes`.
+      autoreset_mode: the mode of a vector that declares none in metadata["autoreset_mode"].
 
     Raises:
-      SpaceError: a space or the vector is not supported.
+      SpaceError: a space or the vector is not supported, or its autoreset mode is not known.
 
     Example:
       >>> import gymnasium, pgjax
@@ -52,9 +54,14 @@ class Stream:
     """
 
     def __init__(
-        self, env: gym.Env | VectorEnv, *, squash: bool = False, step_timeout: float = math.inf
+        self,
+        env: gym.Env | VectorEnv,
+        *,
+        squash: bool = False,
+        step_timeout: float = math.inf,
+        autoreset_mode: AutoresetMode | None = None,
     ):
-        self._envs = adapt_stream(env)
+        self._envs = adapt_stream(env, autoreset_mode)
         self.num_envs = self._envs.num_envs
         self._sends = actions(self._envs.action_space, squash)
         self._seen = spaces.observations(self._envs.observation_space)

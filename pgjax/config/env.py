@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -21,10 +21,11 @@ from pgjax.config.settings import TrainConfig
 from pgjax.envs.adapters import gymnasium_space
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.gym.actions import actions
+from pgjax.gym.results import CheckedEnv, failure_text
 from pgjax.gym.spaces import leaves, observations
-from pgjax.gym.stepping import SerialEnvs, failure_text
+from pgjax.gym.stepping import adapt
 
-_PROBE_STEPS, _PROBE_SEED = 30, 1
+_PROBE_STEPS, _PROBE_SEED = 30, 1  # the seed of the actions
 
 
 class OpenEnv(NamedTuple):
@@ -106,12 +107,15 @@ def make_functional_env(config: TrainConfig) -> envs.Env:
     return envs.make(config.env_id, config.max_episode_steps)
 
 
-def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) -> Any:
+def make_env(
+    config: TrainConfig, num_envs: int | None = None, *, alone: bool = False, **kwargs: Any
+) -> Any:
     """Make the Gymnasium environment of a config: a VectorEnv, or an Env if num_envs is 1.
 
     Args:
       config: the settings.
       num_envs: replaces config.num_envs.
+      alone: put a single environment in a process, too, if config.vectorization is "async".
       **kwargs: passed to gymnasium.make.
 
     Raises:
@@ -125,16 +129,10 @@ def make_env(config: TrainConfig, num_envs: int | None = None, **kwargs: Any) ->
         kwargs["max_episode_steps"] = config.max_episode_steps
     make_one = functools.partial(_make_one, config.env_id, config.frame_stack, kwargs)
     try:
-        if num_envs == 1:
+        if num_envs == 1 and not alone:
             return make_one()
         if config.vectorization == "async":
-            # Never fork: the child would inherit the locks that JAX's threads hold.
-            methods = multiprocessing.get_all_start_methods()
-            return AsyncVectorEnv(
-                [functools.partial(_make_in_process, make_one)] * num_envs,
-                context="forkserver" if "forkserver" in methods else "spawn",
-                autoreset_mode=AutoresetMode.DISABLED,
-            )
+            return _in_processes(make_one, num_envs)
         return SyncVectorEnv([make_one] * num_envs)
     except PgjaxError:
         raise
@@ -156,12 +154,24 @@ def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
     return env
 
 
+def _in_processes(make_one: Callable[[], gym.Env], num_envs: int) -> AsyncVectorEnv:
+    # Never fork: the child would inherit the locks that JAX's threads hold.
+    methods = multiprocessing.get_all_start_methods()
+    return AsyncVectorEnv(
+        [functools.partial(_make_in_process, make_one)] * num_envs,
+        context="forkserver" if "forkserver" in methods else "spawn",
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+
+
 def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:
     """Make an environment in a process that ignores Ctrl-C and ends with its parent process."""
     if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in the parent
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    return make_one()
+    env = make_one()
+    seen = observations(env.observation_space)
+    return CheckedEnv(env, seen.encode, np.zeros(seen.size, seen.dtype))
 
 
 def _end_with(parent: int) -> None:
@@ -181,21 +191,19 @@ def _make_envpool(config: TrainConfig) -> Any:
     options: dict[str, Any] = {"seed": seed}
     if config.max_episode_steps is not None:
         options["max_episode_steps"] = config.max_episode_steps
+    with contextlib.closing(make_env(config, 1)) as single:  # before: there may be only one
+        expected = _signature(with_spaces(single))
     try:
         env = envpool.make(config.env_id, env_type="gymnasium", num_envs=config.num_envs, **options)
     except Exception as e:
         reason = " ".join(str(e).split())
         raise ConfigError(f"envpool cannot make {config.env_id!r}: {reason}") from e
-    try:
-        with contextlib.closing(make_env(config, 1)) as single:
-            if _signature(with_spaces(env)) != _signature(with_spaces(single)):
-                raise ConfigError(
-                    f"envpool's {config.env_id} has different spaces from Gymnasium's, which the "
-                    "evaluation uses: choose --vectorization sync or async"
-                )
-    except BaseException:
+    if _signature(with_spaces(env)) != expected:
         env.close()
-        raise
+        raise ConfigError(
+            f"envpool's {config.env_id} has different spaces from Gymnasium's, which the "
+            "evaluation uses: choose --vectorization sync or async"
+        )
     return env
 
 
@@ -214,43 +222,42 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
 
     A run is reproducible only if an episode follows from its reset seed and actions. The reason is
     that the environment declares otherwise (`spec.nondeterministic`), or that a short episode
-    differs when repeated in the same or in a second environment. A short probe can miss
+    differs when it is repeated after another one, or in a new environment. A short probe can miss
     differences. A stream of steps is never bit-exact, since resuming restarts its episodes.
     """
     if config.on_device:
         return None  # it is a pure function of its key
     if config.collect == "steps":
         return "a resumed stream of steps restarts its episodes"
-    try:
-        env, other = make_env(config, num_envs=1), make_env(config, num_envs=1)
+    try:  # one environment at a time, since there may be only one
+        episodes = [_probe(config, seeds) for seeds in ((1, 2, 1), (1,))]
+        spec = gym.registry.get(config.env_id.rpartition(":")[2])
+        if spec is not None and spec.nondeterministic:
+            return f"{config.env_id} declares itself nondeterministic"
     except Exception:  # training raises the same error and reports it
         return None
-    try:
-        if env.spec is not None and env.spec.nondeterministic:
-            return f"{config.env_id} declares itself nondeterministic"
-        actions, both = _probe_actions(env), SerialEnvs([env, other])
-        with both.step_timeout(config.step_timeout):
-            first, *again = (_probe_episode(both, slot, actions) for slot in (0, 1, 0))
-        if not all(_same(first, each) for each in again):
-            return f"{config.env_id} gives different episodes for the same reset seed and actions"
-    except Exception:
-        return None
-    finally:
-        for each in (env, other):
-            close_env(each)
+    (first, _, again), (new,) = episodes
+    if not _same(first, again) or not _same(first, new):
+        return f"{config.env_id} gives different episodes for the same reset seed and actions"
     return None
 
 
-def _probe_actions(env: Any) -> list[Any]:
-    env.action_space.seed(_PROBE_SEED)
-    return [env.action_space.sample() for _ in range(_PROBE_STEPS)]
+def _probe(config: TrainConfig, seeds: Sequence[int]) -> list[list[Any]]:
+    """Play an episode for each reset seed, all with the same actions; return all that was seen."""
+    # In a process, if training uses processes: it may die.
+    with open_env(config, 1, alone=config.vectorization == "async") as opened:
+        slots, space = adapt(opened.env), opened.action_space
+        space.seed(_PROBE_SEED)
+        actions = [space.sample() for _ in range(_PROBE_STEPS)]
+        with slots.step_timeout(config.step_timeout):
+            return [_probe_episode(slots, seed, actions) for seed in seeds]
 
 
-def _probe_episode(envs: SerialEnvs, slot: int, actions: list[Any]) -> list[Any]:
+def _probe_episode(envs: Any, seed: int, actions: list[Any]) -> list[Any]:
     encode = observations(envs.observation_space).encode
-    seen = [np.array(encode(obs)) for obs in envs.reset({slot: _PROBE_SEED})]
+    seen = [np.array(encode(obs)) for obs in envs.reset({0: seed})]
     for action in actions:
-        [(obs, *rest, _)] = envs.step({slot: action}, [slot])
+        [(obs, *rest, _)] = envs.step([action], [0])
         seen += [np.array(encode(obs)), *rest]
         if rest[1] or rest[2]:
             break

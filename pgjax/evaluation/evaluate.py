@@ -23,7 +23,7 @@ from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps evaluation keys distinct from training keys
-_MAX_ENVS = 16  # environments stepped in parallel; affects only speed
+_MAX_ENVS = 16  # at most so many environments step in parallel; affects only speed
 _GROUP = 1024  # episodes that are run together at most; bounds the memory
 MAX_STEPS = 10_000  # of an episode, where the environment has no time limit
 
@@ -116,7 +116,7 @@ def _evaluate_in_python(run: Run, episodes: int, seed: int, stochastic: bool) ->
     state = evaluation_state(run, seed)
     config = run.config
     groups, size = _groups(episodes)
-    with open_env(config, min(_MAX_ENVS, episodes)) as env:
+    with open_env(config, min(_MAX_ENVS, config.num_envs, episodes)) as env:
         logs = [
             episode_returns(
                 env.env,

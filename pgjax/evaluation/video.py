@@ -26,7 +26,7 @@ from pgjax.errors import (
     short_repr,
 )
 from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
-from pgjax.gym.stepping import EnvError, failure_text
+from pgjax.gym.results import EnvError, failure_text
 from pgjax.runs import store
 from pgjax.runs.run import Run, RunLike, as_run
 

@@ -112,12 +112,15 @@ def _flat(space: Any, size: int) -> Observations:
     shape, dtype = space.shape, space.dtype
     size_of("observation", space, size)
     kinds = "biuf" if dtype.kind == "f" else "biu"  # floats would be truncated to integers
+    declared = dtype
     if dtype.itemsize == 8:  # only then: the call is slow, and this runs at every update
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         if dtype.itemsize == 4:  # float32, since large integers would wrap around in 32 bits
             dtype = np.dtype(np.float32)
 
-    is_row = len(shape) == 1
+    is_row, binary = len(shape) == 1, isinstance(space, spaces.MultiBinary)
+    limited = declared.kind != "f"  # too large a float becomes infinite, which is found later
+    low, high = _limits(declared, binary) if limited else (None, None)
 
     def flatten(obs: Any) -> np.ndarray:
         given = obs
@@ -126,9 +129,9 @@ def _flat(space: Any, size: int) -> Observations:
         if obs.dtype.kind not in kinds:
             raise _misfit(given, f"dtype {space.dtype}")
         if obs.shape != shape:
-            raise ValueError(
-                f"the observation has shape {obs.shape}, but the space needs shape {shape}"
-            )
+            raise _wrong_shape(obs, shape)
+        if limited and (binary or obs.dtype != declared) and ((obs < low) | (obs > high)).any():
+            raise _misfit(given, f"{low} to {high}")  # a cast would wrap around
         return obs if is_row else obs.ravel()
 
     return Observations(size, dtype, flatten)
@@ -144,8 +147,11 @@ def _one_hot(
 
     def encode(obs: Any) -> np.ndarray:
         numbers = _to_array(obs)
-        integers = numbers.shape == shape and numbers.dtype.kind in "biu"
-        flat = numbers.ravel().astype(np.int64) if integers else start - 1
+        if numbers.dtype.kind not in "biu":
+            raise _misfit(obs, "integers" if shape else "an integer")
+        if numbers.shape != shape:
+            raise _wrong_shape(numbers, shape)
+        flat = numbers.ravel().astype(np.int64)
         if (flat < start).any() or (flat > last).any():
             a, b = (x.reshape(shape).tolist() for x in (start, last))
             raise _misfit(obs, f"{a} to {b}")
@@ -164,8 +170,21 @@ def _to_array(obs: Any) -> np.ndarray:
         return np.asarray(None)
 
 
+def _limits(dtype: np.dtype, binary: bool) -> tuple[int, int]:
+    """Return the lowest and the highest number that an integer dtype can hold."""
+    if binary or dtype.kind == "b":
+        return 0, 1
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
 def _misfit(obs: Any, needed: str) -> ValueError:
-    return ValueError(f"the observation is {short_repr(obs)}, but the space needs {needed}")
+    given = f"{short_repr(obs)} ({type(obs).__name__})"
+    return ValueError(f"the observation is {given}, but the space needs {needed}")
+
+
+def _wrong_shape(obs: np.ndarray, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(f"the observation has shape {obs.shape}, but the space needs shape {shape}")
 
 
 def image_shape(space: gym.Space) -> tuple[int, ...] | None:

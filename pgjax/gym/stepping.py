@@ -1,4 +1,4 @@
-"""Check what Gymnasium environments return, and step them as numbered slots.
+"""Step Gymnasium environments as numbered slots.
 
 A slot is one environment: an `Env` is one slot, a `VectorEnv` is `num_envs` slots. Every fault
 of an environment is raised as an `EnvError`.
@@ -20,94 +20,8 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from pgjax.errors import SpaceError, counted, short_repr
-
-Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
-
-
-class EnvError(Exception):
-    """An environment raised, hung, died, or returned an invalid result.
-
-    Internal: `pgjax.collect` turns it into a RolloutError, which says where it happened.
-
-    Args:
-      reason: what is wrong, as a clause: "the reward is None, not a number".
-      slot: the environment at fault; -1 if unknown.
-      delay: 1 for an observation or action, which belongs to the step after the last one made.
-      advice: what the user should do.
-    """
-
-    def __init__(
-        self, reason: str, slot: int = -1, delay: int = 0, advice: str = "correct the environment"
-    ):
-        super().__init__(reason)
-        self.reason, self.slot, self.delay, self.advice = reason, slot, delay, advice
-
-    @property
-    def env(self) -> str:
-        """Name of the environment at fault."""
-        return f"environment {self.slot}" if self.slot >= 0 else "one of the environments"
-
-    def after(self, num_steps: int) -> str:
-        """Return the message of the error, given the number of steps made before it.
-
-        Steps are counted from the reset of an episode, or from the start of a stream's rollout.
-        """
-        step = num_steps - 1 + self.delay
-        when = f"step {step}" if step >= 0 else "reset"
-        return f"{when}: {self.reason}: {self.advice}"
-
-
-def failure_text(error: BaseException) -> str:
-    """Describe an exception that an environment raised: "raised TYPE: MESSAGE", in one line."""
-    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
-
-
-def _advice(error: BaseException) -> str:
-    missing = isinstance(error, ImportError | gym.error.DependencyNotInstalled)
-    return "install what is missing" if missing else "correct the environment"
-
-
-def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
-    """Write an observation to rows[slot] of rows [slots, d]; EnvError if it does not fit."""
-    try:
-        rows[slot] = encode(obs)
-    except ValueError as e:
-        raise EnvError(str(e), slot, delay=1) from None
-
-
-def write_step(
-    result: Any, slot: int, successors: np.ndarray, rewards: np.ndarray, encode: Encode
-) -> tuple[bool, bool]:
-    """Write the result of `env.step` to successors [slots, d] and rewards [slots].
-
-    Returns:
-      (terminated, truncated)
-
-    Raises:
-      EnvError: the result is malformed.
-    """
-    try:
-        obs, reward, terminated, truncated, _ = result
-    except (TypeError, ValueError):
-        given = counted(len(result), "value") if isinstance(result, tuple) else short_repr(result)
-        expected = "(observation, reward, terminated, truncated, info)"
-        raise EnvError(f"step returned {given}, not {expected}", slot) from None
-    try:  # the same as write_obs, inlined because a call here would slow down every step
-        successors[slot] = encode(obs)
-    except ValueError as e:
-        raise EnvError(str(e), slot, delay=1) from None
-    try:
-        if reward is None:  # NumPy would turn it into NaN
-            raise TypeError
-        rewards[slot] = reward
-    except (TypeError, ValueError):
-        raise EnvError(f"the reward is {short_repr(reward)}, not a number", slot) from None
-    try:
-        return bool(terminated), bool(truncated)
-    except (TypeError, ValueError):
-        flags = short_repr((terminated, truncated))
-        raise EnvError(f"(terminated, truncated) is {flags}, not two flags", slot) from None
+from pgjax.errors import SpaceError
+from pgjax.gym.results import EnvError, failure_advice, failure_text, first_obs
 
 
 def adapt(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector":
@@ -117,8 +31,13 @@ def adapt(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector":
     return ManualResetVector(env) if isinstance(env, VectorEnv) else SerialEnvs([env])
 
 
-def adapt_stream(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector | AutoresetVector":
-    """Return the slots of an environment; a vector may reset its environments itself."""
+def adapt_stream(
+    env: gym.Env | VectorEnv, autoreset_mode: AutoresetMode | None = None
+) -> "SerialEnvs | ManualResetVector | AutoresetVector":
+    """Return the slots of an environment; a vector may reset its environments itself.
+
+    `autoreset_mode` stands in for a vector that does not declare its mode in its metadata.
+    """
     if type(env) is SyncVectorEnv or not isinstance(env, VectorEnv):
         return adapt(env)
     if any(cls.__name__ == "FunctionalJaxVectorEnv" for cls in type(env.unwrapped).__mro__):
@@ -126,8 +45,16 @@ def adapt_stream(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector | 
             "gymnasium's FunctionalJaxVectorEnv loses a step of every environment when one of them "
             'ends: make it with vectorization_mode="sync", or use pgjax.envs.from_func_env'
         )
-    disabled = env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED
-    return adapt(env) if disabled else AutoresetVector(env)
+    mode = (env.metadata or {}).get("autoreset_mode", autoreset_mode)
+    if mode is None:
+        raise SpaceError(
+            "the vector environment does not declare in metadata['autoreset_mode'] when it resets "
+            "an environment whose episode has ended, and a wrong guess would store wrong rewards: "
+            "pass autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP or SAME_STEP to "
+            "pgjax.Stream"
+        )
+    mode = AutoresetMode(mode)
+    return adapt(env) if mode == AutoresetMode.DISABLED else AutoresetVector(env, mode)
 
 
 class SerialEnvs:
@@ -143,11 +70,7 @@ class SerialEnvs:
         """Reset slots with seeds; return their first observations."""
 
         def reset(slot: int) -> Any:
-            result = self.envs[slot].reset(seed=seeds[slot])
-            if not isinstance(result, tuple) or len(result) != 2:
-                given = short_repr(result)
-                raise EnvError(f"the environment returned {given}, not (observation, info)")
-            return result[0]
+            return first_obs(self.envs[slot].reset(seed=seeds[slot]))
 
         return self._each(reset, seeds)
 
@@ -167,7 +90,9 @@ class SerialEnvs:
             slot = list(slots)[len(results)]
             if isinstance(e, EnvError):
                 raise EnvError(e.reason, slot, advice=e.advice) from e
-            raise EnvError(f"the environment {failure_text(e)}", slot, advice=_advice(e)) from e
+            raise EnvError(
+                f"the environment {failure_text(e)}", slot, advice=failure_advice(e)
+            ) from e
         finally:
             self._inside = False
         return results
@@ -210,6 +135,12 @@ class _Vector:
 
     def __init__(self, env: VectorEnv):
         self.env, self.num_envs = env, env.num_envs
+        for name in ("single_action_space", "single_observation_space"):
+            if not isinstance(getattr(env, name, None), gym.Space):
+                raise SpaceError(
+                    f"the vector environment has no {name}: set it to the space of one of its "
+                    "environments"
+                )
         self.action_space = env.single_action_space
         self.observation_space = env.single_observation_space
         self._seconds: float | None = None
@@ -239,6 +170,7 @@ class _Vector:
             silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll(0)]
             raise _hung(f"{self._seconds:g}", next(iter(silent), -1)) from e
         except Exception as e:
+            fault = e.args[0] if isinstance(e, EnvError) else None  # from a CheckedEnv
             # Gymnasium removes the pipe of a process that raised. One that died has exited.
             pipes, processes = getattr(env, "parent_pipes", ()), getattr(env, "processes", ())
             raised = [i for i, pipe in enumerate(pipes) if pipe is None]
@@ -246,9 +178,11 @@ class _Vector:
             if dead:
                 connection.wait([process.sentinel for process in processes], timeout=1.0)
             died = [i for i, process in enumerate(processes) if not process.is_alive()]
-            what = "died: its process has exited" if dead else failure_text(e)
             slot = next(iter(raised or died), -1)
-            raise EnvError(f"the environment {what}", slot, advice=_advice(e)) from e
+            if isinstance(fault, EnvError):
+                raise EnvError(fault.reason, slot, fault.delay, fault.advice) from None
+            what = "died: its process has exited" if dead else failure_text(e)
+            raise EnvError(f"the environment {what}", slot, advice=failure_advice(e)) from e
 
     @contextlib.contextmanager
     def step_timeout(self, seconds: float) -> Iterator[None]:
@@ -270,7 +204,7 @@ class ManualResetVector(_Vector):
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)
-        mode = env.metadata.get("autoreset_mode")
+        mode = (env.metadata or {}).get("autoreset_mode")
         if mode != AutoresetMode.DISABLED:
             raise SpaceError(
                 f"a vector environment must leave resets to pgjax, but this one has {mode}: make "
@@ -307,9 +241,9 @@ class ManualResetVector(_Vector):
 class AutoresetVector(_Vector):
     """A vector that resets its environments itself, in the last step of an episode or the next."""
 
-    def __init__(self, env: VectorEnv):
+    def __init__(self, env: VectorEnv, mode: AutoresetMode):
         super().__init__(env)
-        self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.mode = mode
         self._over = np.zeros(env.num_envs, bool)
 
     def reset(self, seeds: Sequence[int]) -> Any:

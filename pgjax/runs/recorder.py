@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class SeedRecorders:
       folder: the run folder; with several seeds, the folder that holds theirs.
       recorders: one for each seed.
       manifest: from `new_manifest`.
-      why_not_reproducible: returns why the environment cannot repeat an episode exactly, or None.
+      why_not_reproducible: why the environment cannot repeat an episode exactly, or None.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class SeedRecorders:
         folder: Path,
         recorders: list[Recorder],
         manifest: dict[str, Any],
-        why_not_reproducible: Callable[[], str | None],
+        why_not_reproducible: str | None,
     ):
         self._folder, self._recorders = folder, recorders
         self._manifest, self._why_not = manifest, why_not_reproducible
@@ -171,8 +171,7 @@ class SeedRecorders:
                 first = self._recorders[0].seed
                 write_seeds(self._folder, range(first, first + len(self._recorders)))
             if self._recorders:
-                # Not earlier, so that training reports an environment that hangs or dies.
-                self._manifest |= _bit_exact(self._why_not())
+                self._manifest |= _bit_exact(self._why_not)
             for recorder in self._recorders:
                 recorder.begin(self._manifest)
             self._begun = True

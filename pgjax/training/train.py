@@ -188,6 +188,8 @@ def _train(
     with contextlib.ExitStack() as stack:
         if writes:
             stack.enter_context(folder.locked_folder(run_dir, new=not resuming))
+        # Before the environments of the training are opened: there may be only one at a time.
+        why_not = why_not_reproducible(config) if writes else None
         env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
         watch = watcher(observers)
@@ -206,8 +208,7 @@ def _train(
             )
         recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
         manifest = new_manifest(config, None if resuming else git_commit())
-        reproducible = functools.partial(why_not_reproducible, config)
-        folders = SeedRecorders(run_dir, recorders, manifest, reproducible)
+        folders = SeedRecorders(run_dir, recorders, manifest, why_not)
         if done:
             folders.begin()
         last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)

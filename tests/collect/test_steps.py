@@ -262,8 +262,11 @@ class Failing(gym.Env):
         ((np.zeros(4, np.float32), 0.0, False, False, {}), "step 4: the observation has shape"),
         ((np.zeros(3, np.float32), 0.0, False, {}), "step 3: step returned 4 values, not"),
         (None, "step 3: step returned None, not"),
-        ((np.zeros(3, np.float32), "a", False, False, {}), "step 3: the reward is 'a', not"),
-        ((np.zeros(3, np.float32), 0.0, np.zeros(2), False, {}), "step 3: .* not two flags"),
+        ((np.zeros(3, np.float32), "a", False, False, {}), "step 3: the reward is 'a' .str., not"),
+        (
+            (np.zeros(3, np.float32), 0.0, np.zeros(2), False, {}),
+            "step 3: terminated is .* not True or False",
+        ),
     ],
 )
 def test_an_error_names_environment_update_and_step(wrong, words):

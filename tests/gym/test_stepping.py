@@ -4,66 +4,14 @@ import time
 
 import failing_envs
 import gymnasium as gym
-import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from probe_envs import Scripted
 
 import pgjax
 from pgjax.gym import stepping
-from pgjax.gym.stepping import EnvError, SerialEnvs, write_obs, write_step
-
-OBS = np.zeros(3, np.float32)
-
-
-def encode(obs):
-    if obs is None:
-        raise ValueError("the observation is None")
-    return obs
-
-
-@pytest.mark.parametrize(
-    ("error", "num_steps", "message"),
-    [
-        (EnvError("it hung", 2), 0, "reset: it hung: correct the environment"),
-        (EnvError("it hung", 2), 1, "step 0: it hung: correct the environment"),
-        (EnvError("the observation is None", 2, 1), 0, "step 0: the observation is None: correct"),
-        (EnvError("the action is nan", 2, 1, "do so"), 7, "step 7: the action is nan: do so"),
-    ],
-)
-def test_an_error_is_described_with_its_step(error, num_steps, message):
-    assert error.after(num_steps).startswith(message)
-    assert error.env == "environment 2"
-    assert EnvError("it hung").env == "one of the environments"
-
-
-def test_results_are_written_to_the_slot_of_their_environment():
-    successors, rewards = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
-    assert write_step((OBS + 4, 2, True, 0, {}), 1, successors, rewards, encode) == (True, False)
-    np.testing.assert_array_equal(successors, [[0, 0, 0], [4, 4, 4]])
-    np.testing.assert_array_equal(rewards, [0, 2])
-    write_obs(successors, 0, encode, OBS + 5)
-    np.testing.assert_array_equal(successors, [[5, 5, 5], [4, 4, 4]])
-
-
-@pytest.mark.parametrize(
-    ("result", "delay", "reason"),
-    [
-        ((OBS, 1.0, True, {}), 0, "step returned 4 values, not (observation, reward,"),
-        (7, 0, "step returned 7, not"),
-        ((None, 1.0, True, False, {}), 1, "the observation is None"),
-        ((np.zeros(4), 1.0, True, False, {}), 1, "could not broadcast"),
-        ((OBS, None, True, False, {}), 0, "the reward is None, not a number"),
-        ((OBS, OBS, True, False, {}), 0, "the reward is array("),
-        ((OBS, 1.0, OBS == 0, False, {}), 0, "(terminated, truncated) is (array("),
-    ],
-)
-def test_a_malformed_result_is_refused_with_its_slot(result, delay, reason):
-    successors, rewards = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
-    with pytest.raises(EnvError) as caught:
-        write_step(result, 1, successors, rewards, encode)
-    assert caught.value.reason.startswith(reason)
-    assert (caught.value.slot, caught.value.delay) == (1, delay)
+from pgjax.gym.results import EnvError
+from pgjax.gym.stepping import SerialEnvs
 
 
 def test_an_exception_is_reported_with_its_slot_and_cause():
@@ -130,3 +78,28 @@ def test_a_missing_package_is_to_be_installed(error, advice):
     with pytest.raises(EnvError) as caught:
         envs.reset({0: 1})
     assert caught.value.advice == advice
+
+
+def test_a_vector_that_does_not_say_when_it_resets_is_refused_unless_told():
+    env = vector(AutoresetMode.NEXT_STEP)
+    env.metadata = {}
+    with pytest.raises(pgjax.SpaceError, match=r"autoreset_mode=gymnasium"):
+        pgjax.Stream(env)
+    assert stepping.adapt_stream(env, AutoresetMode.NEXT_STEP).mode == AutoresetMode.NEXT_STEP
+    with pytest.raises(pgjax.SpaceError, match=r"AutoresetMode\.DISABLED"):
+        stepping.adapt(env)
+
+
+@pytest.mark.parametrize("name", ["single_action_space", "single_observation_space"])
+def test_a_vector_without_the_spaces_of_one_environment_is_refused(name):
+    class Bare(gym.vector.VectorEnv):
+        metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+        num_envs = 2
+        single_action_space = gym.spaces.Discrete(2)
+        single_observation_space = gym.spaces.Box(-1.0, 1.0, (3,))
+
+    bare = Bare()
+    setattr(bare, name, None)
+    for adapt in (stepping.adapt_stream, pgjax.Stream):
+        with pytest.raises(pgjax.SpaceError, match=f"no {name}"):
+            adapt(bare)

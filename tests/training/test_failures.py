@@ -89,12 +89,27 @@ BYTES = spaces.Box(0, 255, (3,), np.uint8)
         ("reset", SystemExit(0), None, "reset: the environment raised SystemExit: 0"),
         ("reset", ([[1], [2, 3]], {}), None, r"step 0: the observation is \[\[1\], \[2, 3\]\]"),
         ("reset", (OBS, {}), BYTES, "step 0: the observation .*float32.* needs dtype uint8"),
-        ("reset", (1.5, {}), spaces.Discrete(3), "step 0: the observation is 1.5, but .* 0 to 2"),
-        ("reset", (None, {}), spaces.Discrete(3), "step 0: the observation is None, but"),
+        (
+            "reset",
+            (1.5, {}),
+            spaces.Discrete(3),
+            "step 0: the observation is 1.5 .float., but .* an integer",
+        ),
+        (
+            "reset",
+            (None, {}),
+            spaces.Discrete(3),
+            "step 0: the observation is None .NoneType., but",
+        ),
         ("step", (OBS, 1.0, True, {}), None, "step 0: step returned 4 values, not"),
         ("step", None, None, "step 0: step returned None, not"),
         ("step", (OBS, None, True, False, {}), None, "step 0: the reward is None"),
-        ("step", (OBS, 1.0, OBS == 0, False, {}), None, "step 0: .* not two flags"),
+        (
+            "step",
+            (OBS, 1.0, OBS == 0, False, {}),
+            None,
+            "step 0: terminated is array.* not True or False",
+        ),
     ],
 )
 def test_malformed_results_are_rejected(where, result, seen, words):
@@ -275,3 +290,93 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
     assert group_is_gone(process)
     assert multiprocessing.active_children() == []
     assert json.loads((path / "config.json").read_text())["updates"] == 100000
+
+
+class Informs(Scripted):
+    """Returns infos that do not fit together, and has a default for options of None."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, _ = super().reset(seed=seed)
+        self._length += options is not None
+        return obs, None
+
+    def step(self, action):
+        *result, _ = super().step(action)
+        return *result, {"ragged": [[1], [2, 3]] if self._t % 2 else 5, 7: None}
+
+
+gym.register("Informs-v0", entry_point="test_failures:Informs")
+
+
+def test_infos_and_options_do_not_matter_in_processes(tmp_path):
+    digests = [
+        json.loads((train_one(tmp_path / str(n), n, mode) / "manifest.json").read_text())
+        for n, mode in ((1, "sync"), (2, "async"))
+    ]
+    assert digests[0]["params_sha256"] == digests[1]["params_sha256"]
+
+
+def train_one(path, num_envs, vectorization):
+    config = pgjax.TrainConfig(
+        "test_failures:Informs-v0", updates=2, episodes_per_update=3, hidden_sizes=(4,),
+        num_envs=num_envs, vectorization=vectorization, run_dir=path,
+    )  # fmt: skip
+    return pgjax.train(config).path
+
+
+def test_a_malformed_result_in_a_process_is_named_as_in_this_one():
+    config = pgjax.TrainConfig("failing_envs:Returns-v0", num_envs=2, vectorization="async")
+    result = (OBS, "1.5", True, False, {})
+    with open_env(config, where="step", result=result) as env:
+        agent = make_agent(config, env)
+        with pytest.raises(pgjax.RolloutError, match=r"step 0: the reward is '1.5' \(str\), not a"):
+            pgjax.collect_episodes(env.env, agent.algorithm, agent.init(0), 2)
+
+
+class Single(Scripted):
+    """Only one may be open at a time."""
+
+    open = 0
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        Single.open += 1
+        assert Single.open == 1, "another one is open"
+
+    def close(self):
+        Single.open -= 1
+
+
+gym.register("Single-v0", entry_point=Single, max_episode_steps=20)
+
+
+def test_an_environment_of_which_only_one_may_be_open(tmp_path):
+    config = pgjax.TrainConfig(
+        "Single-v0", updates=2, episodes_per_update=2, hidden_sizes=(4,), num_envs=1,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    run = pgjax.train(config)
+    assert store.read_sealed(run.path / "manifest.json")["bit_exact"] is True
+    assert pgjax.evaluate(pgjax.load(run.path), 5)["episodes"] == 5
+    assert pgjax.verify(run.path)["identical"]
+    assert Single.open == 0
+
+
+class Rarely(Scripted):
+    """An episode depends on the one before, but not if that is the same."""
+
+    before = 0
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        changed, self.before = self.before not in (0, self._id), self._id
+        self._length += changed
+        self._buffer[2] += changed
+        return obs, info
+
+
+gym.register("Rarely-v0", entry_point=Rarely)
+
+
+def test_the_probe_plays_another_episode_in_between():
+    assert "different episodes" in why_not_reproducible(pgjax.TrainConfig("Rarely-v0"))

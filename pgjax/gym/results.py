@@ -1,0 +1,162 @@
+"""Check what Gymnasium environments return; every fault is an `EnvError`."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pgjax.errors import counted, short_repr
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
+
+
+class EnvError(Exception):
+    """An environment raised, hung, died, or returned an invalid result.
+
+    Internal: `pgjax.collect` turns it into a RolloutError, which says where it happened.
+
+    Args:
+      reason: what is wrong, as a clause: "the reward is None, not a number".
+      slot: the environment at fault; -1 if unknown.
+      delay: 1 for an observation or action, which belongs to the step after the last one made.
+      advice: what the user should do.
+    """
+
+    def __init__(
+        self, reason: str, slot: int = -1, delay: int = 0, advice: str = "correct the environment"
+    ):
+        super().__init__(reason)
+        self.reason, self.slot, self.delay, self.advice = reason, slot, delay, advice
+
+    @property
+    def env(self) -> str:
+        """Name of the environment at fault."""
+        return f"environment {self.slot}" if self.slot >= 0 else "one of the environments"
+
+    def after(self, num_steps: int) -> str:
+        """Return the message of the error, given the number of steps made before it.
+
+        Steps are counted from the reset of an episode, or from the start of a stream's rollout.
+        """
+        step = num_steps - 1 + self.delay
+        when = f"step {step}" if step >= 0 else "reset"
+        return f"{when}: {self.reason}: {self.advice}"
+
+
+def failure_text(error: BaseException) -> str:
+    """Describe an exception that an environment raised: "raised TYPE: MESSAGE", in one line."""
+    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
+
+
+def failure_advice(error: BaseException) -> str:
+    """Return what the user should do about an exception that an environment raised."""
+    missing = isinstance(error, ImportError | gym.error.DependencyNotInstalled)
+    return "install what is missing" if missing else "correct the environment"
+
+
+def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
+    """Write an observation to rows[slot] of rows [slots, d]; EnvError if it does not fit."""
+    try:
+        rows[slot] = encode(obs)
+    except ValueError as e:
+        raise EnvError(str(e), slot, delay=1) from None
+
+
+def write_step(
+    result: Any, slot: int, successors: np.ndarray, rewards: np.ndarray, encode: Encode
+) -> tuple[bool, bool]:
+    """Write the result of `env.step` to successors [slots, d] and rewards [slots].
+
+    Returns:
+      (terminated, truncated)
+
+    Raises:
+      EnvError: the result is malformed.
+    """
+    try:
+        obs, reward, terminated, truncated, _ = result
+    except (TypeError, ValueError):
+        given = counted(len(result), "value") if isinstance(result, tuple) else short_repr(result)
+        expected = "(observation, reward, terminated, truncated, info)"
+        raise EnvError(f"step returned {given}, not {expected}", slot) from None
+    try:  # the same as write_obs, inlined because a call here would slow down every step
+        successors[slot] = encode(obs)
+    except ValueError as e:
+        raise EnvError(str(e), slot, delay=1) from None
+    number = reward if isinstance(reward, float) else _number(reward, slot)
+    if not -_LARGEST <= number <= _LARGEST and math.isfinite(number):
+        raise EnvError(f"the reward is {number}, more than float32 can hold", slot)
+    rewards[slot] = number
+    return _flag("terminated", terminated, slot), _flag("truncated", truncated, slot)
+
+
+def _number(reward: Any, slot: int) -> float:
+    """Return a reward as a float; EnvError unless it is one real number."""
+    try:
+        array = np.asarray(reward)
+    except (TypeError, ValueError):  # such as a list of lists of unequal lengths
+        array = np.asarray(None)
+    if array.size == 1 and array.dtype.kind in "biuf":
+        return float(array.reshape(()))
+    advice = "correct the environment"
+    if array.size > 1 and array.dtype.kind in "biuf":
+        advice = (
+            "make it one number with a wrapper, such as mo_gymnasium.wrappers.LinearReward or "
+            "gymnasium.wrappers.TransformReward"
+        )
+    given = _shown(reward)
+    raise EnvError(f"the reward is {given}, not a number", slot, advice=advice)
+
+
+def _flag(name: str, value: Any, slot: int) -> bool:
+    """Return a flag as a bool; EnvError unless it is True, False, 1 or 0."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    array = np.asarray(value)
+    if array.size == 1 and array.dtype.kind in "biu" and array.reshape(()) in (0, 1):
+        return bool(array.reshape(()))
+    raise EnvError(f"{name} is {_shown(value)}, not True or False", slot)
+
+
+def _shown(value: Any) -> str:
+    """Show a value with its type."""
+    return f"{short_repr(value)} ({type(value).__name__})"
+
+
+def first_obs(result: Any) -> Any:
+    """Return the observation of what `env.reset` returned; EnvError if it is malformed."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        given = short_repr(result)
+        raise EnvError(f"the environment returned {given}, not (observation, info)")
+    return result[0]
+
+
+class CheckedEnv(gym.Wrapper):
+    """An environment in a process of its own: it checks results there, and sends no infos.
+
+    Gymnasium converts what a process returns to arrays, in which malformed results can no longer be
+    told from good ones, and gathers the infos, which nobody reads and which may not fit together.
+    """
+
+    def __init__(self, env: gym.Env, encode: Encode, row: np.ndarray):
+        super().__init__(env)
+        self._encode, self._rows, self._rewards = encode, row[None], np.zeros(1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        obs = first_obs(self.env.reset(seed=seed))  # as in this process: without options
+        write_obs(self._rows, 0, self._encode, obs)
+        return obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        result = self.env.step(action)
+        flags = write_step(result, 0, self._rows, self._rewards, self._encode)
+        return result[0], float(self._rewards[0]), *flags, {}
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # as everywhere: nothing is lost
+            super().close()
