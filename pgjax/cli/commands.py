@@ -3,18 +3,18 @@
 import json as json_lines
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
-from pgjax.cli.progress import Terminal, gradient_table
+from pgjax.cli.progress import Terminal, gradient_table, make_console
 from pgjax.cli.train import train_and_report
+from pgjax.errors import RunError
 from pgjax.evaluation.evaluate import evaluate, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.runs.folder import seed_folders
-from pgjax.runs.run import Run, load
+from pgjax.runs.run import Run, load, run_path
 from pgjax.training.loop import Observer
 from pgjax.training.train import resume
 
@@ -127,7 +127,8 @@ def _verify(
 ) -> None:
     """Train a run again from its settings and compare every update. Writes nothing.
 
-    Exits with 0 if every update is identical, else 1.
+    Compares the metrics and the parameters after each update, the last checkpoint, and, without
+    --updates, the evaluation. Exits with 0 if all are identical, else 1.
 
     Args:
         run: The run folder.
@@ -144,15 +145,37 @@ def _verify(
     set_up_devices(RuntimeOptions(num_devices=num_devices), 1)
     found = verify(
         run,
-        [Terminal(Console(quiet=json))],
+        [Terminal(make_console(quiet=json))],
         first=first,
         last=last,
         num_devices=num_devices,
         allow_env_import=allow_env_import,
     )
+    if updates is None:
+        found |= _repeated_evaluation(run, allow_env_import)
+        found["identical"] &= not found.get("evaluation")
     print(json_lines.dumps(found) if json else verdict(found))
     if not found["identical"]:
         raise SystemExit(1)
+
+
+def _repeated_evaluation(run: Path, allow_env_import: bool) -> dict[str, Any]:
+    """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
+    path = run_path(run) / "evaluation.json"
+    if not path.exists():
+        return {}
+    try:
+        there = json_lines.loads(path.read_text())
+        episodes = there["episodes"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(f"{path} cannot be read ({e}): evaluate again") from None
+    here = evaluate(run, episodes, allow_env_import=allow_env_import)
+    differs = {
+        name: [there.get(name), here.get(name)]
+        for name in here | there
+        if there.get(name) != here.get(name)
+    }
+    return {"evaluated": here["episodes"], "evaluation": differs}
 
 
 def _export(
@@ -189,7 +212,7 @@ def _gradcheck(*, json: bool = False) -> None:
     if json:
         print(json_lines.dumps([{**row._asdict(), "ok": row.ok} for row in rows]))
     else:
-        Console().print(gradient_table(rows))
+        make_console().print(gradient_table(rows))
     if not all(row.ok for row in rows):
         raise SystemExit(1)
 

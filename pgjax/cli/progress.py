@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pgjax.errors import counted
 from pgjax.gym import spaces
@@ -18,15 +19,20 @@ if TYPE_CHECKING:  # slow to import
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+def make_console(*, quiet: bool = False) -> Console:
+    """Make a console that prints text as it is: names and paths may hold brackets and colons."""
+    return Console(quiet=quiet, markup=False, emoji=False)
+
+
 class Terminal:
     """An Observer that shows updates, episodes, steps per second and the recent mean return."""
 
     def __init__(self, console: Console):
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.fields[counts]}"),
+            TextColumn("{task.fields[counts]}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
             console=console,
         )
@@ -40,7 +46,7 @@ class Terminal:
         say = functools.partial(self._console.print, soft_wrap=True)
         last = config.seed + num_seeds - 1
         seeds = f"seed {last}" if num_seeds == 1 else f"seeds {config.seed} to {last}"
-        say(f"[bold]{config.env_id}[/bold], {seeds}")
+        say(Text.assemble((config.env_id, "bold"), f", {seeds}"))
         say(f"  observations  {spaces.describe(run.observation_space)}", highlight=False)
         say(f"  actions       {spaces.describe(run.action_space)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
@@ -59,8 +65,11 @@ class Terminal:
         )
         if run.time_limit is None:
             say(
-                "  [yellow]warning[/yellow]       the environment has no time limit, so an episode "
-                "may never end: --max-episode-steps N truncates it",
+                Text.assemble(
+                    ("  warning       ", "yellow"),
+                    "the environment has no time limit, so an episode may never end: "
+                    "--max-episode-steps N truncates it",
+                ),
                 highlight=False,
             )
         self._updates, self._last_update = config.updates, time.monotonic()
@@ -122,7 +131,7 @@ def gradient_table(rows: "list[Row]") -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         estimator = row.estimator + (", V" if row.critic else "")
-        error = f"{row.error:.0e}" if row.ok else f"[red]WRONG {row.error:.0e}[/red]"
+        error = Text(f"{row.error:.0e}") if row.ok else Text(f"WRONG {row.error:.0e}", "red")
         figures = f"{row.bias:.1%}", f"{row.variance:.1f}", f"{row.cosine:.3f}", error
         table.add_row(row.task, estimator, row.meaning, *figures)
     return table

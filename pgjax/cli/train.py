@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
-from pgjax.cli.progress import Terminal
+from pgjax.cli.progress import Terminal, make_console
 from pgjax.cli.signals import Signals
 from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
 from pgjax.config.settings import TrainConfig
@@ -75,7 +75,7 @@ def train_and_report(
     set_up_compile_cache(options.compile_cache)
     set_up_devices(options, num_seeds)
     first = jax.process_index() == 0  # the only process that prints and writes
-    console = Console(quiet=not first)
+    console = make_console(quiet=not first)
     with Signals() as signals:
         observers: list[Observer] = [Terminal(console)]
         if first:

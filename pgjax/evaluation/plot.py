@@ -9,7 +9,7 @@ import numpy as np
 
 from pgjax.errors import RunError
 from pgjax.runs import store
-from pgjax.runs.folder import load_config, read_lines, seed_folders
+from pgjax.runs.folder import absolute, load_config, read_lines, seed_folders
 from pgjax.runs.run import RunLike, run_path
 
 _RETURNS = ("mean_return", "min_return", "max_return")
@@ -56,7 +56,7 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
-    out = Path(out) if out is not None else run_dir / "learning_curve.png"
+    out = absolute(out) if out is not None else run_dir / "learning_curve.png"
     image = io.BytesIO()
     try:
         figure.savefig(image, dpi=130, format=out.suffix.removeprefix(".") or "png")

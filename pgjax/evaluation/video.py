@@ -28,6 +28,7 @@ from pgjax.errors import (
 from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
 from pgjax.gym.results import EnvError, failure_text
 from pgjax.runs import store
+from pgjax.runs.folder import absolute
 from pgjax.runs.run import Run, RunLike, as_run
 
 __all__ = ["frames", "render"]
@@ -74,7 +75,7 @@ def render(
       'agent.gif'
     """
     run = as_run(run, allow_env_import=allow_env_import)
-    out = run.path / "video.mp4" if out is None else Path(out)
+    out = run.path / "video.mp4" if out is None else absolute(out)
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"a video must end in .mp4 or .gif, got {out.name!r}")
     if out.is_symlink() or out.is_dir():

@@ -45,6 +45,19 @@ def valid_checkpoints(
             report(problem)
 
 
+def refuse_changed_logs(path: Path) -> None:
+    """Raise RunError if a checkpoint of a run is whole, but its logs were changed.
+
+    Call it if no checkpoint is valid: to train from the beginning would delete the whole ones.
+    """
+    for found in store.checkpoints(path / "checkpoints", path):
+        if isinstance(found, store.ChangedLogError):
+            raise RunError(
+                f"{found}, so that no checkpoint fits it: restore the file from a copy, or train "
+                "again in another folder; nothing was deleted"
+            )
+
+
 def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> TrainState:
     """Read the TrainState of a checkpoint.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from pgjax.errors import ConfigError, RunError
 from pgjax.runs.checkpoints import with_key_data, with_typed_key
+from pgjax.runs.folder import absolute
 from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import TrainState
 
@@ -47,7 +48,7 @@ def export(
     if format != "orbax":
         raise ConfigError(f'format must be "orbax", got {format!r}')
     run = as_run(run, allow_env_import=allow_env_import)
-    return to_orbax(run, run.path / format if out is None else Path(out))
+    return to_orbax(run, run.path / format if out is None else absolute(out))
 
 
 def to_orbax(run: Run, out: Path) -> Path:

@@ -15,6 +15,7 @@ statistics over the seeds, and learning_curve.png.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -33,8 +34,22 @@ _TAKEN = "{} is not empty: choose another --run-dir, or resume the run in it wit
 _CANNOT = "{} cannot be made ({}): choose another --run-dir"
 
 
+def absolute(path: Path | str) -> Path:
+    """Return an absolute path, with ~ replaced by the home folder.
+
+    Do so once, before an environment is made: it may change the current folder.
+
+    Raises:
+      ConfigError: if there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as e:
+        raise ConfigError(f"{path}: {e}") from None
+
+
 def new_run_dir(config: TrainConfig) -> Path:
-    """Return the path of a new run folder: config.run_dir, or a new name in runs/.
+    """Return the absolute path of a new run folder: config.run_dir, or a new name in runs/.
 
     Does not create it.
 
@@ -44,8 +59,11 @@ def new_run_dir(config: TrainConfig) -> Path:
     if config.run_dir is None:
         name = re.sub(r"[^\w.-]", "-", config.env_id)
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
-    path = Path(config.run_dir)
+        path = absolute("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
+        # Runs that one process starts in the same second are numbered.
+        later = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+        return next(p for p in itertools.chain([path], later) if not p.exists())
+    path = absolute(config.run_dir)
     try:
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     except OSError as e:  # for example, the name is too long

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import jax
 from pgjax.errors import ConfigError
 
 _PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium")
+# Modules of engines whose version changes what an environment does.
+_ENGINES = set(
+    "mujoco mujoco_py mujoco_warp dm_control Box2D pybullet brax envpool ale_py vizdoom nle "
+    "procgen gymnax jumanji retro stable_retro".split()
+)
 _FLAGS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
@@ -70,33 +76,51 @@ def threads() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def git_commit() -> str | None:
-    """Return the commit of the current folder, or None outside a git repository."""
+def source() -> dict[str, Any]:
+    """Return the git commit of pgjax itself, and whether its files differ from it.
+
+    Both are None if pgjax is not used from a git repository of its own.
+    """
+    here = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        git("ls-files", "--error-unmatch", "__init__.py")  # it may be installed inside another one
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return {"git_commit": None, "git_dirty": None}
 
 
 def _of_environment(env_id: str) -> dict[str, str]:
-    """Return the version of the package that provides an environment, unless it is Gymnasium."""
+    """Return the versions of what an environment comes from, besides Gymnasium: {name: version}.
+
+    These are the package that provides it, and the physics engines and emulators that are loaded.
+    """
     spec = gym.registry.get(env_id.rpartition(":")[2])
     entry = spec.entry_point if spec else None
-    package = entry.partition(".")[0].partition(":")[0] if isinstance(entry, str) else ""
-    if package in ("", "gymnasium"):
-        return {}
-    return {"environment's package": f"{package} {_version(package)}"}
+    if not isinstance(entry, str):
+        entry = getattr(entry, "__module__", "")
+    modules = {entry.partition(".")[0].partition(":")[0], *(_ENGINES & sys.modules.keys())}
+    modules -= {"", "gymnasium", "pgjax", "__main__"}
+    return {f"{name} version": _version(name) for name in sorted(modules)}
 
 
-def _version(package: str) -> str:
-    """Return the version of a package, or "not installed", as in a source tree."""
+def _version(module: str) -> str:
+    """Return the version of a package, or of the one that a module belongs to.
+
+    "not installed" if there is none, as in a source tree.
+    """
     try:
-        return importlib.metadata.version(package)
+        return importlib.metadata.version(module)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        found = importlib.metadata.packages_distributions().get(module, [])
+        names = [name for name in found if name != module]
+    return ", ".join(f"{x} {importlib.metadata.version(x)}" for x in names) or "not installed"
 
 
 def _cpu_features() -> str:

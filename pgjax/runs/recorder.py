@@ -17,11 +17,12 @@ from pgjax.runs import store
 from pgjax.runs.checkpoints import settings_digest, with_key_data
 from pgjax.runs.digests import params_sha256
 from pgjax.runs.folder import write_seeds
-from pgjax.runs.provenance import differences, machine_facts
+from pgjax.runs.provenance import differences, machine_facts, source
 from pgjax.types import TrainState
 
 LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
 TOTALS = ("total_episodes", "total_env_steps")
+_RESULTS = ("params_sha256", "updates", *TOTALS, "finished")  # what `finish` adds to a manifest
 
 
 def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
@@ -124,7 +125,8 @@ class Recorder:
         try:
             manifest = store.read_sealed(self.path / "manifest.json")
             differs = differences(fresh["machine"], manifest["machine"])
-            del manifest["config"]
+            for name in ("config", *_RESULTS):  # written anew
+                manifest.pop(name, None)
         except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
             warnings.warn(
                 f"cannot read manifest.json, so it is written anew ({e})", RunWarning, stacklevel=2
@@ -213,9 +215,9 @@ class SeedRecorders:
             ) from e
 
 
-def new_manifest(config: TrainConfig, commit: str | None) -> dict[str, Any]:
-    """The facts known before a run starts: machine, git commit (if any) and time."""
-    return {"machine": machine_facts(config.env_id), "git_commit": commit, "started": _now()}
+def new_manifest(config: TrainConfig) -> dict[str, Any]:
+    """The facts known before a run starts: machine, pgjax's git commit (if any) and time."""
+    return {"machine": machine_facts(config.env_id), **source(), "started": _now()}
 
 
 def _bit_exact(reason: str | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import RunError
 from pgjax.runs import provenance
-from pgjax.runs.checkpoints import restore, valid_checkpoints, warn_of_damage
-from pgjax.runs.folder import read_config, read_lines
+from pgjax.runs.checkpoints import refuse_changed_logs, restore, valid_checkpoints, warn_of_damage
+from pgjax.runs.folder import absolute, read_config, read_lines
 from pgjax.types import TrainState
 
 
@@ -83,12 +83,13 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
       >>> int(pgjax.load(path).state.step)
       1
     """
-    path = Path(path)
+    path = absolute(path)
     config = read_config(path, allow_env_import=allow_env_import)
     provenance.require_device()
     problems: list[str] = []
     checkpoint = next(valid_checkpoints(path, config, problems.append), None)
     if checkpoint is None:
+        refuse_changed_logs(path)
         why = f" ({problems[0]})" if problems else ""
         raise RunError(f"{path} holds no intact checkpoint{why}: resume it, or train again")
     for problem in problems:
@@ -99,8 +100,8 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
 
 
 def run_path(run: RunLike) -> Path:
-    """Return the folder of a run, given the run or its folder."""
-    return run.path if isinstance(run, Run) else Path(run)
+    """Return the absolute path of a run's folder, given the run or its folder."""
+    return run.path if isinstance(run, Run) else absolute(run)
 
 
 def as_run(run: RunLike, *, allow_env_import: bool = False) -> Run:

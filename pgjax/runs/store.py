@@ -29,6 +29,10 @@ class DamagedError(ValueError):
     """A file is missing, damaged, or was changed after it was written."""
 
 
+class ChangedLogError(DamagedError):
+    """A checkpoint is whole, but a log is not what it was when the checkpoint was written."""
+
+
 class Checkpoint(NamedTuple):
     """Header of a checkpoint and position of its body."""
 
@@ -163,12 +167,20 @@ def checkpoints(folder: Path, logs: Path) -> Iterator[Checkpoint | DamagedError]
             for name, (size, sha256) in found.logs.items():
                 if os.path.basename(name) != name:
                     raise DamagedError(f"{path} names a file outside the folder, {name!r}")
-                if _hashed(logs / name, size)[1].hexdigest() != sha256:
-                    raise DamagedError(f"{logs / name} is damaged before update {found.update}")
+                _check_log(logs / name, size, sha256, found.update)
         except DamagedError as e:
             yield e
         else:
             yield found
+
+
+def _check_log(path: Path, size: int, sha256: str, update: int) -> None:
+    try:
+        same = _hashed(path, size)[1].hexdigest() == sha256
+    except DamagedError as e:
+        raise ChangedLogError(str(e)) from None
+    if not same:
+        raise ChangedLogError(f"{path} was changed before update {update}")
 
 
 def clear(folder: Path, after: int) -> None:

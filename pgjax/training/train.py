@@ -19,7 +19,6 @@ from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError, RolloutError, counted
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
-from pgjax.runs.provenance import git_commit
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
 from pgjax.runs.run import Run, RunLike, run_path
 from pgjax.runs.store import Checkpoint
@@ -170,7 +169,7 @@ def resume(
 def _new_run_dir(config: TrainConfig) -> Path:
     """The new run folder; only the first process checks it."""
     if config.run_dir is not None and jax.process_index() > 0:
-        return Path(config.run_dir)
+        return folder.absolute(config.run_dir)
     return folder.new_run_dir(config)
 
 
@@ -207,7 +206,7 @@ def _train(
                 f"--updates {config.updates}, but the run already has {done}: choose more"
             )
         recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
-        manifest = new_manifest(config, None if resuming else git_commit())
+        manifest = new_manifest(config)
         folders = SeedRecorders(run_dir, recorders, manifest, why_not)
         if done:
             folders.begin()
@@ -279,6 +278,9 @@ def _last_common_checkpoints(
         {at.update: at for at in checkpoints.valid_checkpoints(path, config)}
         for path, config in zip(paths, configs, strict=True)
     ]
+    for path, of_seed in zip(paths, found, strict=True):
+        if not of_seed:
+            checkpoints.refuse_changed_logs(path)
     update = max(set[int].intersection(*map(set, found)), default=0)
     return [of_seed.get(update) for of_seed in found]
 

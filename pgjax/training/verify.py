@@ -5,14 +5,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError
+from pgjax.errors import ConfigError, RunError, counted
 from pgjax.runs import store
-from pgjax.runs.checkpoints import valid_checkpoints
+from pgjax.runs.checkpoints import restore, valid_checkpoints
+from pgjax.runs.digests import params_digest, params_sha256, to_hex
 from pgjax.runs.folder import read_config
 from pgjax.runs.provenance import differences, machine_facts
 from pgjax.runs.recorder import LOGS, zero_totals
@@ -20,6 +23,7 @@ from pgjax.runs.run import RunLike, run_path
 from pgjax.training.engines import make_engine
 from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
 from pgjax.training.train import states_at
+from pgjax.types import TrainState
 
 
 def verify(
@@ -45,9 +49,13 @@ def verify(
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      `identical`: True if all compared updates match; `first` and `last`: the range compared. If an
-      update differs, also `update` (the first that does), `differs` (for each name, the recorded
-      and the new value) and `machine` (what differs between the two machines).
+      `identical`: True if everything compared matches; `first` and `last`: the range of updates
+      whose metrics and parameters were compared. If `last` is the last update, the number of
+      records, the last checkpoint and the parameters that the manifest names are compared too;
+      `folder` lists what does not fit together there, if anything. If an update differs, also
+      `update` (the first that does), `differs` (for each name, the recorded and the new value),
+      `machine` (what differs between the two machines) and `reason` (why, as far as known). The
+      command `pgjax verify` also repeats the evaluation.
 
     Raises:
       ConfigError: if the range contains updates that are not in the logs.
@@ -64,14 +72,34 @@ def verify(
     path = run_path(run)
     config = read_config(path, allow_env_import=allow_env_import)
     recorded = _recorded(path)
-    last = _last_to_compare(path, config, len(recorded), first, last)
+    count = min(map(len, recorded))  # the lengths may differ after a kill
+    last = _last_to_compare(path, config, count, first, last)
     found: dict[str, Any] = {"identical": True, "first": first, "last": last}
+    if last == count and (problems := _misfits(path, config, recorded)):
+        found |= {"identical": False, "folder": problems}
     differing = _first_difference(path, config, recorded, observers, first, last, num_devices)
     if differing is not None:
-        update, differs = differing
         machine = _machine_differences(path, config.env_id)
-        found |= {"identical": False, "update": update, "differs": differs, "machine": machine}
+        reason = _why(path, config, differing, machine)
+        found |= {"identical": False, "update": differing.update, "differs": differing.names}
+        found |= {"machine": machine, "reason": reason}
     return found
+
+
+class _Recorded(NamedTuple):
+    """The logs of a run, a dict for each update."""
+
+    metrics: list[dict[str, Any]]
+    digests: list[dict[str, Any]]
+
+
+class _Difference(NamedTuple):
+    """The first update that differs."""
+
+    update: int
+    names: dict[str, list[Any]]  # recorded and new values
+    before: list[TrainState]  # the state before it
+    metrics: dict[str, Any]  # the new metrics of the update
 
 
 def _last_to_compare(
@@ -90,20 +118,20 @@ def _last_to_compare(
 def _first_difference(
     path: Path,
     config: TrainConfig,
-    recorded: list[dict[str, Any]],
+    recorded: _Recorded,
     observers: Sequence[Observer],
     first: int,
     last: int,
     num_devices: int | None,
-) -> tuple[int, dict[str, list[Any]]] | None:
-    """The first differing update, and {name: [recorded, new]}; None if all match."""
+) -> _Difference | None:
+    """Train again up to the first update that differs; None if all match."""
     checkpoint = None
     if config.collect == "episodes":  # a stream cannot continue from a checkpoint
         valid = valid_checkpoints(path, config)
         checkpoint = next((at for at in valid if at.update < first), None)
     totals = zero_totals()
     if checkpoint is not None:
-        totals = {name: recorded[checkpoint.update - 1][name] for name in totals}
+        totals = {name: recorded.metrics[checkpoint.update - 1][name] for name in totals}
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
@@ -112,17 +140,76 @@ def _first_difference(
         info = RunInfo([config], [path], *spaces, agent.policy, env.time_limit)
         stack.enter_context(observing(observers, info))
         states = states_at([config], agent, [checkpoint])
-        for records, _ in run_updates(engine, [config.seed], states, [totals], last):
+        before = states
+        for records, after in run_updates(engine, [config.seed], states, [totals], last):
             rows = zip(records.metrics[0], records.digests[0], records.timings, strict=True)
             for metrics, digest, timings in rows:
-                here, there = {**metrics, "params": digest}, recorded[metrics["update"] - 1]
-                names = [name for name in here | there if here.get(name) != there.get(name)]
+                names = _differing(recorded, metrics, digest)
                 if names and metrics["update"] >= first:
-                    differs = {name: [there.get(name), here.get(name)] for name in names}
-                    return metrics["update"], differs
+                    return _Difference(metrics["update"], names, before, metrics)
                 for observer in observers:
                     observer.update([metrics], timings)
+            if not config.on_device:
+                before = engine.end(after)
     return None
+
+
+def _differing(recorded: _Recorded, metrics: dict[str, Any], digest: str) -> dict[str, list[Any]]:
+    """Compare an update with its record; return {name: [recorded, new]} of what differs."""
+    i = metrics["update"] - 1
+    here = {**metrics, "params": digest}
+    there = {**recorded.metrics[i], "params": recorded.digests[i].get("params")}
+    names = [name for name in here | there if here.get(name) != there.get(name)]
+    found = {name: [there.get(name), here.get(name)] for name in names}
+    if recorded.digests[i].keys() != {"update", "params"}:
+        found["digests.jsonl"] = [recorded.digests[i], {"update": i + 1, "params": digest}]
+    return found
+
+
+def _misfits(path: Path, config: TrainConfig, recorded: _Recorded) -> list[str]:
+    """Return what does not fit together in a finished run: logs, checkpoint and manifest."""
+    try:
+        manifest = store.read_sealed(path / "manifest.json")
+        updates, sha256 = manifest.get("updates"), manifest.get("params_sha256")
+    except (store.DamagedError, AttributeError) as e:
+        return [f"the manifest cannot be read ({e})"]
+    if updates is None:
+        return []  # it was killed
+    found = []
+    for name, rows in zip(LOGS, recorded, strict=False):
+        if len(rows) != updates:
+            found.append(f"{name} has {len(rows)} records, but the manifest {updates}")
+    newest = next(store.checkpoints(path / "checkpoints", path), None)
+    if not isinstance(newest, store.Checkpoint) or newest.update != updates:
+        return [*found, f"there is no intact checkpoint of update {updates}"]
+    with open_env(config, 1) as env:
+        agent = make_agent(config, env)
+    params = restore(newest, lambda: agent.init(config.seed)).params
+    if params_sha256(params) != sha256:
+        found.append("the parameters of the last checkpoint are not those that the manifest names")
+    if to_hex(np.asarray(params_digest(params))) != recorded.digests[-1].get("params"):
+        found.append("the parameters of the last checkpoint are not those that were recorded")
+    return found
+
+
+def _why(path: Path, config: TrainConfig, found: _Difference, machine: list[str]) -> str:
+    """Explain a difference: what the manifest says, or else what repeating the update shows."""
+    try:
+        known = store.read_sealed(path / "manifest.json").get("not_bit_exact_because")
+    except (store.DamagedError, AttributeError):
+        known = None
+    if known:
+        return f"the manifest says why the run may differ: {known}"
+    if config.on_device:
+        return "the arithmetic differs: an environment on the device follows from its key"
+    with open_env(config) as env:  # a new environment, with the same state
+        agent = make_agent(config, env)
+        engine = make_engine(config, env.env, agent, 1, None)
+        _, records = engine.advance(engine.begin(found.before), 1)
+    [again] = records.metrics[0]
+    if any(again[name] != found.metrics[name] for name in again):
+        return "the environment differs: a new one gives other episodes in the same update"
+    return "the arithmetic, or the version of the environment, differs: new ones give the same"
 
 
 def update_range(updates: str | None) -> tuple[int, int | None]:
@@ -139,29 +226,40 @@ def verdict(found: dict[str, Any]) -> str:
     """Format what `verify` returned as text."""
     if found["identical"]:
         start = "" if found["first"] == 1 else f"from update {found['first']} "
-        return f"identical {start}through update {found['last']}"
-    lines = [f"update {found['update']} is the first that differs (recorded, new):"]
+        evaluated = found.get("evaluated")
+        also = f", and so is the evaluation of {counted(evaluated, 'episode')}" if evaluated else ""
+        return f"identical {start}through update {found['last']}{also}"
+    evaluation = found.get("evaluation", {})
+    lines = [f"the folder does not fit together: {problem}" for problem in found.get("folder", [])]
+    if evaluation:
+        lines.append("the evaluation differs (recorded, new):")
+        lines += [f"  {name}: {there}, {here}" for name, (there, here) in evaluation.items()]
+    if "update" not in found:
+        return "\n".join(lines)
+    lines.append(f"update {found['update']} is the first that differs (recorded, new):")
     lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
     if found["machine"]:
         lines += ["between the two machines:", *(f"  {line}" for line in found["machine"])]
     else:
         lines.append("no known difference between the machines")
-    return "\n".join(lines)
+    return "\n".join([*lines, found["reason"]])
 
 
-def _recorded(path: Path) -> list[dict[str, Any]]:
+def _recorded(path: Path) -> _Recorded:
     """Metrics and digest of each update, without an incomplete last line."""
     try:
-        metrics, digests = (
-            [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
-            for name in LOGS[:2]
+        logs = _Recorded(
+            *(
+                [json.loads(line) for line in (path / name).read_bytes().split(b"\n")[:-1]]
+                for name in LOGS[:2]
+            )
         )
-        rows = [m | d for m, d in zip(metrics, digests)]  # noqa: B905  (lengths may differ after a kill)
-        if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
-            raise ValueError("updates are missing")
+        for rows in logs:
+            if [row["update"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
+                raise ValueError("updates are missing")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise RunError(f"{path} has no readable logs ({e}): train again") from None
-    return rows
+    return logs
 
 
 def _first_resumed(path: Path) -> int:

@@ -70,7 +70,7 @@ def test_train_warns_of_a_missing_limit_shows_long_episodes_and_cuts_the_evaluat
 
         def step(self, action):
             obs, reward, *_ = self.env.step(action)
-            return obs, reward, Ends.resets <= 5 and self.unwrapped._t == 40, False, {}
+            return obs, reward, Ends.resets <= 6 and self.unwrapped._t == 40, False, {}
 
     gym.register("Ends-v0", entry_point=lambda **_: Ends(Scripted(mean_length=10**9)))
     monkeypatch.setattr(evaluate, "MAX_STEPS", 50)

@@ -1,6 +1,7 @@
 """Reading a run back; every public function that takes a run takes a Run, a Path and a str."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -122,3 +123,41 @@ def test_a_folder_cannot_make_pgjax_import_a_module(run_dir, tmp_path):
     assert allowed.env_id == "json:CartPole-v1"
     with pytest.raises(pgjax.RunError, match="another run"):
         load(tmp_path / "run", allow_env_import=True)
+
+
+class Moves(gym.Wrapper):
+    """Changes the current folder."""
+
+    def reset(self, **options):
+        os.chdir("/")
+        return self.env.reset(**options)
+
+
+gym.register("Moves-v0", entry_point=lambda **_: Moves(gym.make("CartPole-v1")))
+
+
+@pytest.mark.parametrize("given", ["runs/a", "~/runs/a", None])
+def test_paths_are_made_absolute_before_an_environment_can_move(given, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    for there in (home, tmp_path / "here"):
+        there.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path / "here")
+    run = pgjax.train(pgjax.TrainConfig("Moves-v0", run_dir=given, **SMALL))
+    start = home if given and given.startswith("~") else tmp_path / "here"
+    assert run.path.is_relative_to(start / "runs")
+    assert (run.path / "manifest.json").exists()
+    assert Path.cwd() == Path("/")
+    monkeypatch.chdir(start)
+    relative = run.path.relative_to(start)
+    assert pgjax.evaluate(str(relative), 2)["episodes"] == 2
+    monkeypatch.chdir(start)
+    assert pgjax.plot(relative, "curve.png") == start / "curve.png"
+    assert not [p for p in tmp_path.rglob("~")]
+
+
+def test_two_runs_in_the_same_second_get_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder.time, "strftime", lambda *_: "now")
+    paths = [pgjax.train(pgjax.TrainConfig("CartPole-v1", **SMALL)).path for _ in range(3)]
+    assert len({path.name for path in paths}) == 3

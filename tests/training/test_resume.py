@@ -8,6 +8,7 @@ import shutil
 import struct
 import sys
 import types
+import warnings
 
 import pytest
 from conftest import assert_trees_equal
@@ -175,7 +176,7 @@ def test_verify(whole, tmp_path, capsys):
     digests = folder.read_lines(tmp_path / "run" / "digests.jsonl")
     digests[3]["params"] = "0" * 16
     (tmp_path / "run" / "digests.jsonl").write_bytes(recorder.json_lines(digests))
-    with pytest.warns(pgjax.RunWarning, match="digests.jsonl is damaged"):
+    with pytest.warns(pgjax.RunWarning, match="digests.jsonl was changed"):
         found = verify(tmp_path / "run")
     assert found["update"] == 4
     [recorded, here] = found["differs"]["params"]
@@ -264,3 +265,22 @@ def test_only_one_process_may_use_a_run_folder(whole, tmp_path):
     ):
         pgjax.resume(whole.path)
     assert not (whole.path / ".lock").exists()
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "digests.jsonl", "timings.jsonl"])
+def test_a_log_that_was_changed_early_costs_no_checkpoint(log, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    path = tmp_path / "run" / log
+    whole = path.read_bytes()
+    path.write_bytes(whole[:12] + b"7" + whole[13:])
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    for again in (pgjax.resume, pgjax.load):
+        with (
+            warnings.catch_warnings(action="ignore"),  # each checkpoint that is not used
+            pytest.raises(pgjax.RunError, match=f"{log} was changed .* nothing was deleted"),
+        ):
+            again(tmp_path / "run")
+        assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    path.write_bytes(whole)
+    [resumed] = pgjax.resume(tmp_path / "run")
+    assert int(resumed.state.step) == 3
