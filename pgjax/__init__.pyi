@@ -33,7 +33,6 @@ from .gym import actions
 from .numerics.sums import Sharding
 from .policies import (
     BernoulliPolicy,
-    ConvTorso,
     GaussianPolicy,
     JointPolicy,
     LessonGaussianPolicy,
@@ -44,6 +43,7 @@ from .policies import (
 )
 from .runs.export import export
 from .runs.run import load
+from .torsos import ConvTorso, MixedTorso
 from .training.loop import Observer, RunInfo
 from .training.train import resume, train, train_seeds
 from .training.verify import verify
@@ -59,6 +59,7 @@ __all__ = [
     "Info",
     "JointPolicy",
     "LessonGaussianPolicy",
+    "MixedTorso",
     "MultiSoftmaxPolicy",
     "NormalizedObs",
     "Observer",

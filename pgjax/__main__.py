@@ -3,6 +3,8 @@
 import signal
 import sys
 
+from pgjax.requirements import check
+
 
 def main() -> None:
     """Run the command line, or say which package is missing and how to install it."""
@@ -11,9 +13,13 @@ def main() -> None:
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        check()
         from pgjax.cli import main as run
     except ModuleNotFoundError as e:
         print(f'pgjax: {e.name} is missing: pip install "pgjax[all]"', file=sys.stderr)
+        raise SystemExit(2) from None
+    except ImportError as e:
+        print("pgjax:", " ".join(str(e).split()), file=sys.stderr)
         raise SystemExit(2) from None
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -268,49 +268,6 @@ class ValueNetwork(nn.Module):
         return nn.Dense(1)(x).squeeze(-1)
 
 
-class ConvTorso(nn.Module):
-    """A small convolutional network for images that arrive as flat rows of bytes.
-
-    Use it as the `torso` of a policy or critic with image observations. It has two convolutions, or
-    one of 3 x 3 if an image is less than 36 pixels high or wide.
-
-    Args:
-      shape: shape of one observation before it was flattened: [H, W], [H, W, C],
-        [frames, H, W, C], or [frames, H, W] where W is greater than the number of frames.
-
-    Source: Mnih et al. 2013, Playing Atari with deep reinforcement learning, section 4.1.
-
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import pgjax
-      >>> torso = pgjax.ConvTorso(shape=(8, 8, 3))
-      >>> params = torso.init(jax.random.key(0), jnp.zeros((1, 192)))
-      >>> torso.apply(params, jnp.zeros((5, 192))).shape
-      (5, 1024)
-    """
-
-    shape: Sequence[int]
-
-    @nn.compact
-    def __call__(self, obs: jax.Array) -> jax.Array:
-        """Map obs [..., prod(shape)], from 0 to 255, to features [..., n]."""
-        x = obs.reshape(*obs.shape[:-1], *self.shape).astype(jnp.float32) / 255.0
-        if len(self.shape) == 2:
-            x = x[..., None]
-        elif len(self.shape) == 3 and self.shape[-1] > self.shape[0]:  # frames, not colours
-            x = jnp.moveaxis(x, -3, -1)
-        elif len(self.shape) == 4:
-            x = jnp.moveaxis(x, -4, -2)
-            x = x.reshape(*x.shape[:-2], -1)
-        if min(x.shape[-3:-1]) < 36:
-            x = nn.relu(nn.Conv(16, (3, 3))(x))
-        else:
-            x = nn.relu(nn.Conv(16, (8, 8), strides=4, padding="VALID")(x))
-            x = nn.relu(nn.Conv(32, (4, 4), strides=2, padding="VALID")(x))
-        return x.reshape(*x.shape[:-3], -1)
-
-
 class NormalizedObs(nn.Module):
     """A policy or critic whose observations are normalised by a running mean and std.
 

@@ -48,6 +48,7 @@ class Terminal:
         seeds = f"seed {last}" if num_seeds == 1 else f"seeds {config.seed} to {last}"
         say(Text.assemble((config.env_id, "bold"), f", {seeds}"))
         say(f"  observations  {spaces.describe(run.observation_space)}", highlight=False)
+        say(f"  inputs        {spaces.describe_inputs(run.observation_space)}", highlight=False)
         say(f"  actions       {spaces.describe(run.action_space)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
         name = type(getattr(run.policy, "module", run.policy)).__name__

@@ -14,7 +14,7 @@ from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devic
 from pgjax.cli.progress import Terminal, make_console
 from pgjax.cli.signals import Signals
 from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import TrainConfig, warn_of_similar_presets
 from pgjax.errors import ConfigError
 from pgjax.evaluation.evaluate import compile_evaluation, evaluate, evaluation_sentence
 from pgjax.evaluation.plot import plot
@@ -58,6 +58,7 @@ for _cls in (TrainConfig, RuntimeOptions, TrainArguments):
 
 def train_command(arguments: TrainArguments) -> None:
     """Run `pgjax train`."""
+    warn_of_similar_presets(arguments.env_id)
     config = TrainConfig(**{name: getattr(arguments, name) for name in _SETTINGS})
 
     def work(observers: Sequence[Observer]) -> list[Run]:

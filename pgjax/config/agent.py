@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from pgjax import advantages
@@ -14,11 +16,13 @@ from pgjax.algorithms.reinforce import reinforce
 from pgjax.config.env import OpenEnv
 from pgjax.config.settings import TrainConfig
 from pgjax.gym.actions import policy_for
-from pgjax.gym.spaces import image_shape, observations
+from pgjax.gym.spaces import image_parts, leaves, observations
 from pgjax.numerics.sums import Sharding
-from pgjax.policies import ConvTorso, NormalizedObs, ValueNetwork
+from pgjax.policies import NormalizedObs, ValueNetwork
+from pgjax.torsos import ConvTorso, MixedTorso
 from pgjax.types import Algorithm, TrainState
 
+_MANY_INPUTS = 10_000  # of a dense layer
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
 
 
@@ -42,15 +46,13 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
       SpaceError: for spaces that are not supported.
     """
     seen = observations(env.observation_space)
-    image, torso = image_shape(env.observation_space), None
-    if image is not None:
-        torso = ConvTorso(image)
+    torso = _torso(image_parts(env.observation_space))
     activation = _ACTIVATIONS[config.activation]
     policy = policy_for(env.action_space, config.hidden_sizes, activation, config.squash, torso)
     critic: nn.Module | None = None
     if config.critic:
         critic = ValueNetwork(config.hidden_sizes, activation, torso)
-    if config.normalize_obs and image is None:  # the torso scales images itself
+    if config.normalize_obs and torso is None:  # the torso scales images itself
         policy, critic = NormalizedObs(policy), critic and NormalizedObs(critic)
     shard = functools.partial(_reinforce, config, policy, critic)
     algorithm = shard(Sharding(config.num_shards if config.on_device else 1))
@@ -60,6 +62,51 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
         return algorithm.init(jax.random.key(seed), obs)
 
     return Agent(policy, algorithm, init, shard)
+
+
+def _torso(parts: list[tuple[int, tuple[int, ...] | None]]) -> nn.Module | None:
+    """Return what reads the images among the parts of an observation; None if there are none."""
+    if all(shape is None for _, shape in parts):
+        return None
+    if len(parts) == 1:
+        [(_, shape)] = parts
+        return ConvTorso(shape or ())
+    return MixedTorso(tuple(parts))
+
+
+def doubts(config: TrainConfig, env: OpenEnv) -> list[str]:
+    """Return why an agent may not learn in an environment, and what to do, a line each."""
+    found = []
+    flat = sum(size for size, shape in image_parts(env.observation_space) if shape is None)
+    if flat > _MANY_INPUTS:
+        found.append(
+            f"a dense layer reads {flat:,} numbers of an observation: make it smaller with a "
+            "wrapper (gymnasium.wrappers.ResizeObservation), or an image of uint8 from 0 to 255, "
+            "at least 8 by 8, which goes through convolutions"
+        )
+    boxes = [
+        leaf for leaf in leaves("action", env.action_space) if isinstance(leaf, gym.spaces.Box)
+    ]
+    if not config.squash and any(map(_is_far, boxes)):
+        space = next(filter(_is_far, boxes))
+        found.append(
+            f"the bounds of the actions, {space.low.min():g} to {space.high.max():g}, are far from "
+            "those that a new policy explores, -1 to 1: add --squash, or wrap the environment in "
+            "gymnasium.wrappers.RescaleAction"
+        )
+    return found
+
+
+def _is_far(space: gym.spaces.Box) -> bool:
+    """Whether a new policy, which samples from about N(0, 1), can hardly explore the bounds.
+
+    In some dimension its actions nearly all lie outside, or within a tenth of the range.
+    """
+    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+    low, high = low[bounded], high[bounded]
+    reached = np.clip(high, -2.0, 2.0) - np.clip(low, -2.0, 2.0)
+    return bool(((reached < 0.1 * (high - low)) | (reached < 0.2)).any())
 
 
 def _reinforce(

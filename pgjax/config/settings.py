@@ -1,16 +1,16 @@
 """The settings of a training run: plain values, checked before anything starts."""
 
 import dataclasses
+import difflib
 import functools
 import types
 import typing
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 from pgjax.config.presets import PRESETS
-from pgjax.errors import ConfigError, short_repr
+from pgjax.errors import ConfigError, RunWarning, short_repr
 from pgjax.numerics.sums import CHUNK_SIZE
 
 
@@ -149,12 +149,13 @@ class TrainConfig:
     """New run folder; by default runs/ENV-seedN-TIME-PID."""
 
     def __post_init__(self) -> None:
-        # What a user may write for a path and a tuple, and JSON for a tuple.
-        for name, given, wanted in (("run_dir", str, Path), ("hidden_sizes", list, tuple)):
-            if isinstance(getattr(self, name), given):
-                object.__setattr__(self, name, wanted(getattr(self, name)))
         for name, annotation in _annotations(TrainConfig).items():
-            _check(name, annotation, getattr(self, name))
+            given = getattr(self, name)
+            value = _plain(annotation, given)
+            if not _fits(annotation, value):
+                wanted = _describe(annotation)
+                raise ConfigError(f"{option(name)} must be {wanted}, got {short_repr(given)}")
+            object.__setattr__(self, name, value)
         _check_together(self)
 
     @property
@@ -209,7 +210,26 @@ class TrainConfig:
         >>> TrainConfig.preset("Pendulum-v1", seed=3).gamma
         0.95
         """
+        if not isinstance(env_id, str):
+            raise ConfigError(
+                f"an environment is named by its id, such as CartPole-v1, not {short_repr(env_id)}"
+            )
+        warn_of_similar_presets(env_id)
         return cls(**{"env_id": env_id, **PRESETS.get(env_id, {}), **overrides})
+
+
+def warn_of_similar_presets(env_id: str) -> None:
+    """Warn if an environment has no preset, but a similar or a versioned name has one."""
+    if env_id in PRESETS:
+        return
+    close = [name for name in PRESETS if name.rpartition("-v")[0] == env_id]
+    if close := close or difflib.get_close_matches(env_id, PRESETS, cutoff=0.85):
+        warnings.warn(
+            f"no preset for {env_id!r}, so it has the defaults; presets with similar names: "
+            f"{', '.join(close)}",
+            RunWarning,
+            stacklevel=3,
+        )
 
 
 def option(name: str) -> str:
@@ -227,16 +247,22 @@ def _annotations(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _check(name: str, annotation: Any, value: Any) -> None:
-    """Raise ConfigError unless a value has the type and range that an annotation gives."""
-    if not _fits(annotation, value):
-        hint = " (.item() converts it)" if isinstance(value, np.generic) else ""
-        raise ConfigError(
-            f"{option(name)} must be {_describe(annotation)}, got {short_repr(value)}{hint}"
-        )
+def _plain(annotation: Any, value: Any) -> Any:
+    """Return a value as plain Python: arrays, lists and NumPy's numbers are what users may write.
+
+    A string becomes a path where the annotation allows one.
+    """
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # of NumPy or JAX
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_plain(None, x) for x in value)
+    if isinstance(value, str) and Path in typing.get_args(annotation):
+        return Path(value)
+    return value
 
 
 def _fits(annotation: Any, value: Any) -> bool:
+    """Whether a value has the type and range that an annotation gives."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in _UNIONS:
         return any(_fits(each, value) for each in arguments)

@@ -217,6 +217,58 @@ def image_shape(space: gym.Space) -> tuple[int, ...] | None:
     return shape if full and len(shape) in (2, 3, 4) and min(sides) >= 8 else None
 
 
+def image_parts(space: gym.Space) -> list[tuple[int, tuple[int, ...] | None]]:
+    """Return the parts of a row, in order: (numbers, shape of an image or None).
+
+    Use it to decide which numbers a convolutional torso reads (`MixedTorso`). Neighbouring parts
+    that are not images are one part.
+
+    Args:
+      space: the observation space of one environment.
+
+    Returns:
+      One or more parts, whose numbers add up to those of `observations(space)`.
+
+    Example:
+      >>> import numpy as np
+      >>> from gymnasium import spaces
+      >>> camera = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+      >>> image_parts(spaces.Dict(a=spaces.Discrete(3), b=spaces.Discrete(2), camera=camera))
+      [(5, None), (192, (8, 8, 3))]
+    """
+    parts: list[tuple[int, tuple[int, ...] | None]] = []
+    for leaf in leaves("observation", space):
+        size, shape = _leaf(leaf).size, image_shape(leaf)
+        if shape is None and parts and parts[-1][1] is None:
+            size += parts.pop()[0]
+        parts.append((size, shape))
+    return parts
+
+
+def describe_inputs(space: gym.Space) -> str:
+    """Say what a network does with the observations of a space.
+
+    Use it to print what `pgjax.train` makes of an environment.
+
+    Args:
+      space: the observation space of one environment.
+
+    Returns:
+      One line of text.
+
+    Example:
+      >>> import numpy as np
+      >>> from gymnasium import spaces
+      >>> camera = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+      >>> describe_inputs(spaces.Dict(camera=camera, speed=spaces.Box(-1.0, 1.0, (2,))))
+      'an image (8, 8, 3) through convolutions, 2 numbers'
+    """
+    return ", ".join(
+        counted(size, "number") if shape is None else f"an image {shape} through convolutions"
+        for size, shape in image_parts(space)
+    )
+
+
 def describe(space: gym.Space) -> str:
     """Describe a space in one line: discrete or continuous, how many values, which bounds.
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pgjax.config.agent import Agent, make_agent
+from pgjax.config.agent import Agent, doubts, make_agent
 from pgjax.config.env import open_env, why_not_reproducible
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, PgjaxError, RolloutError, counted
+from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunWarning, counted, short_repr
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
@@ -61,6 +62,7 @@ def train(
       >>> [row["total_episodes"] for row in run.metrics]
       [2, 4]
     """
+    _check_config(config)
     path = _new_run_dir(config)
     return _train([config], path, [path], observers, num_devices)[0]
 
@@ -97,6 +99,7 @@ def train_seeds(
       >>> [run.path.name for run in pgjax.train_seeds(config, 2)]
       ['seed-0', 'seed-1']
     """
+    _check_config(config)
     integer = isinstance(num_seeds, int) and not isinstance(num_seeds, bool)
     if not integer or not 1 <= num_seeds <= folder.MOST_SEEDS:
         raise ConfigError(
@@ -166,6 +169,14 @@ def resume(
     return _train(configs, path, paths, observers, num_devices, resuming=True)
 
 
+def _check_config(config: TrainConfig) -> None:
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"training takes a TrainConfig, got {short_repr(config)}: pass "
+            "pgjax.TrainConfig.preset(env_id)"
+        )
+
+
 def _new_run_dir(config: TrainConfig) -> Path:
     """The new run folder; only the first process checks it."""
     if config.run_dir is not None and jax.process_index() > 0:
@@ -191,6 +202,8 @@ def _train(
         why_not = why_not_reproducible(config) if writes else None
         env = stack.enter_context(open_env(config))
         agent = make_agent(config, env)
+        for doubt in doubts(config, env) if writes and not resuming else []:
+            warnings.warn(doubt, RunWarning, stacklevel=3)
         watch = watcher(observers)
         engine = make_engine(config, env.env, agent, len(configs), num_devices, watch)
         spaces = env.observation_space, env.action_space

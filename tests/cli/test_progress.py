@@ -3,6 +3,7 @@ import io
 
 import gymnasium as gym
 import pytest
+from conftest import FAST
 from probe_envs import Scripted
 from rich.console import Console
 
@@ -85,3 +86,28 @@ def test_train_warns_of_a_missing_limit_shows_long_episodes_and_cuts_the_evaluat
     assert any("no time limit" in line for line in lines[:8])
     assert any("8 of them cut off after 50 steps" in line for line in lines)
     assert '"cut": 8' in (tmp_path / "run" / "evaluation.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["[bold]x", "[/]", ":smile:", "[red]", "a[b]c"])
+def test_names_are_no_markup(name, capsys):
+    space = gym.spaces.Dict({name: SPACE})
+    run = RunInfo(
+        [dataclasses.replace(CONFIG, env_id=name)], [], space, space, pgjax.SoftmaxPolicy(1), 500
+    )
+    console = progress.make_console()
+    terminal = progress.Terminal(console)
+    terminal.start(run)
+    console.print(f"runs/{name}")
+    terminal.update(METRICS, {"steps_per_second": 5.0})
+    terminal.stop()
+    out = capsys.readouterr().out
+    assert f"{name}, seed 0" in out
+    assert f"{name}: discrete" in out
+    assert f"runs/{name}" in out
+
+
+def test_a_run_folder_with_brackets(tmp_path, capsys):
+    path = tmp_path / "[bold]runs[/]"
+    app.main(["train", "CartPole-v1", *FAST, "--run-dir", str(path)])
+    assert str(path) in capsys.readouterr().out
+    assert (path / "manifest.json").exists()

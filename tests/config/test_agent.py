@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 import pgjax
 from pgjax import advantages
-from pgjax.config.agent import make_agent, make_optimizer
+from pgjax.config.agent import doubts, make_agent, make_optimizer
 from pgjax.config.env import OpenEnv
 from pgjax.numerics.sums import Sharding
 from pgjax.policies import NormalizedObs
@@ -209,3 +209,53 @@ def test_annealing_ends_at_a_learning_rate_of_zero():
         update, state = optimizer.update(np.ones(1), state)
         sizes.append(-float(update[0]))
     np.testing.assert_allclose(sizes, [0.5, 0.375, 0.25, 0.125, 0.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("space", "far"),
+    [
+        (spaces.Box(0, 512, (2,)), True),
+        (spaces.Box(-1e-3, 1e-3, (1,)), True),
+        (spaces.Box(5.0, 6.0, (1,)), True),
+        (spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 512.0]), dtype=np.float64), True),
+        (spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(0, 255, (1,), np.uint8)), True),
+        (spaces.Box(-2.0, 2.0, (1,)), False),
+        (spaces.Box(-0.4, 0.4, (17,)), False),
+        (spaces.Box(0.0, 1.0, (1,)), False),
+        (spaces.Box(-np.inf, np.inf, (1,)), False),
+        (spaces.Box(0.0, np.inf, (1,)), False),
+        (spaces.Box(3.0, 3.0, (1,)), False),
+        (spaces.Discrete(512), False),
+    ],
+)
+def test_bounds_that_a_new_policy_can_hardly_explore_are_doubted(space, far):
+    env = OpenEnv(None, OBS, space)
+    found = doubts(pgjax.TrainConfig("Any-v0"), env)
+    assert len(found) == far
+    if far:
+        assert "--squash" in found[0]
+        assert "RescaleAction" in found[0]
+    assert doubts(pgjax.TrainConfig("Any-v0", squash=True), env) == []
+
+
+CAMERA = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+
+
+def test_images_inside_a_dict_go_through_convolutions():
+    seen = spaces.Dict(camera=CAMERA, speed=spaces.Box(-1.0, 1.0, (2,)))
+    agent = make_agent(pgjax.TrainConfig("Any-v0", critic=True), OpenEnv(None, seen, DISCRETE))
+    params = jax.eval_shape(agent.init, 0).params
+    for network in (params["params"], params["critic"]):
+        kernels = [x.shape for x in jax.tree.leaves(network) if x.ndim == 4]
+        assert kernels == [(3, 3, 3, 16)]
+        # The first hidden layer reads 16 x 16 x 16 features and the two numbers.
+        assert (16 * 16 * 16 + 2, 16) in [x.shape for x in jax.tree.leaves(network)]
+
+
+def test_too_many_inputs_of_a_dense_layer_are_doubted():
+    config = pgjax.TrainConfig("Any-v0")
+    flat = spaces.Box(0.0, 1.0, (96, 96, 3))  # floats are no image
+    [doubt] = doubts(config, OpenEnv(None, spaces.Tuple([CAMERA, flat]), DISCRETE))
+    assert "reads 27,648 numbers" in doubt
+    large = spaces.Box(0, 255, (400, 600, 3), np.uint8)
+    assert doubts(config, OpenEnv(None, spaces.Tuple([large, OBS]), DISCRETE)) == []

@@ -5,6 +5,8 @@ import json
 import math
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import pgjax
@@ -286,3 +288,42 @@ def test_a_path_may_be_a_string_and_a_tuple_a_list():
     assert config.run_dir == Path("runs/run")
     assert config.hidden_sizes == (8, 4)
     assert hash(config) == hash(make(run_dir=Path("runs/run"), hidden_sizes=(8, 4)))
+
+
+@pytest.mark.parametrize("given", [[8, 4], (8, np.int64(4)), np.array([8, 4]), jnp.array([8, 4])])
+def test_values_of_numpy_and_jax_become_plain(given):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", hidden_sizes=given, updates=np.int64(3), gamma=np.float32(0.5),
+        critic=np.bool_(True), seed=np.array(7), learning_rate=jnp.float32(0.25),
+    )  # fmt: skip
+    plain = pgjax.TrainConfig(
+        "CartPole-v1", hidden_sizes=(8, 4), updates=3, gamma=0.5, critic=True, seed=7,
+        learning_rate=0.25,
+    )  # fmt: skip
+    assert config == plain
+    assert hash(config) == hash(plain)
+    assert json.dumps(config.to_json()) == json.dumps(plain.to_json())
+    assert [type(x) for x in config.hidden_sizes] == [int, int]
+    assert pgjax.TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == plain
+
+
+@pytest.mark.parametrize("name", ["updates", "num_envs", "seed", "chunk_size"])
+@pytest.mark.parametrize("wrong", [True, np.bool_(True), np.array([3, 4]), np.float32(2.5)])
+def test_what_is_no_count_is_refused(name, wrong):
+    with pytest.raises(pgjax.ConfigError, match="must be an integer"):
+        pgjax.TrainConfig("CartPole-v1", **{name: wrong})
+
+
+@pytest.mark.parametrize("env_id", ["CartPol-v1", "CartPole", "Cartpole-v1"])
+def test_a_name_near_that_of_a_preset_gives_a_warning(env_id):
+    with pytest.warns(pgjax.RunWarning, match="CartPole-v1"):
+        assert pgjax.TrainConfig.preset(env_id).updates == pgjax.TrainConfig("X").updates
+
+
+def test_a_name_like_no_other_gives_none():
+    assert pgjax.TrainConfig.preset("Taxi-v3").env_id == "Taxi-v3"
+    with pytest.raises(pgjax.ConfigError, match="named by its id|given by its id"):
+        pgjax.TrainConfig.preset(3)
+    for train in (pgjax.train, lambda config: pgjax.train_seeds(config, 2)):
+        with pytest.raises(pgjax.ConfigError, match=r"TrainConfig\.preset"):
+            train("CartPole-v1")

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from spaces_envs import F32, KINDS, SPACES
 
 import pgjax
-from pgjax.gym.spaces import image_shape, observations
+from pgjax.gym.spaces import describe_inputs, image_parts, image_shape, observations
 
 
 @KINDS
@@ -105,3 +105,25 @@ def test_channels_of_images():
     features = torso.apply(params, pixels.ravel()).reshape(10, 12, 16)
     assert float(features[2, 3, 7]) == 1.0
     assert float(features.sum()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [
+        (spaces.Box(0, 255, (96, 96, 3), np.uint8), "an image (96, 96, 3) through convolutions"),
+        (spaces.Box(0, 255, (4, 4, 3), np.uint8), "48 numbers"),
+        (spaces.Discrete(1), "1 number"),
+        (
+            spaces.Dict(
+                a=spaces.Discrete(2),
+                b=spaces.Dict(camera=spaces.Box(0, 255, (8, 9), np.uint8)),
+                c=spaces.MultiBinary(3),
+                d=spaces.Box(-1.0, 1.0, (2, 2)),
+            ),
+            "2 numbers, an image (8, 9) through convolutions, 7 numbers",
+        ),
+    ],
+)
+def test_what_a_network_does_with_observations(space, text):
+    assert describe_inputs(space) == text
+    assert sum(size for size, _ in image_parts(space)) == observations(space).size
