@@ -13,11 +13,12 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from pgjax import returns
 from pgjax.errors import ConfigError
 from pgjax.numerics.sums import scan_in_fixed_order, sum_rows
-from pgjax.types import Array, Rollout, segment_ends, zero_padding
+from pgjax.types import Array, Rollout, known_number, segment_ends, zero_padding
 
 Values = Array | None  # V of each step, [T, B]; None without a critic
 
@@ -109,9 +110,10 @@ def _with_returns_as_target(advantage: Estimator) -> AdvantageEstimator:
     return AdvantageEstimator(advantage, value_target)
 
 
-def _check_unit(**rates: float) -> None:
+def _check_unit(**rates: ArrayLike) -> None:
     for name, rate in rates.items():
-        if not 0.0 <= rate <= 1.0:
+        known = known_number(name, rate)
+        if known is not None and not 0.0 <= known <= 1.0:
             raise ConfigError(f"{name} must be in [0, 1], got {rate}")
 
 
@@ -119,7 +121,7 @@ def _masked(rollout: Rollout, x: Array) -> jax.Array:
     return jnp.where(rollout.weight > 0, x, jnp.zeros_like(x))
 
 
-def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> AdvantageEstimator:
+def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> AdvantageEstimator:
     """Discounted sum of the rewards from each step on, minus the critic's value if there is one.
 
     Use it without a critic, or with a critic as a baseline. An episode that is cut off, by
@@ -164,7 +166,7 @@ def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Advantage
 
 
 def gae(
-    gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
+    gamma: ArrayLike = 0.99, lambda_: ArrayLike = 0.95, *, reward_scale: ArrayLike = 1.0
 ) -> AdvantageEstimator:
     """Generalised advantage estimation (GAE); needs a critic.
 
@@ -305,7 +307,7 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
     return AdvantageEstimator(advantage, value_target_of(estimator))
 
 
-def time_discounted(estimator: Estimator, gamma: float = 0.99) -> AdvantageEstimator:
+def time_discounted(estimator: Estimator, gamma: ArrayLike = 0.99) -> AdvantageEstimator:
     """Weight step t of an episode by γᵗ: the textbook gradient of the discounted objective.
 
     Use it where the gradient must be that of the discounted return. Without it (as in the lesson,

@@ -94,7 +94,8 @@ def reinforce(
       >>> algorithm.act(state.params, jax.random.key(1), obs).shape
       (5,)
     """
-    estimator = estimator or normalized(reward_to_go(gamma=0.99))
+    if estimator is None:
+        estimator = normalized(reward_to_go(gamma=0.99))
     objective = Objective(
         policy=policy,
         critic=critic,
@@ -200,13 +201,13 @@ def update(
         def loss(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
             return chunk_loss(objective, {**state.params, **trained}, coef, chunk)
 
-        grads, sums = jax.grad(loss, has_aux=True)(trained)
-        return ravel_pytree(grads)[0], sums, batches.moment_sums(before, chunk)
+        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        return ravel_pytree(grads)[0], value, sums, batches.moment_sums(before, chunk)
 
     counts = batches.count_real(chunks)
-    total, sums, added = sum_chunks(gradient, chunks, counts, objective.sharding)
+    total, value, sums, added = sum_chunks(gradient, chunks, counts, objective.sharding)
     params, opt_state, grad_norm = actor_critic.apply_gradient(
-        objective, optimizer, state, total, n, unravel
+        objective, optimizer, state, total, value, n, unravel
     )
     params = {**state.params, **params, **batches.merge_moments(before, added)}
     info = batches.loss_info(sums, n, info) | {"grad_norm": grad_norm}
