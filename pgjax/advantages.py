@@ -272,7 +272,8 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
 
     Returns:
       An estimator with the same critic's target as `estimator`. It raises a ConfigError for fewer
-      than two episodes.
+      than two columns, not counting those that `Sharding` adds. If all columns but one are padding,
+      which only their values tell, it subtracts nothing.
 
     Source: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!, eq. 8.
 

@@ -126,8 +126,10 @@ def check_count(name: str, value: Any, most: int | None = None) -> int:
 
     NumPy's integers are accepted; a bool is not a count.
     """
-    is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
-    if not is_count or (most is not None and value > most):
+    count = 0
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        count = int(value)
+    if count < 1 or (most is not None and count > most):
         wanted = "of at least 1" if most is None else f"from 1 to {most}"
         raise ConfigError(f"{name} must be an integer {wanted}, got {short_repr(value)}")
-    return int(value)
+    return count

@@ -34,11 +34,11 @@ class Objective(NamedTuple):
     estimator: Estimator
     value_target: Estimator  # what the critic is fitted to; see resolve_value_target
     critic: nn.Module | None = None
-    entropy_coef: float | optax.Schedule = 0.0
-    value_coef: float = 0.5
+    entropy_coef: ArrayLike | optax.Schedule = 0.0
+    value_coef: ArrayLike = 0.5
     mean_over: Literal["episodes", "steps"] = "episodes"
     chunk_size: int | None = CHUNK_SIZE
-    normalize_rewards: float | None = None  # discount of the returns whose RMS divides rewards
+    normalize_rewards: ArrayLike | None = None  # discount of the returns whose RMS divides rewards
     sharding: Sharding = Sharding()
 
 
@@ -66,8 +66,6 @@ def make_algorithm(
     """
     check_objective(objective)
     checks.check_optimizer(optimizer)
-    if isinstance(optimizer, optax.MultiSteps):  # not a transformation, but has one
-        optimizer = optimizer.gradient_transformation()
     return Algorithm(
         init=jax.jit(functools.partial(init, objective, optimizer)),
         act=jax.jit(functools.partial(act, objective)),
@@ -157,6 +155,12 @@ def init(
     """
     policy, critic = objective.policy, objective.critic
     checks.check_key(key)
+    try:
+        obs = jnp.asarray(obs)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"obs must be one array, got {type_name(obs)}: flatten it, as collect_episodes does"
+        ) from None
     init_key, run_key = jax.random.split(key)
     policy_key, critic_key = jax.random.split(init_key)
     # Policy and critic share one dict: Flax ignores collections that a module does not use, so that

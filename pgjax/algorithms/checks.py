@@ -4,6 +4,7 @@ Only shapes and dtypes are traced, so that the checks cost nothing in a compiled
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -66,15 +67,18 @@ def optimizer_step(
     params: Params,
     loss: jax.Array,
 ) -> tuple[Params, Any]:
-    """Return (updates, state) of an optimiser that is given the loss, for those that use it."""
+    """Return (updates, state) of an optimiser, which is given the loss if it takes it."""
+    accepted = inspect.signature(optimizer.update).parameters
+    extra = {"value": loss, "grad": grads}
+    if not any(x.kind is inspect.Parameter.VAR_KEYWORD for x in accepted.values()):
+        extra = {name: x for name, x in extra.items() if name in accepted}
     with as_config_error(
         "the optimizer",
         "it is given the gradient, the parameters, value= (the loss) and grad=, but no function to "
         "evaluate, so that line searches such as optax.lbfgs do not work; its state must be that "
         "of the same optimizer",
     ):
-        with_extra_args = optax.with_extra_args_support(optimizer)
-        return with_extra_args.update(grads, opt_state, params, value=loss, grad=grads)
+        return optimizer.update(grads, opt_state, params, **extra)
 
 
 def check_params(params: Any, *collections: str) -> None:
@@ -117,8 +121,8 @@ def _first_difference(module: nn.Module, params: Params, obs: ArrayLike) -> str:
             has = f"has shape {shape}" if path in given else "is missing"
             return (
                 f"the parameters were made for another {type(module).__name__} or for other "
-                f"observations: {jax.tree_util.keystr(path)} {has}, but observations of shape "
-                f"{rows.shape} need {leaf.shape}"
+                f"observations: {jax.tree_util.keystr(path)} {has}, but observations [..., "
+                f"{rows.shape[-1]}] need {leaf.shape}"
             )
     return ""
 

@@ -18,7 +18,7 @@ from pgjax.errors import check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
 from pgjax.gym.stepping import EnvError, ManualResetVector, SerialEnvs, adapt
-from pgjax.types import Algorithm, Rollout, TrainState
+from pgjax.types import Algorithm, Rollout, TrainState, check_algorithm, check_state
 
 
 def collect_episodes(
@@ -61,7 +61,7 @@ def collect_episodes(
       rounded up to a power of two and at least 8. Observations are flattened: [T, num_episodes, d].
 
     Raises:
-      ConfigError: num_episodes is not an integer of at least 1.
+      ConfigError: an argument has the wrong type, or num_episodes is not an integer of at least 1.
       SpaceError: a space or vector mode is not supported, or the policy does not fit the action
         space.
       RolloutError: an environment raised, hung, died, or returned an invalid or non-finite result.
@@ -79,6 +79,8 @@ def collect_episodes(
       [True, True, True]
     """
     num_episodes = check_count("num_episodes", num_episodes)
+    check_algorithm(algorithm)
+    check_state(state)
     envs = adapt(env)
     sends = actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)

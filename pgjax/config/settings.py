@@ -153,6 +153,8 @@ class TrainConfig:
             if isinstance(getattr(self, name), given):
                 object.__setattr__(self, name, wanted(getattr(self, name)))
         for name, annotation in _annotations(TrainConfig).items():
+            if isinstance(value := getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(value))
             _check(name, annotation, getattr(self, name))
         _check_together(self)
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, short_repr
 
 State = Any
 """The state of an environment: any pytree of arrays."""
@@ -151,6 +151,17 @@ def environment_keys(seed: ArrayLike) -> tuple[jax.Array, jax.Array]:
     return reset_key, step_key
 
 
+def check_type(env: Env) -> None:
+    """Raise ConfigError, with what to call instead, unless the argument is a functional Env."""
+    if isinstance(env, str):
+        raise ConfigError(f"pass an environment, not its name: pgjax.envs.make({env!r})")
+    if not isinstance(env, Env):
+        raise ConfigError(
+            f"a functional environment (pgjax.envs.Env) is needed here, got {short_repr(env)}: "
+            "pgjax.envs.make makes one, and pgjax.collect_episodes takes those of Gymnasium"
+        )
+
+
 def check(env: Env) -> None:
     """Check that the functions of an environment fit each other and its spaces.
 
@@ -160,7 +171,8 @@ def check(env: Env) -> None:
       env: a functional environment.
 
     Raises:
-      ConfigError: if shapes, dtypes or the number of results differ from what `Env` says.
+      ConfigError: if it is not an Env, or if shapes, dtypes or the number of results differ from
+        what `Env` says.
 
     Example:
       >>> import pgjax
@@ -173,6 +185,7 @@ def check(env: Env) -> None:
       ...     print(error)
       the observation is float32[4], but observation_space says float32[3]
     """
+    check_type(env)
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, Box | Discrete):
             raise ConfigError(f"spaces must be pgjax.envs.Box or Discrete, got {space!r}")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from pgjax.envs.base import Box, Discrete, Env, Space, State, Step
-from pgjax.errors import ConfigError, SpaceError
+from pgjax.envs.base import Box, Discrete, Env, Space, State, Step, check_type
+from pgjax.errors import SpaceError, check_count
 
 
 def time_limit(env: Env, max_episode_steps: int) -> Env:
@@ -26,7 +26,7 @@ def time_limit(env: Env, max_episode_steps: int) -> Env:
       An environment whose state is (state of `env`, steps taken [] int32).
 
     Raises:
-      ConfigError: if the limit is out of range.
+      ConfigError: if `env` is not a functional environment, or the limit not an integer in range.
 
     Example:
       >>> import pgjax
@@ -36,10 +36,8 @@ def time_limit(env: Env, max_episode_steps: int) -> Env:
       >>> pgjax.envs.time_limit(env, 50).max_episode_steps
       50
     """
-    if not 1 <= max_episode_steps < 2**31:
-        raise ConfigError(
-            f"max_episode_steps must be at least 1 and below 2**31, got {max_episode_steps}"
-        )
+    check_type(env)
+    max_episode_steps = check_count("max_episode_steps", max_episode_steps, 2**31 - 1)
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         state, obs = env.reset(key)

@@ -111,7 +111,7 @@ def frames(
 
 def _drawn(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list[np.ndarray], float]:
     """Return frames, and frames per second."""
-    check_episodes(episodes)
+    episodes = check_episodes(episodes)
     state = evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     squash, timeout = run.config.squash, run.config.step_timeout

@@ -21,7 +21,7 @@ from pgjax.collect.packing import pack, unpack
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import Agent
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.sums import Sharding
 from pgjax.numerics.xla import compile_in_background, fast_compile
 from pgjax.runs.digests import params_digest, to_hex
@@ -78,9 +78,7 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
     devices, processes = jax.devices(), jax.process_count()
     wanted = len(devices) if processes > 1 else min(len(devices), num_seeds)
     if num_devices is not None:
-        wanted = num_devices
-    if wanted < 1:
-        raise ConfigError(f"--num-devices must be at least 1, got {wanted}")
+        wanted = check_count("--num-devices", num_devices)
     if wanted > len(devices):
         raise ConfigError(
             f"--num-devices {wanted}, but there are {len(devices)}: ask for fewer, or on CPU set "

@@ -10,7 +10,7 @@ from typing import Any
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError
+from pgjax.errors import ConfigError, RunError, check_count
 from pgjax.runs import store
 from pgjax.runs.checkpoints import valid_checkpoints
 from pgjax.runs.folder import read_config
@@ -63,7 +63,7 @@ def verify(
     """
     path = run_path(run)
     config = read_config(path, allow_env_import=allow_env_import)
-    recorded = _recorded(path)
+    recorded, first = _recorded(path), check_count("the first of --updates", first)
     last = _last_to_compare(path, config, len(recorded), first, last)
     found: dict[str, Any] = {"identical": True, "first": first, "last": last}
     differing = _first_difference(path, config, recorded, observers, first, last, num_devices)
@@ -81,7 +81,7 @@ def _last_to_compare(
     if config.collect == "steps" and _first_resumed(path) < count:
         most = _first_resumed(path)
         why = "can be compared: a resumed stream of steps restarts its episodes"
-    last = most if last is None else last
+    last = most if last is None else check_count("the last of --updates", last)
     if not 1 <= first <= last <= most:
         raise ConfigError(f"--updates {first}:{last}, but 1:{most} {why}")
     return last
