@@ -49,10 +49,10 @@ def prepare(
       ConfigError: the rollout does not fit itself, the parameters, the policy or the estimator.
     """
     check_rollout(objective, params, rollout)
-    # The columns added to fill the shards are no episodes that an estimator may ask for.
-    check_estimates(objective, rollout)
-    sharding = objective.sharding
-    rollout = _fill_shards(sharding, zero_padding(rollout))
+    sharding, collected = objective.sharding, rollout
+    rollout = _fill_shards(sharding, zero_padding(collected))
+    if rollout.reward.shape != collected.reward.shape:
+        check_estimates(objective, collected)  # the columns that fill the shards are no episodes
     # Estimators and metrics see the columns of all devices.
     whole, value, next_value = sharding.gather(rollout, axis=1), None, None
     if objective.critic is not None:

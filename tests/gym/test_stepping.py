@@ -117,3 +117,16 @@ def test_a_vector_that_loses_steps_is_refused():
     env = gym.make_vec("phys2d/CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
     with pytest.raises(pgjax.SpaceError, match="loses a step"):
         stepping.adapt_stream(env)
+
+
+def test_what_is_no_gymnasium_environment_is_refused():
+    functional = pgjax.envs.make("CartPole-v1")
+    for adapt in (stepping.adapt, stepping.adapt_stream):
+        for env, words in (
+            ("CartPole-v1", r"gymnasium.make\('CartPole-v1'\)"),
+            (functional, "collect_episodes_on_device.*as_gymnasium"),
+            (Scripted, "a Gymnasium environment is needed"),
+            (None, "a Gymnasium environment is needed"),
+        ):
+            with pytest.raises(pgjax.ConfigError, match=words):
+                adapt(env)
