@@ -100,12 +100,61 @@ def value_target_of(estimator: Estimator) -> Estimator | None:
     return getattr(estimator, "value_target", None)
 
 
+def estimate(
+    estimator: Estimator,
+    rollout: Rollout,
+    value: Values = None,
+    next_value: Values = None,
+    name: str = "the estimator",
+) -> jax.Array:
+    """Call an estimator, after which its result is known to have one number for each step.
+
+    Use it in a wrapper, where a result of another shape would broadcast.
+
+    Args:
+      estimator: any estimator, or the target of a critic.
+      rollout, value, next_value: its arguments.
+      name: what to call it in the message of the error.
+
+    Returns:
+      What it returns, [T, B].
+
+    Raises:
+      ConfigError: if that does not have the shape of the rewards.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
+      >>> rollout = Rollout(obs=ones, action=ones, reward=ones, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> advantages.estimate(advantages.reward_to_go(0.5), rollout)[:, 0].tolist()
+      [1.75, 1.5, 1.0]
+    """
+    x = estimator(rollout, value, next_value)
+    if getattr(x, "shape", None) != rollout.reward.shape:
+        raise ConfigError(
+            f"{name} gives {jax.tree.map(jnp.shape, x)} for rewards [T, B] of shape "
+            f"{rollout.reward.shape}: it must give one number for each step"
+        )
+    return x
+
+
+def _check_values(rollout: Rollout, value: Array, next_value: Array) -> None:
+    for name, x in (("value", value), ("next_value", next_value)):
+        if jnp.shape(x) != rollout.reward.shape:
+            raise ConfigError(
+                f"{name} has shape {jnp.shape(x)}, but the rewards [T, B] have "
+                f"{rollout.reward.shape}: a critic gives one number for each observation"
+            )
+
+
 def _with_returns_as_target(advantage: Estimator) -> AdvantageEstimator:
     """Declare advantage + value, an estimate of the return, as the critic's target."""
 
     def value_target(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        estimate = advantage(rollout, value, next_value)
-        return estimate if value is None else estimate + value
+        x = advantage(rollout, value, next_value)
+        return x if value is None else x + value
 
     return AdvantageEstimator(advantage, value_target)
 
@@ -157,6 +206,7 @@ def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> A
         if value is None or next_value is None:
             value = jnp.zeros_like(reward)
         else:
+            _check_values(rollout, value, next_value)
             bootstraps = cut & ~rollout.terminated
             reward = reward + gamma * jnp.where(bootstraps, next_value, 0.0)
         discount = gamma * jnp.where(cut, 0.0, 1.0).astype(reward.dtype)
@@ -208,7 +258,8 @@ def gae(
                 "reinforce (--critic), or use reward_to_go"
             )
         rollout = zero_padding(rollout)
-        estimate = returns.gae(
+        _check_values(rollout, value, next_value)
+        x = returns.gae(
             reward_scale * rollout.reward,
             _masked(rollout, value),
             _masked(rollout, next_value),
@@ -217,7 +268,7 @@ def gae(
             gamma,
             lambda_,
         )
-        return _masked(rollout, estimate)
+        return _masked(rollout, x)
 
     return _with_returns_as_target(advantage)
 
@@ -248,7 +299,7 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
     """
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        x = estimator(rollout, value, next_value)
+        x = estimate(estimator, rollout, value, next_value)
         # Subtract one of the values before taking the mean: the float32 mean of equal numbers is
         # not always equal to them, and the difference would be divided by 1e-9.
         first = x.ravel()[jnp.argmax(rollout.weight.ravel() > 0)]
@@ -295,7 +346,7 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
                 "leave_one_out compares each episode with the others of its batch and needs at "
                 f"least 2, got {num_episodes}: collect more per update (--episodes-per-update)"
             )
-        x = estimator(rollout, value, next_value)
+        x = estimate(estimator, rollout, value, next_value)
         # A column with only padding is not an episode.
         count = (rollout.weight > 0).any(0).sum()
         # Column by column: jnp.sum groups columns differently for batches of different lengths.
@@ -340,7 +391,7 @@ def time_discounted(estimator: Estimator, gamma: ArrayLike = 0.99) -> AdvantageE
     _check_unit(gamma=gamma)
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        x = estimator(rollout, value, next_value)
+        x = estimate(estimator, rollout, value, next_value)
         # An episode starts after the end of another, and after a gap of padding.
         ended = segment_ends(zero_padding(rollout)) | ~(rollout.weight > 0)
 

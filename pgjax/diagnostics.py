@@ -11,8 +11,8 @@ from pgjax.types import (
     Info,
     Params,
     Rollout,
-    check_algorithm,
     check_rollout,
+    check_type,
     repeat_first,
     zero_padding,
 )
@@ -54,7 +54,7 @@ def episode_gradients(
       >>> pgjax.diagnostics.episode_gradients(algorithm, params, rollout, x).shape
       (3, 10)
     """
-    check_algorithm(algorithm)
+    check_type(algorithm, Algorithm)
     advantage = jnp.asarray(advantage)
     check_rollout(rollout)
     if advantage.shape != rollout.reward.shape:

@@ -130,6 +130,6 @@ def check_count(name: str, value: Any, most: int | None = None) -> int:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         count = int(value)
     if count < 1 or (most is not None and count > most):
-        wanted = "of at least 1" if most is None else f"of at least 1 and at most {most}"
+        wanted = "of at least 1" if most is None else f"from 1 to {most}"
         raise ConfigError(f"{name} must be an integer {wanted}, got {short_repr(value)}")
     return count

@@ -241,21 +241,12 @@ def type_name(value: Any) -> str:
     return f"the class {cls.__name__}" if cls is value else f"a value of type {cls.__name__}"
 
 
-def check_state(state: TrainState) -> None:
-    """Raise ConfigError unless the argument is a TrainState."""
-    if not isinstance(state, TrainState):
+def check_type(value: Any, cls: type[TrainState] | type[Algorithm]) -> None:
+    """Raise ConfigError unless an argument is a TrainState or an Algorithm, as `cls` says."""
+    if not isinstance(value, cls):
         raise ConfigError(
-            f"a pgjax.TrainState is needed here, got {type_name(state)}: algorithm.init makes the "
-            "first one, and algorithm.update the next"
-        )
-
-
-def check_algorithm(algorithm: Algorithm) -> None:
-    """Raise ConfigError unless the argument is an Algorithm."""
-    if not isinstance(algorithm, Algorithm):
-        raise ConfigError(
-            f"a pgjax.Algorithm is needed here, got {type_name(algorithm)}: pgjax.reinforce(...) "
-            "makes one; functions that take an algorithm and a state take them in this order"
+            f"a pgjax.{cls.__name__} is needed here, got {type_name(value)}: the order is "
+            "(algorithm, state), from pgjax.reinforce(...) and algorithm.init(key, obs)"
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from pgjax.advantages import Estimator, Values
+from pgjax.advantages import Estimator, Values, estimate
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.types import Params, Rollout, type_name
 
@@ -42,9 +42,8 @@ def check_key(key: jax.Array) -> None:
 
 
 def check_module(name: str, module: Any, example: str) -> None:
-    """Raise ConfigError unless a policy or critic has init and apply, as Flax modules do."""
-    is_module = callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None))
-    if isinstance(module, type) or not is_module:
+    """Raise ConfigError unless a policy or critic is an object with apply, as Flax modules are."""
+    if isinstance(module, type) or not callable(getattr(module, "apply", None)):
         raise ConfigError(
             f"the {name} must be a Flax module such as {example}, got {type_name(module)}"
         )
@@ -243,11 +242,5 @@ def estimates(
         ("value_target", value_target, "target"),
     ):
         with as_config_error(part, f"(rollout, value, next_value) -> {result} [T, B]{none}"):
-            given = fn(rollout, value, next_value)
-        if getattr(given, "shape", None) != rollout.reward.shape:
-            raise ConfigError(
-                f"{part} gives {jax.tree.map(jnp.shape, given)} for rewards [T, B] of shape "
-                f"{rollout.reward.shape}: it must give one number for each step"
-            )
-        results.append(given)
+            results.append(estimate(fn, rollout, value, next_value, part))
     return results[0], results[1]

@@ -15,7 +15,7 @@ from pgjax.algorithms import actor_critic, batches
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_state
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type
 
 
 def reinforce(
@@ -205,7 +205,7 @@ def update(
       >>> int(state.step), int(info["env_steps"])
       (1, 3)
     """
-    check_state(state)
+    check_type(state, TrainState)
     chunks, n, info = batches.prepare(objective, state.params, rollout)
     trained = actor_critic.trained(state.params)
     coef = actor_critic.entropy_coef_at(objective, state.step)

@@ -18,7 +18,7 @@ from pgjax.errors import check_count
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
 from pgjax.gym.stepping import EnvError, ManualResetVector, SerialEnvs, adapt
-from pgjax.types import Algorithm, Rollout, TrainState, check_algorithm, check_state
+from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 
 def collect_episodes(
@@ -79,8 +79,8 @@ def collect_episodes(
       [True, True, True]
     """
     num_episodes = check_count("num_episodes", num_episodes)
-    check_algorithm(algorithm)
-    check_state(state)
+    check_type(algorithm, Algorithm)
+    check_type(state, TrainState)
     envs = adapt(env)
     sends = actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)

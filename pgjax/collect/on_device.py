@@ -26,8 +26,7 @@ from pgjax.types import (
     Params,
     Rollout,
     TrainState,
-    check_algorithm,
-    check_state,
+    check_type,
 )
 
 # The carry of a step: states of n environments, observations [n, d], whether they have ended [n].
@@ -93,9 +92,9 @@ def collect_episodes_on_device(
       [8.0, 8.0, 8.0]
     """
     num_episodes = check_count("num_episodes", num_episodes)
-    base.check_type(env)
-    check_algorithm(algorithm)
-    check_state(state)
+    base.check_env(env)
+    check_type(algorithm, Algorithm)
+    check_type(state, TrainState)
     check_sharding(sharding)
     if env.max_episode_steps is None:
         raise ConfigError(
@@ -147,8 +146,8 @@ def training_step(
       (1, 24)
     """
     num_episodes = check_count("num_episodes", num_episodes)
-    base.check_type(env)
-    check_algorithm(algorithm)
+    base.check_env(env)
+    check_type(algorithm, Algorithm)
     objective = actor_critic.objective_of(algorithm)
     own = Sharding() if objective is None else objective.sharding
     if objective is not None and sharding not in (None, own):
@@ -199,8 +198,8 @@ def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> Train
       >>> int(pgjax.init_on_device(algorithm, env, jax.random.key(0)).step)
       0
     """
-    base.check_type(env)
-    check_algorithm(algorithm)
+    base.check_env(env)
+    check_type(algorithm, Algorithm)
     space = wrappers.flatten_observations(env).observation_space
     return algorithm.init(key, jnp.zeros(space.shape, space.dtype))
 

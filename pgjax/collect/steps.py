@@ -23,7 +23,7 @@ from pgjax.errors import ConfigError, RolloutError, check_count, short_repr
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
 from pgjax.gym.stepping import AutoresetVector, EnvError, adapt_stream, write_obs, write_step
-from pgjax.types import Algorithm, Rollout, TrainState, check_algorithm, check_state
+from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 
 class Stream:
@@ -69,8 +69,8 @@ class Stream:
     def collect(self, algorithm: Algorithm, state: TrainState, num_steps: int) -> Rollout:
         """Collect the next steps: a Rollout [num_steps, num_envs, ...]; see `collect_steps`."""
         num_steps = check_count("num_steps", num_steps)
-        check_algorithm(algorithm)
-        check_state(state)
+        check_type(algorithm, Algorithm)
+        check_type(state, TrainState)
         compiled = compile_for(algorithm, state, np.zeros(self._seen.size, self._seen.dtype))
         check_action(self._sends, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)

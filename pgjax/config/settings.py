@@ -153,8 +153,7 @@ class TrainConfig:
             if isinstance(getattr(self, name), given):
                 object.__setattr__(self, name, wanted(getattr(self, name)))
         for name, annotation in _annotations(TrainConfig).items():
-            if isinstance(value := getattr(self, name), np.integer):
-                object.__setattr__(self, name, int(value))
+            object.__setattr__(self, name, _plain(getattr(self, name)))
             _check(name, annotation, getattr(self, name))
         _check_together(self)
 
@@ -226,6 +225,13 @@ def option(name: str) -> str:
 def _annotations(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _plain(value: Any) -> Any:
+    """Convert NumPy's integers, also in a tuple, to those that JSON knows."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def _check(name: str, annotation: Any, value: Any) -> None:

@@ -315,7 +315,7 @@ def make(env_id: str, max_episode_steps: int | None = None) -> Env:
         )
     steps = CLASSIC[env_id][1]
     if max_episode_steps is not None:
-        steps = check_count("max_episode_steps", max_episode_steps, 2**31 - 1)
+        steps = check_count("max_episode_steps", max_episode_steps)
     return _make(env_id, steps)
 
 

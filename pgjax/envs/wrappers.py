@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from pgjax.envs.base import Box, Discrete, Env, Space, State, Step, check_type
-from pgjax.errors import SpaceError, check_count
+from pgjax.envs.base import Box, Discrete, Env, Space, State, Step, check_env
+from pgjax.errors import ConfigError, SpaceError, check_count
 
 
 def time_limit(env: Env, max_episode_steps: int) -> Env:
@@ -36,8 +36,12 @@ def time_limit(env: Env, max_episode_steps: int) -> Env:
       >>> pgjax.envs.time_limit(env, 50).max_episode_steps
       50
     """
-    check_type(env)
-    max_episode_steps = check_count("max_episode_steps", max_episode_steps, 2**31 - 1)
+    check_env(env)
+    max_episode_steps = check_count("max_episode_steps", max_episode_steps)
+    if max_episode_steps >= 2**31:
+        raise ConfigError(
+            f"max_episode_steps must be at least 1 and below 2**31, got {max_episode_steps}"
+        )
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         state, obs = env.reset(key)

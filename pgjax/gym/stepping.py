@@ -106,7 +106,7 @@ def write_step(
         raise EnvError(f"(terminated, truncated) is {flags}, not two flags", slot) from None
 
 
-def check_type(env: Any) -> None:
+def check_env(env: Any) -> None:
     """Raise ConfigError, with what to call instead, unless the argument steps as Gymnasium's do."""
     if isinstance(env, str):
         raise ConfigError(f"pass an environment, not its name: gymnasium.make({env!r})")
@@ -128,7 +128,7 @@ def adapt(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector":
     Raises:
       ConfigError: the argument is not a Gymnasium environment.
     """
-    check_type(env)
+    check_env(env)
     if type(env) is SyncVectorEnv:  # not a wrapper of one, which may change what it returns
         return SerialEnvs(env.envs)
     return ManualResetVector(env) if isinstance(env, VectorEnv) else SerialEnvs([env])

@@ -78,7 +78,9 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
     devices, processes = jax.devices(), jax.process_count()
     wanted = len(devices) if processes > 1 else min(len(devices), num_seeds)
     if num_devices is not None:
-        wanted = check_count("--num-devices", num_devices)
+        wanted = num_devices if num_devices < 1 else check_count("--num-devices", num_devices)
+    if wanted < 1:
+        raise ConfigError(f"--num-devices must be at least 1, got {wanted}")
     if wanted > len(devices):
         raise ConfigError(
             f"--num-devices {wanted}, but there are {len(devices)}: ask for fewer, or on CPU set "

@@ -201,7 +201,7 @@ def test_columns_that_fill_the_shards_are_no_episodes(num_shards, rng):
         (None, {"estimator": 0.0}, "estimator must be a function"),
         (None, {"sharding": 8}, "sharding must be a pgjax.Sharding"),
         (None, {"sharding": pgjax.Sharding(True)}, "num_shards must be an integer"),
-        (None, {"chunk_size": True}, "chunk_size.* must be an integer of at least 1 and at most 128, got True"),
+        (None, {"chunk_size": True}, "chunk_size.* must be an integer from 1 to 128, got True"),
         (None, {"chunk_size": 2.0}, "chunk_size"),
         (None, {"value_coef": "0.5"}, "value_coef must be one number"),
         (None, {"entropy_coef": np.array([0.1, 0.2])}, "entropy_coef must be one number"),

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pgjax
@@ -286,3 +287,12 @@ def test_a_path_may_be_a_string_and_a_tuple_a_list():
     assert config.run_dir == Path("runs/run")
     assert config.hidden_sizes == (8, 4)
     assert hash(config) == hash(make(run_dir=Path("runs/run"), hidden_sizes=(8, 4)))
+
+
+def test_numpy_integers_become_integers():
+    config = make(updates=np.int64(3), num_envs=np.int32(2), hidden_sizes=[np.int64(8)])
+    assert config == make(updates=3, num_envs=2, hidden_sizes=(8,))
+    assert json.loads(json.dumps(config.to_json()))["hidden_sizes"] == [8]
+    assert type(config.updates) is int  # config.json holds it
+    with pytest.raises(pgjax.ConfigError, match="--updates must be an integer"):
+        make(updates=np.bool_(True))

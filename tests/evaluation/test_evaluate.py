@@ -29,3 +29,18 @@ def test_evaluate(run_dir, capsys):
     app.main(["evaluate", str(run_dir), "--episodes", "4", "--stochastic"])
     assert "over 4 episodes" in capsys.readouterr().out
     assert_trees_equal(load(run_dir).state, run.state)
+
+
+def test_counts_of_the_package_are_integers(run_dir):
+    assert pgjax.evaluate(run_dir, np.int64(2), seed=np.int64(7))["episodes"] == 2
+    for fn, words in (
+        (lambda: pgjax.evaluate(run_dir, True), "--episodes"),
+        (lambda: pgjax.evaluate(run_dir, 2, seed=True), "--seed"),
+        (lambda: pgjax.video.frames(run_dir, True), "--episodes"),
+        (lambda: pgjax.verify(run_dir, first=True), "--updates"),
+        (lambda: pgjax.verify(run_dir, last=2.0), "--updates"),
+        (lambda: pgjax.train_seeds(load(run_dir).config, True), "--seeds"),
+        (lambda: pgjax.resume(run_dir, updates=True), "--updates"),
+    ):
+        with pytest.raises(pgjax.ConfigError, match=words):
+            fn()
