@@ -13,12 +13,13 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from pgjax import returns
 from pgjax.errors import ConfigError
 from pgjax.numerics.dtypes import unit_scale
 from pgjax.numerics.sums import scan_in_fixed_order, sum_rows
-from pgjax.types import Array, Rollout, segment_ends, zero_padding
+from pgjax.types import Array, Rollout, known_number, segment_ends, zero_padding
 
 Values = Array | None  # V of each step, [T, B]; None without a critic
 
@@ -100,19 +101,69 @@ def value_target_of(estimator: Estimator) -> Estimator | None:
     return getattr(estimator, "value_target", None)
 
 
+def estimate(
+    estimator: Estimator,
+    rollout: Rollout,
+    value: Values = None,
+    next_value: Values = None,
+    name: str = "the estimator",
+) -> jax.Array:
+    """Call an estimator, after which its result is known to have one number for each step.
+
+    Use it in a wrapper, where a result of another shape would broadcast.
+
+    Args:
+      estimator: any estimator, or the target of a critic.
+      rollout, value, next_value: its arguments.
+      name: what to call it in the message of the error.
+
+    Returns:
+      What it returns, [T, B].
+
+    Raises:
+      ConfigError: if that does not have the shape of the rewards.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((3, 1)), np.zeros((3, 1), bool)  # one episode of three steps
+      >>> rollout = Rollout(obs=ones, action=ones, reward=ones, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> advantages.estimate(advantages.reward_to_go(0.5), rollout)[:, 0].tolist()
+      [1.75, 1.5, 1.0]
+    """
+    x = estimator(rollout, value, next_value)
+    if getattr(x, "shape", None) != rollout.reward.shape:
+        raise ConfigError(
+            f"{name} gives {jax.tree.map(jnp.shape, x)} for rewards [T, B] of shape "
+            f"{rollout.reward.shape}: it must give one number for each step"
+        )
+    return x
+
+
+def _check_values(rollout: Rollout, value: Array, next_value: Array) -> None:
+    for name, x in (("value", value), ("next_value", next_value)):
+        if jnp.shape(x) != rollout.reward.shape:
+            raise ConfigError(
+                f"{name} has shape {jnp.shape(x)}, but the rewards [T, B] have "
+                f"{rollout.reward.shape}: a critic gives one number for each observation"
+            )
+
+
 def _with_returns_as_target(advantage: Estimator) -> AdvantageEstimator:
     """Declare advantage + value, an estimate of the return, as the critic's target."""
 
     def value_target(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        estimate = advantage(rollout, value, next_value)
-        return estimate if value is None else estimate + value
+        x = advantage(rollout, value, next_value)
+        return x if value is None else x + value
 
     return AdvantageEstimator(advantage, value_target)
 
 
-def _check_unit(**rates: float) -> None:
+def _check_unit(**rates: ArrayLike) -> None:
     for name, rate in rates.items():
-        if not 0.0 <= rate <= 1.0:
+        known = known_number(name, rate)
+        if known is not None and not 0.0 <= known <= 1.0:
             raise ConfigError(f"{name} must be in [0, 1], got {rate}")
 
 
@@ -120,7 +171,7 @@ def _masked(rollout: Rollout, x: Array) -> jax.Array:
     return jnp.where(rollout.weight > 0, x, jnp.zeros_like(x))
 
 
-def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> AdvantageEstimator:
+def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> AdvantageEstimator:
     """Discounted sum of the rewards from each step on, minus the critic's value if there is one.
 
     Use it without a critic, or with a critic as a baseline. An episode that is cut off, by
@@ -156,6 +207,7 @@ def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Advantage
         if value is None or next_value is None:
             value = jnp.zeros_like(reward)
         else:
+            _check_values(rollout, value, next_value)
             bootstraps = cut & ~rollout.terminated
             reward = reward + gamma * jnp.where(bootstraps, next_value, 0.0)
         discount = gamma * jnp.where(cut, 0.0, 1.0).astype(reward.dtype)
@@ -165,7 +217,7 @@ def reward_to_go(gamma: float = 0.99, *, reward_scale: float = 1.0) -> Advantage
 
 
 def gae(
-    gamma: float = 0.99, lambda_: float = 0.95, *, reward_scale: float = 1.0
+    gamma: ArrayLike = 0.99, lambda_: ArrayLike = 0.95, *, reward_scale: ArrayLike = 1.0
 ) -> AdvantageEstimator:
     """Generalised advantage estimation (GAE); needs a critic.
 
@@ -207,7 +259,8 @@ def gae(
                 "reinforce (--critic), or use reward_to_go"
             )
         rollout = zero_padding(rollout)
-        estimate = returns.gae(
+        _check_values(rollout, value, next_value)
+        x = returns.gae(
             reward_scale * rollout.reward,
             _masked(rollout, value),
             _masked(rollout, next_value),
@@ -216,7 +269,7 @@ def gae(
             gamma,
             lambda_,
         )
-        return _masked(rollout, estimate)
+        return _masked(rollout, x)
 
     return _with_returns_as_target(advantage)
 
@@ -247,7 +300,7 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
     """
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        x = _masked(rollout, estimator(rollout, value, next_value))
+        x = _masked(rollout, estimate(estimator, rollout, value, next_value))
         scale = unit_scale(x)  # so that no square overflows
         x = scale * x
         # Subtract one of the values before taking the mean: the float32 mean of equal numbers is
@@ -273,7 +326,8 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
 
     Returns:
       An estimator with the same critic's target as `estimator`. It raises a ConfigError for fewer
-      than two episodes.
+      than two columns, not counting those that `Sharding` adds. If all columns but one are padding,
+      which only their values tell, it subtracts nothing.
 
     Source: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!, eq. 8.
 
@@ -295,7 +349,7 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
                 "leave_one_out compares each episode with the others of its batch and needs at "
                 f"least 2, got {num_episodes}: collect more per update (--episodes-per-update)"
             )
-        x = estimator(rollout, value, next_value)
+        x = estimate(estimator, rollout, value, next_value)
         # A column with only padding is not an episode.
         count = (rollout.weight > 0).any(0).sum()
         # Column by column: jnp.sum groups columns differently for batches of different lengths.
@@ -308,7 +362,7 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
     return AdvantageEstimator(advantage, value_target_of(estimator))
 
 
-def time_discounted(estimator: Estimator, gamma: float = 0.99) -> AdvantageEstimator:
+def time_discounted(estimator: Estimator, gamma: ArrayLike = 0.99) -> AdvantageEstimator:
     """Weight step t of an episode by γᵗ: the textbook gradient of the discounted objective.
 
     Use it where the gradient must be that of the discounted return. Without it (as in the lesson,
@@ -340,7 +394,7 @@ def time_discounted(estimator: Estimator, gamma: float = 0.99) -> AdvantageEstim
     _check_unit(gamma=gamma)
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        x = estimator(rollout, value, next_value)
+        x = estimate(estimator, rollout, value, next_value)
         # An episode starts after the end of another, and after a gap of padding.
         ended = segment_ends(zero_padding(rollout)) | ~(rollout.weight > 0)
 

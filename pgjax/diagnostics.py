@@ -1,6 +1,5 @@
 """Gradient noise: how reliable is the gradient of a batch? Computed only on request."""
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -8,7 +7,16 @@ from jax.typing import ArrayLike
 
 from pgjax.errors import ConfigError
 from pgjax.numerics.dtypes import at_least_float32, unit_scale
-from pgjax.types import Algorithm, Info, Params, Rollout, repeat_first, zero_padding
+from pgjax.types import (
+    Algorithm,
+    Info,
+    Params,
+    Rollout,
+    check_rollout,
+    check_type,
+    repeat_first,
+    zero_padding,
+)
 
 
 def episode_gradients(
@@ -32,7 +40,7 @@ def episode_gradients(
       [B, P] float, P being the number of the policy's parameters, in the order of ravel_pytree.
 
     Raises:
-      AssertionError: if the advantage does not have the shape of the rewards.
+      ConfigError: if the fields of the rollout do not fit each other, the policy or the advantage.
 
     Example:
       >>> import jax
@@ -47,8 +55,14 @@ def episode_gradients(
       >>> pgjax.diagnostics.episode_gradients(algorithm, params, rollout, x).shape
       (3, 10)
     """
+    check_type(algorithm, Algorithm)
     advantage = jnp.asarray(advantage)
-    chex.assert_equal_shape([rollout.reward, advantage])
+    check_rollout(rollout)
+    if advantage.shape != rollout.reward.shape:
+        raise ConfigError(
+            f"advantage has shape {advantage.shape}, but the rewards [T, B] have "
+            f"{rollout.reward.shape}: they must be the same"
+        )
     rollout = zero_padding(rollout)
     real = rollout.weight > 0
     obs, action = (repeat_first(real, x) for x in (rollout.obs, rollout.action))
@@ -82,7 +96,7 @@ def summary(gradients: ArrayLike) -> Info:
           for pure noise.
 
     Raises:
-      ConfigError: for fewer than two episodes.
+      ConfigError: for fewer than two episodes, or gradients that are not [B, P].
 
     Example:
       >>> import numpy as np
@@ -92,6 +106,8 @@ def summary(gradients: ArrayLike) -> Info:
       (2.5, 0.0)
     """
     gradients = at_least_float32(gradients)
+    if gradients.ndim != 2:
+        raise ConfigError(f"gradients must be [B, P], one row per episode, got {gradients.shape}")
     count = len(gradients)
     if count < 2:
         raise ConfigError(f"the variance needs at least 2 episodes, got {count}")

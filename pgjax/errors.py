@@ -130,8 +130,15 @@ class RunWarning(UserWarning):
     """
 
 
-def check_count(name: str, value: Any) -> int:
-    """Return a count as an int; raise ConfigError unless it is an integer of at least 1."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-    return int(value)
+def check_count(name: str, value: Any, most: int | None = None) -> int:
+    """Return a count as an int; raise ConfigError unless it is an integer from 1 to `most`.
+
+    NumPy's integers are accepted; a bool is not a count.
+    """
+    count = 0
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        count = int(value)
+    if count < 1 or (most is not None and count > most):
+        wanted = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ConfigError(f"{name} must be an integer {wanted}, got {short_repr(value)}")
+    return count

@@ -19,6 +19,7 @@ from pgjax.distributions import (
     MultiCategorical,
     SquashedGaussian,
 )
+from pgjax.errors import ConfigError, check_count
 from pgjax.numerics import running_moments
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -32,8 +33,10 @@ def _hidden_layers(
     """Apply the torso, if there is one, and then the hidden layers."""
     if torso is not None:
         x = torso(x)
+    if not isinstance(sizes, Sequence):
+        raise ConfigError(f"hidden_sizes must be a tuple such as (16, 16), got {sizes!r}")
     for size in sizes:
-        x = activation(nn.Dense(size)(x))
+        x = activation(nn.Dense(check_count("a hidden size", size))(x))
     return x
 
 
@@ -66,7 +69,9 @@ class SoftmaxPolicy(nn.Module):
     def __call__(self, obs: jax.Array) -> Categorical:
         """Map obs [..., d] to a Categorical with logits [..., num_actions]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
-        return Categorical(nn.Dense(self.num_actions, kernel_init=_SMALL)(x))
+        return Categorical(
+            nn.Dense(check_count("num_actions", self.num_actions), kernel_init=_SMALL)(x)
+        )
 
 
 class GaussianPolicy(nn.Module):
@@ -101,8 +106,9 @@ class GaussianPolicy(nn.Module):
     def __call__(self, obs: jax.Array) -> DiagonalGaussian | SquashedGaussian:
         """Map obs [..., d] to a distribution over actions [..., action_dim]; std starts at 1."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
-        mean = nn.Dense(self.action_dim, kernel_init=_SMALL)(x)
-        log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
+        size = check_count("action_dim", self.action_dim)
+        mean = nn.Dense(size, kernel_init=_SMALL)(x)
+        log_std = self.param("log_std", nn.initializers.zeros, (size,))
         std = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
         return SquashedGaussian(mean, std) if self.squash else DiagonalGaussian(mean, std)
 
@@ -136,7 +142,8 @@ class MultiSoftmaxPolicy(nn.Module):
     def __call__(self, obs: jax.Array) -> MultiCategorical:
         """Map obs [..., d] to a MultiCategorical with logits [..., n] for each choice."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
-        return MultiCategorical(tuple(nn.Dense(n, kernel_init=_SMALL)(x) for n in self.nvec))
+        sizes = [check_count("a number of nvec", n) for n in self.nvec]
+        return MultiCategorical(tuple(nn.Dense(n, kernel_init=_SMALL)(x) for n in sizes))
 
 
 class BernoulliPolicy(nn.Module):
@@ -168,7 +175,7 @@ class BernoulliPolicy(nn.Module):
     def __call__(self, obs: jax.Array) -> Bernoulli:
         """Map obs [..., d] to a Bernoulli with logits [..., num_coins]."""
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
-        return Bernoulli(nn.Dense(self.num_coins, kernel_init=_SMALL)(x))
+        return Bernoulli(nn.Dense(check_count("num_coins", self.num_coins), kernel_init=_SMALL)(x))
 
 
 class JointPolicy(nn.Module):
@@ -233,7 +240,7 @@ class LessonGaussianPolicy(nn.Module):
     def __call__(self, obs: jax.Array) -> DiagonalGaussian:
         """Map obs [..., d] to a DiagonalGaussian over actions [..., action_dim]."""
         x = _hidden_layers(obs, self.hidden_sizes, nn.relu)
-        x = nn.relu(nn.Dense(self.action_dim)(x))
+        x = nn.relu(nn.Dense(check_count("action_dim", self.action_dim))(x))
         mean = jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
         return DiagonalGaussian(mean, jnp.exp(x))
 

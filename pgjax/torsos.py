@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pgjax.errors import check_count
+
 
 class ConvTorso(nn.Module):
     """A small convolutional network for images that arrive as flat rows of bytes.
@@ -34,7 +36,8 @@ class ConvTorso(nn.Module):
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
         """Map obs [..., prod(shape)], from 0 to 255, to features [..., n]."""
-        x = obs.reshape(*obs.shape[:-1], *self.shape).astype(jnp.float32) / 255.0
+        sizes = [check_count("a number of shape", n) for n in self.shape]
+        x = obs.reshape(*obs.shape[:-1], *sizes).astype(jnp.float32) / 255.0
         if len(self.shape) == 2:
             x = x[..., None]
         elif len(self.shape) == 3 and self.shape[-1] > self.shape[0]:  # frames, not colours

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from pgjax.errors import ConfigError, short_repr
+
 _T = TypeVar("_T")
 
 Array = jax.Array | np.ndarray
@@ -163,6 +165,106 @@ class Algorithm(NamedTuple):
     """(state, rollout) -> (TrainState, Info): the state after one update, and its metrics."""
 
 
+def check_rollout(rollout: Rollout) -> None:
+    """Check that the fields of a rollout fit each other: their shapes, and the kinds of dtypes.
+
+    `Algorithm.loss` and `Algorithm.update` call it; use it to check a rollout made by hand. It
+    reads no values, so that it costs nothing in a compiled function.
+
+    Args:
+      rollout: [T, B, ...] leaves, T and B at least 1.
+
+    Raises:
+      ConfigError: a field is not an array, has another shape or kind of dtype than `Rollout` says,
+        or does not fit the rewards; observations and next observations differ.
+
+    Example:
+      >>> import numpy as np
+      >>> import pgjax
+      >>> from pgjax.types import check_rollout
+      >>> x, no, obs = np.ones((3, 2)), np.zeros((3, 2), bool), np.zeros((3, 1, 4))
+      >>> rollout = pgjax.Rollout(obs, no.astype(int), x, no, no, obs, weight=x)
+      >>> try:
+      ...     check_rollout(rollout)
+      ... except pgjax.ConfigError as error:
+      ...     print(error)
+      rollout.obs has shape (3, 1, 4), but the rewards [T, B] have (3, 2): it must be (3, 2, ...)
+    """
+    _check_shapes(rollout)
+    if rollout.next_obs.shape != rollout.obs.shape:
+        raise ConfigError(
+            f"rollout.next_obs has shape {rollout.next_obs.shape}, but rollout.obs has "
+            f"{rollout.obs.shape}: they must be the same"
+        )
+    if jnp.result_type(rollout.next_obs) != jnp.result_type(rollout.obs):
+        raise ConfigError(
+            f"rollout.next_obs has dtype {rollout.next_obs.dtype}, but rollout.obs has "
+            f"{rollout.obs.dtype}: they must be the same"
+        )
+    for name, kind, advice in (
+        ("reward", np.floating, ".astype(np.float32) converts integers"),
+        ("terminated", np.bool_, "!= 0 converts numbers"),
+        ("truncated", np.bool_, "!= 0 converts numbers"),
+        ("weight", np.floating, "1.0 for a real step, 0.0 for padding"),
+    ):
+        dtype = getattr(rollout, name).dtype
+        if not jnp.issubdtype(dtype, kind):
+            wanted = "bool" if kind is np.bool_ else "floating"
+            raise ConfigError(f"rollout.{name} must be {wanted}, got {dtype}: {advice}")
+
+
+def _check_shapes(rollout: Rollout) -> None:
+    """Raise ConfigError unless all fields are arrays [T, B, ...] with T and B of the rewards."""
+    if not isinstance(rollout, Rollout):
+        raise ConfigError(f"a pgjax.Rollout is needed here, got {type_name(rollout)}")
+    for name, x in zip(rollout._fields, rollout, strict=True):
+        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+            raise ConfigError(f"rollout.{name} must be one array, got {type_name(x)}")
+    shape = rollout.reward.shape
+    if len(shape) != 2 or 0 in shape:
+        raise ConfigError(
+            f"rollout.reward has shape {shape}: it must be [T, B], T >= 1 steps of B >= 1 columns"
+        )
+    for name, x in zip(rollout._fields, rollout, strict=True):
+        more = name in ("obs", "action", "next_obs")
+        if (x.shape[:2] if more else x.shape) != shape:
+            wanted = f"({shape[0]}, {shape[1]}, ...)" if more else shape
+            raise ConfigError(
+                f"rollout.{name} has shape {x.shape}, but the rewards [T, B] have {shape}: it "
+                f"must be {wanted}"
+            )
+
+
+def type_name(value: Any) -> str:
+    """Describe what was given in place of something else, for a message."""
+    cls = value if isinstance(value, type) else type(value)
+    return f"the class {cls.__name__}" if cls is value else f"a value of type {cls.__name__}"
+
+
+def check_type(value: Any, cls: type[TrainState] | type[Algorithm]) -> None:
+    """Raise ConfigError unless an argument is a TrainState or an Algorithm, as `cls` says."""
+    if not isinstance(value, cls):
+        raise ConfigError(
+            f"a pgjax.{cls.__name__} is needed here, got {type_name(value)}: the order is "
+            "(algorithm, state), from pgjax.reinforce(...) and algorithm.init(key, obs)"
+        )
+
+
+def known_number(name: str, value: Any) -> float | None:
+    """Return a hyperparameter as a float, for a range check; None if JAX traces it.
+
+    Raises:
+      ConfigError: if it is not one number.
+    """
+    traced = isinstance(value, jax.core.Tracer)
+    if not isinstance(value, str) and np.shape(value) == ():
+        try:
+            return None if traced else float(value)
+        except (TypeError, ValueError):
+            pass
+    raise ConfigError(f"{name} must be one number, got {short_repr(value)}")
+
+
 def zero_padding(rollout: Rollout) -> Rollout:
     """Replace the content of every padded slot with zeros.
 
@@ -175,6 +277,9 @@ def zero_padding(rollout: Rollout) -> Rollout:
     Returns:
       A rollout of the same shapes and dtypes.
 
+    Raises:
+      ConfigError: if a field does not have the T and B of the rewards.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from pgjax.types import Rollout, zero_padding
@@ -183,6 +288,7 @@ def zero_padding(rollout: Rollout) -> Rollout:
       >>> zero_padding(rollout).reward.tolist()
       [[7.0], [0.0]]
     """
+    _check_shapes(rollout)
     real = rollout.weight > 0
 
     def clear(leaf: Array) -> jax.Array:

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -203,3 +204,44 @@ def test_plain_functions_declare_no_target(wrapper):
 def test_estimators_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         advantages.gae().value_target = None
+
+
+@pytest.mark.parametrize(
+    "wrap", [advantages.normalized, advantages.leave_one_out, advantages.time_discounted]
+)
+@pytest.mark.parametrize("part", [np.s_[:, 0], np.s_[:, :1], np.s_[..., None]])
+def test_wrappers_refuse_what_would_broadcast(rng, wrap, part):
+    rollout = make_rollout(rng, [2, 2])  # a row [2] would broadcast along the columns
+    estimator = wrap(lambda rollout, value, next_value: rollout.reward[part])
+    words = r"the estimator gives \(2"
+    with jax.numpy_rank_promotion("allow"), pytest.raises(pgjax.ConfigError, match=words):
+        estimator(rollout)
+
+
+@pytest.mark.parametrize("estimator", [advantages.reward_to_go(), advantages.gae()])
+def test_values_of_another_shape_are_refused(rng, estimator):
+    rollout = make_rollout(rng, [2, 2])
+    value = np.ones((2, 2), np.float32)
+    for wrong in (value[0], value[:, :1], value[..., None]):
+        for name, values in (("value", (wrong, value)), ("next_value", (value, wrong))):
+            words = f"^{name} has shape"
+            with jax.numpy_rank_promotion("allow"), pytest.raises(pgjax.ConfigError, match=words):
+                estimator(rollout, *values)
+
+
+def test_discounts_may_be_arrays_of_one_number(rng):
+    rollout = make_rollout(rng, [3, 2])
+    value = np.ones((3, 2), np.float32)
+    for make in (
+        advantages.reward_to_go,
+        lambda x: advantages.gae(x, x),
+        lambda x: advantages.time_discounted(advantages.reward_to_go(x), x),
+    ):
+        expected = make(0.5)(rollout, value, value)
+        for gamma in (np.float32(0.5), np.array(0.5), jnp.float32(0.5)):
+            np.testing.assert_allclose(make(gamma)(rollout, value, value), expected, rtol=1e-6)
+        traced = jax.vmap(lambda x, make=make: make(x)(rollout, value, value))(np.float32([0.5]))
+        np.testing.assert_allclose(traced[0], expected, rtol=1e-5)
+        for wrong in (1.5, jnp.float32(-0.1), np.nan, "0.5", np.array([0.5, 0.5])):
+            with pytest.raises(pgjax.ConfigError, match="gamma must be"):
+                make(wrong)

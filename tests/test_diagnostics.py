@@ -108,3 +108,24 @@ def test_pure_noise_has_snr_one_and_cosine_zero():
 def test_summary_of_one_gradient_raises():
     with pytest.raises(pgjax.ConfigError, match="at least 2"):
         diagnostics.summary(jnp.ones((1, 3)))
+
+
+def test_a_rollout_that_does_not_fit_is_refused(rng):
+    policy = pgjax.SoftmaxPolicy(2, ())
+    algorithm = pgjax.reinforce(policy, optax.identity())
+    rollout = make_rollout(rng, [3, 2])
+    params = policy.init(jax.random.key(0), rollout.obs[0, 0])
+    x = rollout.reward
+    for wrong, advantage, words in (
+        (rollout, x[:, :1], r"advantage has shape \(3, 1\)"),
+        (rollout, x[..., None], r"advantage has shape \(3, 2, 1\)"),
+        (rollout._replace(weight=x[:, 0]), x, "rollout.weight"),
+        (rollout._replace(obs=rollout.obs[:, :1]), x, "rollout.obs"),
+        (rollout._replace(action=rollout.action[..., None]), x, r"action has shape \(3, 1\)"),
+    ):
+        with pytest.raises(pgjax.ConfigError, match=words):
+            diagnostics.episode_gradients(algorithm, params, wrong, advantage)
+    with pytest.raises(pgjax.ConfigError, match="an? pgjax.Algorithm is needed"):
+        diagnostics.episode_gradients(policy, params, rollout, x)
+    with pytest.raises(pgjax.ConfigError, match=r"gradients must be \[B, P\]"):
+        diagnostics.summary(jnp.ones(5))

@@ -67,3 +67,32 @@ def test_zero_padding_changes_only_padding(rng, padding):
     for before, after in zip(rollout, clean, strict=True):
         np.testing.assert_array_equal(np.asarray(before)[real], np.asarray(after)[real])
         np.testing.assert_array_equal(np.asarray(after)[~real], 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "words"),
+    [
+        ("reward", lambda x: x.astype(int), "reward must be floating, got int64"),
+        ("weight", lambda x: x > 0, "weight must be floating, got bool"),
+        ("truncated", lambda x: x.astype(int), "truncated must be bool, got int64"),
+        ("next_obs", lambda x: x[..., :3], r"next_obs has shape \(3, 2, 3\), but rollout.obs"),
+        ("next_obs", lambda x: x.astype(np.uint8), "next_obs has dtype uint8, .*float32"),
+        ("obs", lambda x: {"a": x}, "obs must be one array, got a value of type dict"),
+        ("reward", lambda x: x[:0], r"reward has shape \(0, 2\)"),
+        ("action", lambda x: x[:, 0], r"action has shape \(3,\).*must be \(3, 2, ...\)"),
+    ],
+)
+def test_a_rollout_is_refused_by_the_name_of_a_field(rng, field, change, words):
+    rollout = make_rollout(rng, [3, 2])
+    types.check_rollout(rollout)
+    with pytest.raises(pgjax.ConfigError, match=words):
+        types.check_rollout(rollout._replace(**{field: change(getattr(rollout, field))}))
+
+
+def test_padding_is_not_cleared_by_a_weight_of_another_shape(rng):
+    """It would broadcast: estimators called by hand rely on zero_padding."""
+    rollout = make_rollout(rng, [3, 2])
+    for weight in (rollout.weight[:, 0], rollout.weight[:, :1], rollout.weight[..., None]):
+        for fn in (types.zero_padding, pgjax.advantages.reward_to_go()):
+            with pytest.raises(pgjax.ConfigError, match="weight has shape"):
+                fn(rollout._replace(weight=weight))

@@ -4,9 +4,9 @@ An algorithm adds its own loss and update, and `make_algorithm` binds and jits t
 see `reinforce`.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from pgjax import types
 from pgjax.advantages import Estimator, value_target_of
-from pgjax.errors import ConfigError, PgjaxError
+from pgjax.algorithms import checks
+from pgjax.errors import ConfigError, check_count
 from pgjax.numerics import running_moments
 from pgjax.numerics.dtypes import at_least_float32
-from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
+from pgjax.numerics.sums import CHUNK_SIZE, Sharding, check_sharding, fusion_barrier
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, known_number, type_name
 
 RETURNS = "return_moments"  # collection of the running moments of discounted returns, if kept
 _TRAINED = ("params", "critic")
@@ -33,11 +35,11 @@ class Objective(NamedTuple):
     estimator: Estimator
     value_target: Estimator  # what the critic is fitted to; see resolve_value_target
     critic: nn.Module | None = None
-    entropy_coef: float | optax.Schedule = 0.0
-    value_coef: float = 0.5
+    entropy_coef: ArrayLike | optax.Schedule = 0.0
+    value_coef: ArrayLike = 0.5
     mean_over: Literal["episodes", "steps"] = "episodes"
     chunk_size: int | None = CHUNK_SIZE
-    normalize_rewards: float | None = None  # discount of the returns whose RMS divides rewards
+    normalize_rewards: ArrayLike | None = None  # discount of the returns whose RMS divides rewards
     sharding: Sharding = Sharding()
 
 
@@ -61,9 +63,10 @@ def make_algorithm(
       Algorithm(init, act, log_prob, loss, update).
 
     Raises:
-      ConfigError: for a coefficient or an option that is out of range.
+      ConfigError: for a part of the wrong type, or a coefficient or option that is out of range.
     """
     check_objective(objective)
+    checks.check_optimizer(optimizer)
     return Algorithm(
         init=jax.jit(functools.partial(init, objective, optimizer)),
         act=jax.jit(functools.partial(act, objective)),
@@ -73,21 +76,41 @@ def make_algorithm(
     )
 
 
+def objective_of(algorithm: Algorithm) -> Objective | None:
+    """Return the objective that `make_algorithm` bound; None for an algorithm made otherwise."""
+    bound = inspect.unwrap(algorithm.update)
+    first = bound.args[:1] if isinstance(bound, functools.partial) else ()
+    return next((x for x in first if isinstance(x, Objective)), None)
+
+
 def check_objective(objective: Objective) -> None:
-    """Raise ConfigError for a coefficient or an option that is out of range."""
-    chunk_size, discount = objective.chunk_size, objective.normalize_rewards
+    """Raise ConfigError for a part of the wrong type, or a number that is out of range.
+
+    Numbers that JAX traces are not checked.
+    """
+    checks.check_module("policy", objective.policy, "pgjax.SoftmaxPolicy(2)")
+    if objective.critic is not None:
+        checks.check_module("critic", objective.critic, "pgjax.ValueNetwork()")
+    for name in ("estimator", "value_target"):
+        if not callable(fn := getattr(objective, name)):
+            raise ConfigError(
+                f"{name} must be a function (rollout, value, next_value) -> [T, B], got "
+                f"{type_name(fn)}"
+            )
     if objective.mean_over not in ("episodes", "steps"):
         raise ConfigError(f'mean_over must be "episodes" or "steps", got {objective.mean_over!r}')
-    if chunk_size is not None and not 1 <= chunk_size <= CHUNK_SIZE:
-        raise ConfigError(f"chunk_size must be None or in 1..{CHUNK_SIZE}, got {chunk_size}")
-    if objective.sharding.num_shards < 1:
-        raise ConfigError(f"num_shards must be at least 1, got {objective.sharding.num_shards}")
-    if discount is not None and not 0.0 <= discount <= 1.0:
-        raise ConfigError(f"normalize_rewards must be None or in [0, 1], got {discount}")
-    for name in ("entropy_coef", "value_coef"):
-        coef = getattr(objective, name)
-        if not callable(coef) and not 0.0 <= coef < float("inf"):
-            raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
+    if objective.chunk_size is not None:
+        check_count("chunk_size, if not None,", objective.chunk_size, CHUNK_SIZE)
+    check_sharding(objective.sharding)
+    for name, most in (("entropy_coef", None), ("value_coef", None), ("normalize_rewards", 1.0)):
+        value = getattr(objective, name)
+        if value is None or (name == "entropy_coef" and callable(value)):
+            continue
+        known = known_number(name, value)
+        if known is not None and not 0.0 <= known < float("inf"):
+            raise ConfigError(f"{name} must be finite and at least 0, got {value}")
+        if known is not None and most is not None and known > most:
+            raise ConfigError(f"{name} must be None or in [0, 1], got {value}")
 
 
 def resolve_value_target(
@@ -136,15 +159,21 @@ def init(
     The key is split: one half initialises, the other becomes `state.key`.
     """
     policy, critic = objective.policy, objective.critic
-    check_key(key)
+    checks.check_key(key)
+    try:
+        obs = jnp.asarray(obs)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"obs must be one array, got {type_name(obs)}: flatten it, as collect_episodes does"
+        ) from None
     init_key, run_key = jax.random.split(key)
     policy_key, critic_key = jax.random.split(init_key)
     # Policy and critic share one dict: Flax ignores collections that a module does not use, so that
     # policy.apply(state.params, obs) works with and without a critic.
-    with as_config_error(type(policy).__name__, "a policy takes observations [..., d]"):
+    with checks.as_config_error(type(policy).__name__, "a policy takes observations [..., d]"):
         params = dict(policy.init(policy_key, obs))
     if critic is not None:
-        with as_config_error(type(critic).__name__, "a critic takes observations [..., d]"):
+        with checks.as_config_error(type(critic).__name__, "a critic takes observations [..., d]"):
             variables = dict(critic.init(critic_key, obs))
         params["critic"] = variables.pop("params", {})
         if both := (params.keys() & variables.keys()) - {running_moments.OBS}:
@@ -153,13 +182,22 @@ def init(
     if objective.normalize_rewards is not None:
         params[RETURNS] = running_moments.initial_moments(1)
     check_parts(objective, params, obs)
-    opt_state = optimizer.init(trained(params))
+    with checks.as_config_error("the optimizer", "init takes the parameters"):
+        opt_state = optimizer.init(trained(params))
+    loss, grads = jnp.float32(0), trained(params)
+    jax.eval_shape(
+        functools.partial(checks.optimizer_step, optimizer), grads, opt_state, grads, loss
+    )
     return TrainState(params, opt_state, run_key, jnp.zeros((), jnp.int32))
 
 
 def act(objective: Objective, params: Params, key: jax.Array, obs: ArrayLike) -> jax.Array:
     """Sample actions; `key` is one key for all rows of obs, or a batch with one for each row."""
-    check_key(key)
+    checks.check_key(key)
+    distribution = _apply(objective, params, obs)
+    if key.ndim == 0:
+        return distribution.sample(key)
+    checks.check_rows("keys", key.shape, distribution)
 
     def sample(key: jax.Array, obs: ArrayLike) -> jax.Array:
         distribution: Any = objective.policy.apply(params, obs)
@@ -173,14 +211,27 @@ def act(objective: Objective, params: Params, key: jax.Array, obs: ArrayLike) ->
 
 def log_prob(objective: Objective, params: Params, obs: ArrayLike, action: ArrayLike) -> jax.Array:
     """Return log pi(action | obs), [...]."""
-    distribution: Any = objective.policy.apply(params, obs)
-    return distribution.log_prob(action)
+    distribution = _apply(objective, params, obs)
+    checks.check_action(distribution, action)
+    result = distribution.log_prob(action)
+    checks.check_rows("the policy returns log-probabilities", result.shape, distribution)
+    return result
+
+
+def _apply(objective: Objective, params: Params, obs: ArrayLike) -> Any:
+    """Return the policy's distribution."""
+    policy = objective.policy
+    with checks.fitting(policy, params, obs, "a policy takes observations [..., d]"):
+        return policy.apply(params, obs)
 
 
 def entropy_coef_at(objective: Objective, step: ArrayLike) -> Any:
     """Return the entropy coefficient after `step` updates; a Python float if it is constant."""
     coef = objective.entropy_coef
-    return coef(step) if callable(coef) else float(coef)
+    if callable(coef):
+        return coef(step)
+    known = known_number("entropy_coef", coef)
+    return coef if known is None else known
 
 
 def apply_gradient(
@@ -188,6 +239,7 @@ def apply_gradient(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     total: jax.Array,
+    loss: jax.Array,
     n: jax.Array,
     unravel: Callable[[jax.Array], Params],
 ) -> tuple[Params, Any, jax.Array]:
@@ -198,7 +250,8 @@ def apply_gradient(
       optimizer: an optax transformation.
       state: the parameters, of which only the trained ones change, and the optimiser's state.
       total: the sum of the gradients, as one vector [P].
-      n: what the sum is divided by, [].
+      loss: the sum of the losses, []; the optimiser is given loss / n.
+      n: what the sums are divided by, [].
       unravel: from [P] to a tree like the trained parameters.
 
     Returns:
@@ -206,9 +259,11 @@ def apply_gradient(
     """
     before = trained(state.params)
 
-    def step(total: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
+    def step(total: jax.Array, loss: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
         grads = unravel(total / n.astype(total.dtype))
-        updates, opt_state = optimizer.update(grads, state.opt_state, before)
+        updates, opt_state = checks.optimizer_step(
+            optimizer, grads, state.opt_state, before, loss / n.astype(loss.dtype)
+        )
         after = optax.apply_updates(before, updates)
         params = {
             name: jax.tree.map(lambda x, old: x.astype(old.dtype), after[name], state.params[name])
@@ -218,19 +273,7 @@ def apply_gradient(
 
     if objective.sharding.num_shards > 1:
         step = fusion_barrier(step, state.step >= 0)  # always true, but unknown at compile time
-    return step(total, n)
-
-
-@contextlib.contextmanager
-def as_config_error(part: str, contract: str) -> Iterator[None]:
-    """Re-raise an exception from a user's module or function as a ConfigError with its contract."""
-    try:
-        yield
-    except PgjaxError:
-        raise
-    except Exception as e:
-        reason = " ".join(f"{type(e).__name__}: {e}".split())
-        raise ConfigError(f"{part} fails ({reason}): {contract}") from e
+    return step(total, loss, n)
 
 
 def check_parts(objective: Objective, params: Params, obs: ArrayLike) -> None:
@@ -245,58 +288,27 @@ def check_parts(objective: Objective, params: Params, obs: ArrayLike) -> None:
     square = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     flags = jax.ShapeDtypeStruct((2, 2), bool)
     seen, done = (jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for x in (rows, action))
-    rollout = Rollout._make((seen, done, square, flags, flags, seen, square))
-    value = None if objective.critic is None else square
-    none = "" if value is not None else "; without a critic the values are None"
-    for part, fn, result in (
-        ("the estimator", objective.estimator, "advantage"),
-        ("value_target", objective.value_target, "target"),
-    ):
-        with as_config_error(part, f"(rollout, value, next_value) -> {result} [T, B]{none}"):
-            given = jax.eval_shape(fn, rollout, value, value)
-        if getattr(given, "shape", None) != (2, 2):
-            raise ConfigError(
-                f"{part} gives {jax.tree.map(jnp.shape, given)} for a rollout of two steps of two "
-                "episodes, not (2, 2): it must give one number for each step"
-            )
+    check_estimates(objective, Rollout._make((seen, done, square, flags, flags, seen, square)))
 
 
-def _check_networks(objective: Objective, params: Params, rows: jax.ShapeDtypeStruct) -> Any:
-    """Check policy and critic on two observations; return the shape and dtype of two actions."""
+def _check_networks(objective: Objective, params: Params, obs: Any, action: Any = None) -> Any:
     policy, critic = objective.policy, objective.critic
-
-    def draw(rows: jax.Array, key: jax.Array) -> Any:
-        distribution: Any = policy.apply(params, rows)
-        action, _ = distribution.sample(key), distribution.mode()
-        return action, distribution.log_prob(action), distribution.entropy()
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    with as_config_error(
-        type(policy).__name__,
-        "a policy returns a distribution, an object with sample(key), log_prob(action), entropy() "
-        "and mode(), for two observations as well as for one",
-    ):
-        action, log_prob, entropy = jax.eval_shape(draw, rows, key)
-    per_row = {"the policy's log_prob": log_prob, "the policy's entropy": entropy}
-    if critic is not None:
-        variables = of_critic(params)
-        with as_config_error(type(critic).__name__, "a critic returns a value for each row"):
-            per_row["the critic"] = jax.eval_shape(critic.apply, variables, rows)
-    for part, x in per_row.items():
-        if getattr(x, "shape", None) != (2,):
-            raise ConfigError(
-                f"{part} gives {jax.tree.map(jnp.shape, x)} for two observations, not (2,): it "
-                "must give one number for each row"
-            )
-    if action.shape[:1] != (2,):
-        raise ConfigError(
-            f"the policy's sample has shape {action.shape} for two observations: it must give one "
-            "action for each row"
-        )
-    return action
+    variables = None if critic is None else of_critic(params)
+    return checks.check_networks(policy, critic, params, variables, obs, action)
 
 
-def check_key(key: jax.Array) -> None:
-    """Raise ConfigError unless `key` is a typed key."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ConfigError("a typed key is needed: pass jax.random.key(seed), not PRNGKey(seed)")
+def check_rollout(objective: Objective, params: Params, rollout: Rollout) -> None:
+    """Raise ConfigError unless a rollout fits itself, the parameters and the policy's samples."""
+    types.check_rollout(rollout)
+    uses = {"critic": objective.critic, RETURNS: objective.normalize_rewards}
+    checks.check_params(params, *(name for name, part in uses.items() if part is not None))
+    rows = jax.ShapeDtypeStruct((2, *rollout.obs.shape[2:]), rollout.obs.dtype)
+    _check_networks(objective, params, rows, rollout.action)
+
+
+def check_estimates(objective: Objective, rollout: Rollout) -> None:
+    """Raise ConfigError unless the estimator accepts a rollout of these shapes, [T, B, ...]."""
+    shape = rollout.reward.shape
+    value = None if objective.critic is None else jax.ShapeDtypeStruct(shape, jnp.float32)
+    fns = objective.estimator, objective.value_target
+    jax.eval_shape(functools.partial(checks.estimates, *fns), rollout, value, value)

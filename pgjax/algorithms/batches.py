@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.algorithms.actor_critic import RETURNS, Objective, of_critic
+from pgjax.algorithms.actor_critic import (
+    RETURNS,
+    Objective,
+    check_estimates,
+    check_rollout,
+    of_critic,
+)
+from pgjax.algorithms.checks import estimates
 from pgjax.algorithms.metrics import episode_info, explained_variance
 from pgjax.errors import ConfigError, counted
 from pgjax.numerics import running_moments
@@ -38,9 +45,15 @@ def prepare(
 
     Returns:
       (chunks [shards, n, chunk_size, ...], the N that the loss is divided by, counts and returns).
+
+    Raises:
+      ConfigError: the rollout does not fit itself, the parameters, the policy or the estimator.
     """
-    sharding = objective.sharding
-    rollout = _fill_shards(sharding, zero_padding(rollout))
+    check_rollout(objective, params, rollout)
+    sharding, collected = objective.sharding, rollout
+    rollout = _fill_shards(sharding, zero_padding(collected))
+    if rollout.reward.shape != collected.reward.shape:
+        check_estimates(objective, collected)  # the columns that fill the shards are no episodes
     rollout = rollout._replace(
         reward=at_least_float32(rollout.reward), weight=at_least_float32(rollout.weight)
     )
@@ -57,8 +70,8 @@ def prepare(
         # Fused into a recursion, the product would round differently for other lengths.
         scaled = fusion_barrier(jnp.multiply, info["env_steps"] >= 0)(scale, whole.reward)
         whole = whole._replace(reward=scaled)
-    advantage = objective.estimator(whole, value, next_value)
-    target = objective.value_target(whole, value, next_value)
+    fns = objective.estimator, objective.value_target
+    advantage, target = estimates(*fns, whole, value, next_value)
     if value is not None:
         info["explained_variance"] = explained_variance(whole.weight, value, target)
     advantage, target = (sharding.mine(at_least_float32(x)) for x in (advantage, target))

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from pgjax import losses
 from pgjax.advantages import Estimator, normalized, reward_to_go
@@ -15,7 +16,7 @@ from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
 from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
+from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type
 
 
 def reinforce(
@@ -25,11 +26,11 @@ def reinforce(
     estimator: Estimator | None = None,
     critic: nn.Module | None = None,
     value_target: Estimator | None = None,
-    entropy_coef: float | optax.Schedule = 0.0,
-    value_coef: float = 0.5,
+    entropy_coef: ArrayLike | optax.Schedule = 0.0,
+    value_coef: ArrayLike = 0.5,
     mean_over: Literal["episodes", "steps"] = "episodes",
     chunk_size: int | None = CHUNK_SIZE,
-    normalize_rewards: float | None = None,
+    normalize_rewards: ArrayLike | None = None,
     sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Algorithm:
     """REINFORCE, with or without a critic, as five pure, jitted functions.
@@ -42,10 +43,21 @@ def reinforce(
 
     where N is the number of episodes or of real steps.
 
+    Derivatives: `loss` can be differentiated in both modes. `update` can only be in forward mode
+    (jax.jvp, jax.jacfwd), because it stops after the last chunk with a real step; for reverse mode
+    pass the gradient of `loss` to `optimizer.update`. In each, advantages and targets are
+    constants: derivatives with respect to `gamma` and `lambda_` are zero.
+
+    Hyperparameters may be traced by JAX, for example to vmap over `entropy_coef`, `value_coef`, or
+    the `gamma` of an estimator. Only known numbers are checked for their range.
+
     Args:
       policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution. Wrap it in
         NormalizedObs (and the critic too) to normalise observations by running moments.
-      optimizer: an optax transformation; it updates the parameters of policy and critic.
+      optimizer: an optax transformation; it updates the parameters of policy and critic. It is
+        given the loss of the update, before the step, as `value` and the gradient as `grad`, for
+        those that use them (such as optax.polyak_sgd and optax.contrib.reduce_on_plateau). Those
+        that evaluate the loss themselves, such as optax.lbfgs, are refused by `init`.
       estimator: (rollout, value, next_value) -> advantage [T, B]; by default
         normalized(reward_to_go(gamma=0.99)), as in the lesson.
       critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None.
@@ -78,9 +90,12 @@ def reinforce(
       one optimiser step.
 
     Raises:
-      ConfigError: for an argument out of its range, and for a critic without a target. `init`
-        raises it for a key that is not typed, and for parts that do not fit together, such as a
-        critic that returns more than one number for each row, or gae without a critic.
+      ConfigError: for an argument of the wrong type or out of its range, and for a critic without a
+        target. `init` raises it for a key that is not typed, and for parts that do not fit
+        together, such as a critic that returns more than one number for each row, or gae without a
+        critic. The other functions raise it when they are traced: for a rollout whose fields do not
+        fit each other, the policy's actions or the parameters (reward and weight must be floating,
+        the flags bool), and for an estimator or critic that returns another shape than [T, B].
 
     Source: Williams 1992; with a critic, Sutton & Barto, 2nd ed., section 13.4.
 
@@ -95,7 +110,8 @@ def reinforce(
       >>> algorithm.act(state.params, jax.random.key(1), obs).shape
       (5,)
     """
-    estimator = estimator or normalized(reward_to_go(gamma=0.99))
+    if estimator is None:
+        estimator = normalized(reward_to_go(gamma=0.99))
     objective = Objective(
         policy=policy,
         critic=critic,
@@ -191,6 +207,7 @@ def update(
       >>> int(state.step), int(info["env_steps"])
       (1, 3)
     """
+    check_type(state, TrainState)
     chunks, n, info = batches.prepare(objective, state.params, rollout)
     trained = actor_critic.trained(state.params)
     coef = actor_critic.entropy_coef_at(objective, state.step)
@@ -202,13 +219,13 @@ def update(
         def loss(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
             return chunk_loss(objective, {**state.params, **trained}, coef, chunk)
 
-        grads, sums = jax.grad(loss, has_aux=True)(trained)
-        return ravel_pytree(grads)[0], sums, batches.moment_sums(before, chunk)
+        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        return ravel_pytree(grads)[0], value, sums, batches.moment_sums(before, chunk)
 
     counts = batches.count_real(chunks)
-    total, sums, added = sum_chunks(gradient, chunks, counts, objective.sharding)
+    total, value, sums, added = sum_chunks(gradient, chunks, counts, objective.sharding)
     params, opt_state, grad_norm = actor_critic.apply_gradient(
-        objective, optimizer, state, total, n, unravel
+        objective, optimizer, state, total, value, n, unravel
     )
     params = {**state.params, **params, **batches.merge_moments(before, added)}
     info = batches.loss_info(sums, n, info) | {"grad_norm": grad_norm}

@@ -21,7 +21,7 @@ from pgjax.gym import spaces
 from pgjax.gym.actions import actions
 from pgjax.gym.results import EnvError
 from pgjax.gym.stepping import ManualResetVector, SerialEnvs, adapt
-from pgjax.types import Algorithm, Rollout, TrainState
+from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 
 def collect_episodes(
@@ -64,7 +64,7 @@ def collect_episodes(
       rounded up to a power of two and at least 8. Observations are flattened: [T, num_episodes, d].
 
     Raises:
-      ConfigError: num_episodes is not an integer of at least 1.
+      ConfigError: an argument has the wrong type, or num_episodes is not an integer of at least 1.
       SpaceError: a space or vector mode is not supported, or the policy does not fit the action
         space.
       RolloutError: an environment raised, hung, died, or returned an invalid or non-finite result.
@@ -136,6 +136,8 @@ def run_episodes(
       env, algorithm, state, num_episodes, squash, step_timeout: as for `collect_episodes`.
     """
     num_episodes = check_count("num_episodes", num_episodes)
+    check_type(algorithm, Algorithm)
+    check_type(state, TrainState)
     envs = adapt(env)
     sends = actions(envs.action_space, squash)
     seen = spaces.observations(envs.observation_space)

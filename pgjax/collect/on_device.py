@@ -14,12 +14,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pgjax.algorithms import actor_critic
 from pgjax.collect.noise import Noise, episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.collect.policy_fit import check_action, choices_of, raw_actions
 from pgjax.envs import base, wrappers
 from pgjax.errors import ConfigError, check_count
-from pgjax.numerics.sums import Sharding, max_over_vmap
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
+from pgjax.numerics.sums import Sharding, check_sharding, max_over_vmap
+from pgjax.types import (
+    Algorithm,
+    Info,
+    Params,
+    Rollout,
+    TrainState,
+    check_type,
+)
 
 # The carry of a step: states of n environments, observations [n, d], whether they have ended [n].
 _Carry = tuple[Any, jax.Array, jax.Array]
@@ -67,8 +75,9 @@ def collect_episodes_on_device(
       them equally many; the last ones are all padding if the episodes do not fill the shards.
 
     Raises:
-      ConfigError: there is no time limit; reset and step do not fit each other; num_episodes is not
-        an integer of at least 1; or the number of devices does not divide that of the shards.
+      ConfigError: an argument has the wrong type; there is no time limit; reset and step do not fit
+        each other; num_episodes is not an integer of at least 1; or the number of devices does not
+        divide that of the shards.
       SpaceError: the policy does not fit the action space.
 
     Example:
@@ -83,6 +92,10 @@ def collect_episodes_on_device(
       [8.0, 8.0, 8.0]
     """
     num_episodes = check_count("num_episodes", num_episodes)
+    base.check_env(env)
+    check_type(algorithm, Algorithm)
+    check_type(state, TrainState)
+    check_sharding(sharding)
     if env.max_episode_steps is None:
         raise ConfigError(
             "the environment has no time limit, and the compiled loop needs one: "
@@ -98,24 +111,30 @@ def training_step(
     num_episodes: int,
     *,
     squash: bool = False,
-    sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
+    sharding: Sharding | None = None,
 ) -> Callable[[TrainState], tuple[TrainState, Info]]:
     """Return one update, collecting included, as a pure function of a TrainState.
 
     Use it to write a training loop in JAX: jit it, scan it to make many updates per dispatch, map
     it over seeds, or shard it. `lax.map` over seeds gives the bits of a single run if there are two
-    shards or more; `vmap` is faster but rounds differently. To shard it, use the same `sharding` as
-    for `reinforce`, and call it under jax.shard_map with a replicated state.
+    shards or more; `vmap` is faster but rounds differently. To shard it, make the algorithm with
+    `reinforce(sharding=)`, and call it under jax.shard_map with a replicated state.
 
     Args:
       algorithm: `act` and `update` are used.
       env: an environment with a time limit.
       num_episodes: episodes per update, at least 1.
       squash: as in `collect_episodes_on_device`.
-      sharding: as in `collect_episodes_on_device`.
+      sharding: as in `collect_episodes_on_device`; by default that of the algorithm, and no other
+        is accepted. For an algorithm that pgjax did not make, the default is one shard.
 
     Returns:
-      step: (TrainState) -> (TrainState, Info). It raises what `collect_episodes_on_device` raises.
+      step: (TrainState) -> (TrainState, Info). It raises what `collect_episodes_on_device` raises,
+        and a ConfigError if the estimator needs more episodes than num_episodes.
+
+    Raises:
+      ConfigError: an argument has the wrong type, num_episodes is not an integer of at least 1, or
+        the sharding is not that of the algorithm.
 
     Example:
       >>> import jax, optax, pgjax
@@ -126,14 +145,34 @@ def training_step(
       >>> int(state.step), int(info["env_steps"])
       (1, 24)
     """
+    num_episodes = check_count("num_episodes", num_episodes)
+    base.check_env(env)
+    check_type(algorithm, Algorithm)
+    objective = actor_critic.objective_of(algorithm)
+    own = Sharding() if objective is None else objective.sharding
+    if objective is not None and sharding not in (None, own):
+        raise ConfigError(
+            f"the algorithm was made with {own}, not {sharding}: leave out sharding here, or give "
+            "reinforce the same"
+        )
+    shards = own if sharding is None else sharding
 
     def step(state: TrainState) -> tuple[TrainState, Info]:
         rollout = collect_episodes_on_device(
-            env, algorithm, state, num_episodes, squash=squash, sharding=sharding
+            env, algorithm, state, num_episodes, squash=squash, sharding=shards
         )
+        if objective is not None:  # on the episodes of all devices, without the padding
+            actor_critic.check_estimates(objective, _with_columns(rollout, num_episodes))
         return algorithm.update(state, rollout)
 
     return step
+
+
+def _with_columns(rollout: Rollout, columns: int) -> Any:
+    """Return the shapes and dtypes of a rollout with another number of columns."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((x.shape[0], columns, *x.shape[2:]), x.dtype), rollout
+    )
 
 
 def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> TrainState:
@@ -149,6 +188,9 @@ def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> Train
     Returns:
       TrainState with step 0.
 
+    Raises:
+      ConfigError: an argument has the wrong type. Otherwise as `algorithm.init`.
+
     Example:
       >>> import jax, optax, pgjax
       >>> env = pgjax.envs.make("CartPole-v1")
@@ -156,6 +198,8 @@ def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> Train
       >>> int(pgjax.init_on_device(algorithm, env, jax.random.key(0)).step)
       0
     """
+    base.check_env(env)
+    check_type(algorithm, Algorithm)
     space = wrappers.flatten_observations(env).observation_space
     return algorithm.init(key, jnp.zeros(space.shape, space.dtype))
 

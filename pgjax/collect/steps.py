@@ -19,12 +19,12 @@ from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
 from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.packing import Layout
 from pgjax.collect.policy_fit import check_action
-from pgjax.errors import RolloutError, check_count
+from pgjax.errors import ConfigError, RolloutError, check_count, short_repr
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
 from pgjax.gym.results import EnvError, write_obs, write_step
 from pgjax.gym.stepping import AutoresetVector, adapt_stream
-from pgjax.types import Algorithm, Rollout, TrainState
+from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 
 class Stream:
@@ -43,6 +43,7 @@ class Stream:
       autoreset_mode: the mode of a vector that declares none in metadata["autoreset_mode"].
 
     Raises:
+      ConfigError: `env` is not a Gymnasium environment.
       SpaceError: a space or the vector is not supported, or its autoreset mode is not known.
 
     Example:
@@ -75,6 +76,8 @@ class Stream:
     def collect(self, algorithm: Algorithm, state: TrainState, num_steps: int) -> Rollout:
         """Collect the next steps: a Rollout [num_steps, num_envs, ...]; see `collect_steps`."""
         num_steps = check_count("num_steps", num_steps)
+        check_type(algorithm, Algorithm)
+        check_type(state, TrainState)
         compiled = compile_for(algorithm, state, np.zeros(self._seen.size, self._seen.dtype))
         check_action(self._sends, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)
@@ -247,7 +250,7 @@ def collect_steps(
       took to reset itself. Observations are flattened: [num_steps, num_envs, d].
 
     Raises:
-      ConfigError: num_steps is not an integer of at least 1.
+      ConfigError: an argument has the wrong type, or num_steps is not an integer of at least 1.
       SpaceError: the policy does not fit the action space.
       RolloutError: as in `collect_episodes`, but it names environment, update and step, and has no
         `replay`. After it, or any other exception, the stream begins new episodes.
@@ -262,6 +265,8 @@ def collect_steps(
       >>> rollout.obs.shape  # [T, B, d]
       (5, 2, 4)
     """
+    if not isinstance(stream, Stream):
+        raise ConfigError(f"a pgjax.Stream(env) is needed here, got {short_repr(stream)}")
     return stream.collect(algorithm, state, num_steps)
 
 

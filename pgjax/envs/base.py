@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count, short_repr
 
 State = Any
 """The state of an environment: any pytree of arrays."""
@@ -30,6 +30,9 @@ class Discrete:
     """A space of the n integers start, ..., start + n - 1.
 
     Use it for a finite choice: the actions of CartPole, or the cell of a grid world.
+
+    Raises:
+      ConfigError: n is not an integer of at least 1.
 
     Example:
       >>> import pgjax
@@ -48,6 +51,9 @@ class Discrete:
 
     dtype: DTypeLike = np.int32
     """An integer dtype."""
+
+    def __post_init__(self) -> None:
+        check_count("n", self.n)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: bounds may be arrays
@@ -151,6 +157,17 @@ def environment_keys(seed: ArrayLike) -> tuple[jax.Array, jax.Array]:
     return reset_key, step_key
 
 
+def check_env(env: Env) -> None:
+    """Raise ConfigError, with what to call instead, unless the argument is a functional Env."""
+    if isinstance(env, str):
+        raise ConfigError(f"pass an environment, not its name: pgjax.envs.make({env!r})")
+    if not isinstance(env, Env):
+        raise ConfigError(
+            f"a functional environment (pgjax.envs.Env) is needed here, got {short_repr(env)}: "
+            "pgjax.envs.make makes one, and pgjax.collect_episodes takes those of Gymnasium"
+        )
+
+
 def check(env: Env) -> None:
     """Check that the functions of an environment fit each other and its spaces.
 
@@ -160,7 +177,8 @@ def check(env: Env) -> None:
       env: a functional environment.
 
     Raises:
-      ConfigError: if shapes, dtypes or the number of results differ from what `Env` says.
+      ConfigError: if it is not an Env, or if shapes, dtypes or the number of results differ from
+        what `Env` says.
 
     Example:
       >>> import pgjax
@@ -173,6 +191,7 @@ def check(env: Env) -> None:
       ...     print(error)
       the observation is float32[4], but observation_space says float32[3]
     """
+    check_env(env)
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, Box | Discrete):
             raise ConfigError(f"spaces must be pgjax.envs.Box or Discrete, got {space!r}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from pgjax.envs.base import Box, Discrete, Env, State, Step
 from pgjax.envs.wrappers import time_limit
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count
 
 
 def _never() -> jax.Array:
@@ -282,7 +282,6 @@ CLASSIC: dict[str, tuple[Callable[[], Env], int]] = {
 """Gymnasium's name of each environment -> (its maker, its time limit in steps)."""
 
 
-@functools.cache  # the same object for the same arguments, so that its users compile once
 def make(env_id: str, max_episode_steps: int | None = None) -> Env:
     """Make a functional environment by its Gymnasium name.
 
@@ -314,5 +313,12 @@ def make(env_id: str, max_episode_steps: int | None = None) -> Env:
             f"no functional environment {env_id!r}, only {', '.join(CLASSIC)}: convert others "
             "with pgjax.envs.from_func_env, from_brax or from_gymnax"
         )
-    build, steps = CLASSIC[env_id]
-    return time_limit(build(), steps if max_episode_steps is None else max_episode_steps)
+    steps = CLASSIC[env_id][1]
+    if max_episode_steps is not None:
+        steps = check_count("max_episode_steps", max_episode_steps)
+    return _make(env_id, steps)
+
+
+@functools.cache  # the same object for the same arguments, so that its users compile once
+def _make(env_id: str, max_episode_steps: int) -> Env:
+    return time_limit(CLASSIC[env_id][0](), max_episode_steps)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from pgjax.envs.base import Box, Discrete, Env, Space, State, Step
-from pgjax.errors import ConfigError, SpaceError
+from pgjax.envs.base import Box, Discrete, Env, Space, State, Step, check_env
+from pgjax.errors import ConfigError, SpaceError, check_count
 from pgjax.numerics.bounds import into_bounds
 
 
@@ -26,7 +26,7 @@ def time_limit(env: Env, max_episode_steps: int) -> Env:
       An environment whose state is (state of `env`, steps taken [] int32).
 
     Raises:
-      ConfigError: if the limit is out of range.
+      ConfigError: if `env` is not a functional environment, or the limit not an integer in range.
 
     Example:
       >>> import pgjax
@@ -36,7 +36,9 @@ def time_limit(env: Env, max_episode_steps: int) -> Env:
       >>> pgjax.envs.time_limit(env, 50).max_episode_steps
       50
     """
-    if not 1 <= max_episode_steps < 2**31:
+    check_env(env)
+    max_episode_steps = check_count("max_episode_steps", max_episode_steps)
+    if max_episode_steps >= 2**31:
         raise ConfigError(
             f"max_episode_steps must be at least 1 and below 2**31, got {max_episode_steps}"
         )

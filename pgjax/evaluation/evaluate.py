@@ -17,7 +17,7 @@ from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError, counted
+from pgjax.errors import ConfigError, RunError, check_count, counted
 from pgjax.numerics.xla import compile_in_background, fastest_compile
 from pgjax.runs.run import Run, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
@@ -69,7 +69,7 @@ def evaluate(
       >>> sorted(pgjax.evaluate(run, episodes=2))
       ['episodes', 'max', 'mean', 'mean_length', 'min', 'std']
     """
-    check_episodes(episodes)
+    episodes = check_episodes(episodes)
     run = as_run(run, allow_env_import=allow_env_import)
     method = _evaluate_on_device if run.config.on_device else _evaluate_in_python
     returns, lengths, cut = method(run, episodes, seed, stochastic)
@@ -95,11 +95,9 @@ def evaluation_sentence(result: dict[str, Any]) -> str:
     ).format(**result, over=over)
 
 
-def check_episodes(episodes: int) -> None:
-    """Raise ConfigError unless `episodes` is from 1 to 2**31 - 1."""
-    integer = isinstance(episodes, int) and not isinstance(episodes, bool)
-    if not integer or not 1 <= episodes < 2**31:
-        raise ConfigError(f"--episodes must be an integer from 1 to {2**31 - 1}, got {episodes!r}")
+def check_episodes(episodes: int) -> int:
+    """Return `episodes`; raise ConfigError unless it is an integer from 1 to 2**31 - 1."""
+    return check_count("--episodes", episodes, 2**31 - 1)
 
 
 def _groups(episodes: int) -> tuple[range, int]:
@@ -215,7 +213,7 @@ def evaluation_state(run: Run, seed: int) -> TrainState:
 
 
 def _checked(seed: int) -> np.uint32:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise ConfigError(f"--seed must be an integer from 0 to {2**32 - 1}, got {seed!r}")
     return np.uint32(seed)
 

@@ -129,7 +129,7 @@ def frames(
 
 def _film(run: Run, episodes: int, seed: int, stochastic: bool, show: Show) -> None:
     """Run episodes one after the other, and show each image."""
-    check_episodes(episodes)
+    episodes = check_episodes(episodes)
     config, state = run.config, evaluation_state(run, seed)
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     opened = with_spaces(_make_rendered(run))

@@ -26,6 +26,7 @@ from jax.flatten_util import ravel_pytree
 
 from pgjax.algorithms.reinforce import reinforce
 from pgjax.envs.tabular import Trajectories
+from pgjax.errors import check_count
 from pgjax.gradcheck.cases import CASES, CRITIC, Case, Loss, Task
 from pgjax.numerics.xla import fastest_compile
 from pgjax.types import Algorithm, Params, Rollout
@@ -145,6 +146,9 @@ def moments(
       trajectories: all that can happen in an episode, as from `pgjax.envs.tabular.trajectories`.
       num_episodes: per batch, at least 1.
 
+    Raises:
+      ConfigError: num_episodes is not an integer of at least 1.
+
     Returns:
       (expectation, a tree like params; variance [] of the policy's part, summed over its
       parameters).
@@ -171,6 +175,7 @@ def moments(
       >>> mean["params"]["Dense_0"]["bias"].round(3).tolist(), round(float(variance), 3)
       ([0.25, -0.25], 0.25)
     """
+    num_episodes = check_count("num_episodes", num_episodes)
     rollout, env_probability = trajectories
     index = np.indices((len(env_probability),) * num_episodes).reshape(num_episodes, -1).T
     # From the policy, since algorithm.log_prob may be wrong.

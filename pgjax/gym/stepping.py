@@ -20,12 +20,34 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from pgjax.errors import SpaceError
+from pgjax.envs import base
+from pgjax.errors import ConfigError, SpaceError, short_repr
 from pgjax.gym.results import EnvError, failure_advice, failure_text, first_obs
 
 
+def check_env(env: Any) -> None:
+    """Raise ConfigError, with what to call instead, unless the argument steps as Gymnasium's do."""
+    if isinstance(env, str):
+        raise ConfigError(f"pass an environment, not its name: gymnasium.make({env!r})")
+    if isinstance(env, base.Env):
+        raise ConfigError(
+            "this is a functional environment: collect it with pgjax.collect_episodes_on_device, "
+            "or convert it with pgjax.envs.as_gymnasium(env)"
+        )
+    if isinstance(env, type) or not hasattr(env, "step"):
+        raise ConfigError(
+            f"a Gymnasium environment is needed here, got {short_repr(env)}: gymnasium.make and "
+            "gymnasium.make_vec make one"
+        )
+
+
 def adapt(env: gym.Env | VectorEnv) -> "SerialEnvs | ManualResetVector":
-    """Return the slots of an environment; a vector must leave resets to the caller."""
+    """Return the slots of an environment; a vector must leave resets to the caller.
+
+    Raises:
+      ConfigError: the argument is not a Gymnasium environment.
+    """
+    check_env(env)
     if type(env) is SyncVectorEnv:  # not a wrapper of one, which may change what it returns
         return SerialEnvs(env.envs)
     return ManualResetVector(env) if isinstance(env, VectorEnv) else SerialEnvs([env])

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pgjax.errors import ConfigError
+
 OBS = "obs_moments"  # name of the collection
 Moments = dict[str, jax.Array]  # "count" [], "mean" [d] and "var" [d], float32
 
@@ -72,4 +74,6 @@ def variables(module: Any, size: int) -> Moments:
     """Return the moments in the collection OBS of a Flax module, with gradient zero."""
     begin = initial_moments(size)
     kept = {name: module.variable(OBS, name, lambda x=x: x).value for name, x in begin.items()}
+    if (known := kept["mean"].shape) != (size,):  # Flax does not compare shapes of variables
+        raise ConfigError(f"the running moments are of {known} numbers, but observations of {size}")
     return jax.lax.stop_gradient(kept)

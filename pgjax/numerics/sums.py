@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.errors import ConfigError, counted
+from pgjax.errors import ConfigError, check_count, counted
 
 CHUNK_SIZE = 128  # rows; up to 128, results were equal at every thread count tested
 _UNROLL = 8  # steps per loop iteration, because the loop costs more than a step
@@ -70,6 +70,13 @@ class Sharding(NamedTuple):
             return whole
         size = whole.shape[1] // lax.axis_size(self.axis_name)
         return lax.dynamic_slice_in_dim(whole, lax.axis_index(self.axis_name) * size, size, 1)
+
+
+def check_sharding(sharding: Sharding) -> None:
+    """Raise ConfigError unless the argument is a Sharding into at least one shard."""
+    if not isinstance(sharding, Sharding):
+        raise ConfigError(f"sharding must be a pgjax.Sharding(num_shards), got {sharding!r}")
+    check_count("num_shards", sharding.num_shards)
 
 
 def scan_in_fixed_order(

@@ -22,7 +22,7 @@ from pgjax.collect.packing import pack, unpack
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import Agent
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.sums import Sharding
 from pgjax.numerics.xla import compile_in_background, fast_compile
 from pgjax.runs.digests import params_digest, to_hex
@@ -85,7 +85,7 @@ def _mesh(num_devices: int | None, num_seeds: int) -> Mesh:
     devices, processes = jax.devices(), jax.process_count()
     wanted = len(devices) if processes > 1 else min(len(devices), num_seeds)
     if num_devices is not None:
-        wanted = num_devices
+        wanted = num_devices if num_devices < 1 else check_count("--num-devices", num_devices)
     if wanted < 1:
         raise ConfigError(f"--num-devices must be at least 1, got {wanted}")
     if wanted > len(devices):

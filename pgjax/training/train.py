@@ -17,7 +17,15 @@ from jax.experimental import multihost_utils
 from pgjax.config.agent import Agent, doubts, make_agent
 from pgjax.config.env import open_env, why_not_reproducible
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, PgjaxError, RolloutError, RunWarning, counted, short_repr
+from pgjax.errors import (
+    ConfigError,
+    PgjaxError,
+    RolloutError,
+    RunWarning,
+    check_count,
+    counted,
+    short_repr,
+)
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
@@ -100,11 +108,7 @@ def train_seeds(
       ['seed-0', 'seed-1']
     """
     _check_config(config)
-    integer = isinstance(num_seeds, int) and not isinstance(num_seeds, bool)
-    if not integer or not 1 <= num_seeds <= folder.MOST_SEEDS:
-        raise ConfigError(
-            f"--seeds must be an integer from 1 to {folder.MOST_SEEDS}, got {num_seeds!r}"
-        )
+    num_seeds = check_count("--seeds", num_seeds, folder.MOST_SEEDS)
     if not config.on_device:
         raise ConfigError("several seeds are trained in one on-device program: add --on-device")
     root = _new_run_dir(config)

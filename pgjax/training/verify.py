@@ -12,7 +12,7 @@ import numpy as np
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError, counted
+from pgjax.errors import ConfigError, RunError, check_count, counted
 from pgjax.runs import store
 from pgjax.runs.checkpoints import restore, valid_checkpoints
 from pgjax.runs.digests import params_digest, params_sha256, to_hex
@@ -71,7 +71,7 @@ def verify(
     """
     path = run_path(run)
     config = read_config(path, allow_env_import=allow_env_import)
-    recorded = _recorded(path)
+    recorded, first = _recorded(path), check_count("the first of --updates", first)
     count = min(map(len, recorded))  # the lengths may differ after a kill
     last = _last_to_compare(path, config, count, first, last)
     found: dict[str, Any] = {"identical": True, "first": first, "last": last}
@@ -109,7 +109,7 @@ def _last_to_compare(
     if config.collect == "steps" and _first_resumed(path) < count:
         most = _first_resumed(path)
         why = "can be compared: a resumed stream of steps restarts its episodes"
-    last = most if last is None else last
+    last = most if last is None else check_count("the last of --updates", last)
     if not 1 <= first <= last <= most:
         raise ConfigError(f"--updates {first}:{last}, but 1:{most} {why}")
     return last

@@ -202,3 +202,40 @@ def test_acting_on_rows_is_acting_on_each(rows):
     keys = jax.random.split(jax.random.key(1), rows)
     expected = [algorithm.act(params, key, row) for key, row in zip(keys, obs, strict=True)]
     np.testing.assert_allclose(algorithm.act(params, keys, obs), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_hyperparameters_may_be_traced(rng):
+    """vmap over them gives what a Python loop gives, and jitted constants are checked."""
+    batch = make_rollout(rng, [5, 3], action=lambda shape: rng.normal(size=(*shape, 1)))
+    batch = batch._replace(action=batch.action.astype(np.float32))
+
+    def parts(gamma, coef):
+        estimator = advantages.time_discounted(advantages.gae(gamma, gamma), gamma)
+        return pgjax.reinforce(
+            pgjax.GaussianPolicy(1, ()), optax.sgd(0.1), critic=pgjax.ValueNetwork(()),
+            estimator=estimator, entropy_coef=coef, value_coef=coef, normalize_rewards=gamma,
+        )  # fmt: skip
+
+    first = parts(0.5, 0.5).init(jax.random.key(0), OBS)
+
+    @jax.jit
+    def params_after(gamma, coef):
+        algorithm = parts(gamma, coef)
+        return jax.lax.fori_loop(0, 2, lambda _, s: algorithm.update(s, batch)[0], first).params
+
+    gammas, coefs = np.float32([0.5, 0.9]), np.float32([0.0, 0.2])
+    mapped = jax.jit(jax.vmap(params_after))(gammas, coefs)
+    for i, (gamma, coef) in enumerate(zip(gammas, coefs, strict=True)):
+        algorithm, state = parts(float(gamma), float(coef)), first
+        for _ in range(2):
+            state, _ = algorithm.update(state, batch)
+        for many, one in zip(jax.tree.leaves(mapped), jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_allclose(many[i], one, rtol=1e-4, atol=1e-6)
+
+
+def test_known_hyperparameters_are_checked_while_others_are_traced():
+    constant = jnp.float32(1.5)
+    with pytest.raises(pgjax.ConfigError, match="gamma must be in"):
+        jax.jit(lambda: advantages.reward_to_go(constant))()
+    with pytest.raises(pgjax.ConfigError, match="gamma must be one number"):
+        jax.jit(advantages.reward_to_go)(np.ones(2))

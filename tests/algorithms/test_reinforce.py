@@ -196,3 +196,86 @@ def test_gradients_of_16_bit_parameters_are_sums_in_float32(dtype):
         assert leaf.dtype == dtype
         step = np.broadcast_to([0.01, -0.01], leaf.shape)
         np.testing.assert_allclose(np.float32(leaf), step, rtol=4e-3)
+
+
+def zero_policy_case(rng):
+    """A policy with mean 0 and std 1, a critic of 0, and the loss worked out in float64."""
+    batch = make_rollout(rng, [4, 2], action=gaussian_actions(rng))
+    algorithm = {
+        "policy": pgjax.GaussianPolicy(2, ()), "critic": _OneValue(), "value_coef": 0.7,
+        "estimator": advantages.reward_to_go(1.0), "entropy_coef": lambda n: 0.1 * (n + 1),
+    }  # fmt: skip
+    weight, reward = batch.weight.astype(float), batch.reward * batch.weight.astype(float)
+    returns = np.cumsum(reward[::-1], 0)[::-1]
+    log_p = (-0.5 * batch.action.astype(float) ** 2 - 0.5 * np.log(2 * np.pi)).sum(-1)
+    entropy = 1 + np.log(2 * np.pi)
+    terms = -returns * log_p + 0.7 * 0.5 * returns**2
+
+    def loss(num_updates):
+        return float((weight * (terms - 0.1 * (num_updates + 1) * entropy)).sum() / 2)
+
+    return batch, algorithm, loss
+
+
+def test_the_optimizer_is_given_the_loss_of_the_update(rng):
+    batch, parts, loss = zero_policy_case(rng)
+    recorder = optax.GradientTransformationExtraArgs(
+        lambda params: (jnp.float32(0), params),
+        lambda grads, state, params=None, *, value, grad, **_: (
+            jax.tree.map(jnp.zeros_like, grads),
+            (value, grad),
+        ),
+    )
+    algorithm = pgjax.reinforce(optimizer=recorder, sharding=pgjax.Sharding(3), **parts)
+    state = algorithm.init(jax.random.key(0), OBS)
+    state = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
+    for num_updates in (0, 1):  # the schedule of the entropy coefficient
+        state, _ = algorithm.update(state, batch)
+        assert float(state.opt_state[0]) == pytest.approx(loss(num_updates), rel=1e-5)
+    # The critic is 0, so that its gradient is minus the sum of the returns.
+    returns = np.cumsum((batch.reward * batch.weight)[::-1], 0)[::-1] * batch.weight
+    gradient = float(state.opt_state[1]["critic"]["value"])
+    assert gradient == pytest.approx(-0.7 * returns.sum() / 2, rel=1e-5)
+
+
+def test_polyak_steps_by_the_loss(rng):
+    """x - g min(loss / |g|^2, limit), also inside MultiSteps, which passes the loss on."""
+    batch, parts, loss = zero_policy_case(rng)
+    optimizer = optax.polyak_sgd(max_learning_rate=1e9)
+    algorithm = pgjax.reinforce(optimizer=optax.MultiSteps(optimizer, 1), **parts)
+    state = algorithm.init(jax.random.key(0), OBS)
+    state = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
+    grads, _ = jax.jit(jax.grad(algorithm.loss, has_aux=True))(state.params, batch)
+    after = algorithm.update(state, batch)[0].params
+    rate = loss(0) / sum(float((g**2).sum()) for g in jax.tree.leaves(grads))
+    for x, g in zip(jax.tree.leaves(after), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(x, -rate * g, rtol=1e-4, atol=1e-6)
+
+
+def test_derivatives_of_an_update(rng):
+    """d/dc of a parameter after a step of sgd(0.1) with entropy coefficient c.
+
+    The entropy is a constant plus log std, so that a step adds 0.1 c * steps / episodes to log std.
+    """
+    batch = make_rollout(rng, [4, 2], action=gaussian_actions(rng))
+    policy, optimizer = pgjax.GaussianPolicy(2, ()), optax.sgd(0.1)
+    params = policy.init(jax.random.key(0), OBS)
+
+    def log_std(coef, rate=0.9, by_hand=False):
+        algorithm = pgjax.reinforce(
+            policy, optimizer, entropy_coef=coef, estimator=advantages.reward_to_go(rate)
+        )
+        state = pgjax.TrainState(
+            params, optimizer.init(params), jax.random.key(0), jnp.zeros((), jnp.int32)
+        )
+        if not by_hand:
+            return algorithm.update(state, batch)[0].params["params"]["log_std"][0]
+        grads, _ = jax.grad(algorithm.loss, has_aux=True)(params, batch)
+        updates, _ = optimizer.update(grads, state.opt_state, params)
+        return optax.apply_updates(params, updates)["params"]["log_std"][0]
+
+    by_coef, by_rate = jax.jit(jax.jacfwd(log_std, (0, 1)))(0.3, 0.9)
+    np.testing.assert_allclose(by_coef, 0.1 * 6 / 2, rtol=1e-5)
+    assert float(by_rate) == 0.0  # advantages are constants
+    backwards = jax.jit(jax.grad(lambda coef: log_std(coef, by_hand=True)))
+    np.testing.assert_allclose(backwards(0.3), 0.1 * 6 / 2, rtol=1e-5)

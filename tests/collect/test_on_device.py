@@ -180,3 +180,74 @@ def test_shards_give_the_same_gradient(rng):
     for other in params[1:]:
         for x, y in zip(jax.tree.leaves(other), jax.tree.leaves(params[0]), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+def test_training_step_uses_the_sharding_of_the_algorithm():
+    sharding = pgjax.Sharding(8, "devices")
+    sharded = pgjax.reinforce(pgjax.SoftmaxPolicy(2, ()), optax.sgd(0.1), sharding=sharding)
+    for algorithm, wrong in (
+        (sharded, pgjax.Sharding(8)),
+        (sharded, pgjax.Sharding(4, "devices")),
+        (SOFTMAX, sharding),
+    ):
+        with pytest.raises(pgjax.ConfigError, match="the algorithm was made with Sharding"):
+            pgjax.training_step(algorithm, CARTPOLE, 4, sharding=wrong)
+    state = jax.eval_shape(
+        lambda key: pgjax.init_on_device(sharded, CARTPOLE, key), jax.random.key(0)
+    )
+    for given in (None, sharding):
+        step = pgjax.training_step(sharded, CARTPOLE, np.int64(4), sharding=given)
+        jax.eval_shape(_on_one_device(step), state)  # without the axis it would fail
+
+
+def _on_one_device(step):
+    mesh = jax.make_mesh((1,), ("devices",), devices=jax.devices()[:1])
+    everywhere = jax.sharding.PartitionSpec()
+    return jax.shard_map(
+        step, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )
+
+
+@pytest.mark.parametrize(
+    "sharding", [pgjax.Sharding(), pgjax.Sharding(8), pgjax.Sharding(8, "devices")]
+)
+def test_an_estimator_counts_episodes_without_the_padding_of_shards(sharding):
+    algorithm = pgjax.reinforce(
+        pgjax.SoftmaxPolicy(2, ()), optax.sgd(0.1), sharding=sharding,
+        estimator=pgjax.advantages.leave_one_out(pgjax.advantages.reward_to_go()),
+    )  # fmt: skip
+    state = jax.eval_shape(
+        lambda key: pgjax.init_on_device(algorithm, CARTPOLE, key), jax.random.key(0)
+    )
+    for num_episodes in (1, 2):
+        step = pgjax.training_step(algorithm, CARTPOLE, num_episodes)
+        step = step if sharding.axis_name is None else _on_one_device(step)
+        if num_episodes == 1:
+            with pytest.raises(pgjax.ConfigError, match="at least 2, got 1"):
+                jax.eval_shape(step, state)
+        else:
+            jax.eval_shape(step, state)
+
+
+def test_arguments_of_the_wrong_type_are_named():
+    state = pgjax.init_on_device(SOFTMAX, CARTPOLE, jax.random.key(SEED))
+    gymnasium = envs.as_gymnasium(CARTPOLE)
+    collect = pgjax.collect_episodes_on_device
+    for fn, words in (
+        (lambda: collect("CartPole-v1", SOFTMAX, state, 2), r"pgjax.envs.make\('CartPole-v1'\)"),
+        (lambda: collect(gymnasium, SOFTMAX, state, 2), "pgjax.collect_episodes takes"),
+        (lambda: collect(CARTPOLE, state, SOFTMAX, 2), "a pgjax.Algorithm .* TrainState"),
+        (lambda: collect(CARTPOLE, SOFTMAX, state.params, 2), "a pgjax.TrainState .* dict"),
+        (lambda: collect(CARTPOLE, SOFTMAX, state, 2, sharding=8), "pgjax.Sharding"),
+        (lambda: pgjax.training_step(CARTPOLE, SOFTMAX, 2), "functional environment"),
+        (lambda: pgjax.training_step(SOFTMAX, "CartPole-v1", 2), "pgjax.envs.make"),
+        (lambda: pgjax.training_step(SOFTMAX, CARTPOLE, True), "num_episodes"),
+        (lambda: pgjax.init_on_device(CARTPOLE, SOFTMAX, jax.random.key(0)), "functional env"),
+        (lambda: pgjax.init_on_device(SOFTMAX, "CartPole-v1", jax.random.key(0)), "envs.make"),
+        (lambda: pgjax.init_on_device(SOFTMAX, CARTPOLE, 0), "typed key"),
+        (lambda: envs.check("CartPole-v1"), "pgjax.envs.make"),
+        (lambda: envs.time_limit("CartPole-v1", 5), "pgjax.envs.make"),
+    ):
+        with pytest.raises(pgjax.ConfigError, match=words) as e:
+            fn()
+        assert "\n" not in str(e.value)

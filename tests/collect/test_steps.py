@@ -344,3 +344,24 @@ def test_episode_counts_restart_after_an_error():
     collect_steps(stream, algorithm, state, 5)
     info = stream.episode_info()
     assert (info["episodes"], info["mean_return"], info["max_length"]) == (2, 3.0, 3.0)
+
+
+def test_arguments_of_the_wrong_type_are_named():
+    env = gym.make("CartPole-v1")
+    stream = pgjax.Stream(env)
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, ()), optax.sgd(0.1))
+    state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))
+    for_three = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
+    for collect, source in ((pgjax.collect_episodes, env), (pgjax.collect_steps, stream)):
+        for args, words in (
+            ((source, state, algorithm, 2), "a pgjax.Algorithm is needed here, got .* TrainState"),
+            (
+                (source, algorithm, state.params, 2),
+                "a pgjax.TrainState is needed here, got .* dict",
+            ),
+            ((source, algorithm, state, True), "must be an integer of at least 1, got True"),
+            ((source, algorithm, for_three, 2), r"shape \(3, 2\), but observations \[..., 4\]"),
+            (("CartPole-v1", algorithm, state, 2), "CartPole-v1"),
+        ):
+            with pytest.raises(pgjax.ConfigError, match=words):
+                collect(*args)

@@ -77,3 +77,13 @@ def test_make_names_what_it_can_make():
         envs.make("Walker2d-v5")
     with pytest.raises(pgjax.ConfigError, match="at least 1"):
         envs.make("CartPole-v1", 0)
+
+
+def test_a_time_limit_is_a_count():
+    assert envs.make("CartPole-v1", np.int64(7)) is envs.make("CartPole-v1", 7)
+    envs.make("CartPole-v1", 1)
+    with pytest.raises(pgjax.ConfigError, match="n must be an integer"):
+        envs.Discrete(True)
+    for limit in (True, 2.0):  # equal to limits for which there is an environment
+        with pytest.raises(pgjax.ConfigError, match="max_episode_steps must be an integer"):
+            envs.make("CartPole-v1", limit)

@@ -165,3 +165,18 @@ def test_evaluation_noise_depends_on_the_evaluation_seed_alone(on_device, device
     env = gym.make("Echo-v0")
     trained = pgjax.collect_episodes(env, run.agent.algorithm, begun, 3).reward.sum(0)
     assert abs(trained.mean() - found["mean"]) > 1e-3
+
+
+def test_counts_of_the_package_are_integers(run_dir):
+    assert pgjax.evaluate(run_dir, np.int64(2), seed=np.int64(7))["episodes"] == 2
+    for fn, words in (
+        (lambda: pgjax.evaluate(run_dir, True), "--episodes"),
+        (lambda: pgjax.evaluate(run_dir, 2, seed=True), "--seed"),
+        (lambda: pgjax.video.frames(run_dir, True), "--episodes"),
+        (lambda: pgjax.verify(run_dir, first=True), "--updates"),
+        (lambda: pgjax.verify(run_dir, last=2.0), "--updates"),
+        (lambda: pgjax.train_seeds(load(run_dir).config, True), "--seeds"),
+        (lambda: pgjax.resume(run_dir, updates=True), "--updates"),
+    ):
+        with pytest.raises(pgjax.ConfigError, match=words):
+            fn()

@@ -103,3 +103,16 @@ def test_a_vector_without_the_spaces_of_one_environment_is_refused(name):
     for adapt in (stepping.adapt_stream, pgjax.Stream):
         with pytest.raises(pgjax.SpaceError, match=f"no {name}"):
             adapt(bare)
+
+
+def test_what_is_no_gymnasium_environment_is_refused():
+    functional = pgjax.envs.make("CartPole-v1")
+    for adapt in (stepping.adapt, stepping.adapt_stream):
+        for env, words in (
+            ("CartPole-v1", r"gymnasium.make\('CartPole-v1'\)"),
+            (functional, "collect_episodes_on_device.*as_gymnasium"),
+            (Scripted, "a Gymnasium environment is needed"),
+            (None, "a Gymnasium environment is needed"),
+        ):
+            with pytest.raises(pgjax.ConfigError, match=words):
+                adapt(env)
