@@ -186,7 +186,7 @@ def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> A
       An estimator whose critic's target is the return: advantage + value.
 
     Raises:
-      ConfigError: if gamma is out of range.
+      ConfigError: if gamma is out of range, or a parameter is not one number.
 
     Source: Williams 1992; Sutton & Barto, 2nd ed., section 13.3-13.4.
 
@@ -200,6 +200,7 @@ def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> A
       [1.75, 1.5, 1.0]
     """
     _check_unit(gamma=gamma)
+    known_number("reward_scale", reward_scale)
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         rollout = zero_padding(rollout)
@@ -236,7 +237,7 @@ def gae(
       ConfigError if it is called without values.
 
     Raises:
-      ConfigError: if gamma or lambda_ is out of range.
+      ConfigError: if gamma or lambda_ is out of range, or a parameter is not one number.
 
     Source: Schulman et al. 2016, eq. 16; see `pgjax.returns.gae`.
 
@@ -251,6 +252,7 @@ def gae(
       [0.875, 0.75, 0.5]
     """
     _check_unit(gamma=gamma, lambda_=lambda_)
+    known_number("reward_scale", reward_scale)
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         if value is None or next_value is None:
@@ -377,7 +379,7 @@ def time_discounted(estimator: Estimator, gamma: ArrayLike = 0.99) -> AdvantageE
       An estimator with the same critic's target as `estimator`.
 
     Raises:
-      ConfigError: if gamma is out of range.
+      ConfigError: if gamma is out of range, or a parameter is not one number.
 
     Source: Sutton & Barto, 2nd ed., section 13.3, the γᵗ of the boxed algorithm.
 

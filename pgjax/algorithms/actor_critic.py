@@ -102,15 +102,17 @@ def check_objective(objective: Objective) -> None:
     if objective.chunk_size is not None:
         check_count("chunk_size, if not None,", objective.chunk_size, CHUNK_SIZE)
     check_sharding(objective.sharding)
-    for name, most in (("entropy_coef", None), ("value_coef", None), ("normalize_rewards", 1.0)):
-        value = getattr(objective, name)
-        if value is None or (name == "entropy_coef" and callable(value)):
+    for name in ("entropy_coef", "value_coef"):
+        coef = getattr(objective, name)
+        if name == "entropy_coef" and callable(coef):
             continue
-        known = known_number(name, value)
+        known = known_number(name, coef)
         if known is not None and not 0.0 <= known < float("inf"):
-            raise ConfigError(f"{name} must be finite and at least 0, got {value}")
-        if known is not None and most is not None and known > most:
-            raise ConfigError(f"{name} must be None or in [0, 1], got {value}")
+            raise ConfigError(f"{name} must be finite and at least 0, got {coef}")
+    if (discount := objective.normalize_rewards) is not None:
+        known = known_number("normalize_rewards", discount)
+        if known is not None and not 0.0 <= known <= 1.0:
+            raise ConfigError(f"normalize_rewards must be None or in [0, 1], got {discount}")
 
 
 def resolve_value_target(
@@ -214,7 +216,7 @@ def log_prob(objective: Objective, params: Params, obs: ArrayLike, action: Array
     distribution = _apply(objective, params, obs)
     checks.check_action(distribution, action)
     result = distribution.log_prob(action)
-    checks.check_rows("the policy returns log-probabilities", result.shape, distribution)
+    checks.check_rows("the policy returns log-probabilities", jnp.shape(result), distribution)
     return result
 
 

@@ -204,6 +204,7 @@ def test_columns_that_fill_the_shards_are_no_episodes(num_shards, rng):
         (None, {"chunk_size": True}, "chunk_size.* must be an integer from 1 to 128, got True"),
         (None, {"chunk_size": 2.0}, "chunk_size"),
         (None, {"value_coef": "0.5"}, "value_coef must be one number"),
+        (None, {"value_coef": None}, "value_coef must be one number"),
         (None, {"entropy_coef": np.array([0.1, 0.2])}, "entropy_coef must be one number"),
         (None, {"entropy_coef": jnp.float32(-1)}, "entropy_coef must be finite"),
         (None, {"normalize_rewards": 1.5}, "normalize_rewards"),
