@@ -1,8 +1,12 @@
 """The pgjax command: parse arguments, run a command, and turn errors into exit codes."""
 
 import functools
+import importlib.metadata
+import io
 import os
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -18,7 +22,11 @@ from pgjax.cli.train import TrainArguments, train_command
 from pgjax.config.presets import PRESETS
 from pgjax.errors import ConfigError, PgjaxError, RunWarning
 
-_DESCRIPTION = "Policy gradients in JAX for Gymnasium."
+_TRACEBACK = "--traceback"
+_DESCRIPTION = (
+    "Policy gradients in JAX for Gymnasium. With --traceback, every command shows where an error "
+    "came from; pgjax --version shows the version."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,12 +36,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # Videos are rendered in memory; without this, SDL reports a missing display.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII only
+            stream.reconfigure(errors="backslashreplace")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # for environments module:Id, as with python -m pgjax
+    words = list(sys.argv[1:] if argv is None else argv)
+    trace = _TRACEBACK in words
+    words = [word for word in words if word != _TRACEBACK]
+    if words == ["--version"]:
+        print(f"pgjax {importlib.metadata.version('pgjax')}")
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = _show_warning
         try:
-            _parse(sys.argv[1:] if argv is None else argv)()
+            _parse(words)()
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read the output has closed it, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None
         except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:
+            if trace:
+                traceback.print_exc()
             _exit(2, " ".join(str(e).split()))
         except KeyboardInterrupt as e:
             _exit(130, f"interrupted {e}".rstrip())

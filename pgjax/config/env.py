@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pgjax import envs
@@ -127,7 +128,11 @@ def make_env(
     num_envs = num_envs or config.num_envs
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
-    make_one = functools.partial(_make_one, config.env_id, config.frame_stack, kwargs)
+    named: Any = config.env_id
+    spec = gym.registry.get(config.env_id)
+    if spec is not None and getattr(spec.entry_point, "__module__", "") == "__main__":
+        named = spec  # processes do not know what a script or a notebook registers
+    make_one = functools.partial(_make_one, named, config.frame_stack, kwargs)
     try:
         if num_envs == 1 and not alone:
             return make_one()
@@ -139,12 +144,20 @@ def make_env(
     except (Exception, SystemExit) as e:  # user code may raise anything
         from_gymnasium = isinstance(e, gym.error.Error)
         reason = " ".join(str(e).split()) if from_gymnasium else f"it {failure_text(e)}"
+        if config.vectorization == "async" and isinstance(e, EOFError | ConnectionError):
+            reason = (
+                "its processes ended while they started; in a script, start training under "
+                'if __name__ == "__main__":'
+            )
+        if isinstance(e, gym.error.UnregisteredEnv):
+            reason += "; if a package registers it, put its module in front: module:Id"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 
-def _make_one(env_id: str, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
+def _make_one(env_id: str | EnvSpec, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
     # collect_episodes checks the same as Gymnasium's checker, which would slow down every step.
-    env = gym.make(env_id, disable_env_checker=True, **kwargs)
+    with warnings.catch_warnings():  # filters that user code sets are its own
+        env = gym.make(env_id, disable_env_checker=True, **kwargs)
     if frame_stack > 1:
         env = gym.wrappers.FrameStackObservation(env, frame_stack)
     # Check the spaces before Gymnasium batches them or starts processes.

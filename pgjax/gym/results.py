@@ -1,7 +1,11 @@
 """Check what Gymnasium environments return; every fault is an `EnvError`."""
 
 import contextlib
+import functools
 import math
+import os
+import sysconfig
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +14,10 @@ import numpy as np
 
 from pgjax.errors import counted, short_repr
 
+_OURS = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), gym.__file__))
+_INSTALLED = tuple(
+    {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<frozen", "<string>"}
+)
 _LARGEST = float(np.finfo(np.float32).max)
 
 Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
@@ -49,8 +57,24 @@ class EnvError(Exception):
 
 
 def failure_text(error: BaseException) -> str:
-    """Describe an exception that an environment raised: "raised TYPE: MESSAGE", in one line."""
-    return " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
+    """Describe an exception of an environment: "raised TYPE: MESSAGE (in FILE, line N)"."""
+    what = " ".join(f"raised {type(error).__name__}: {error}".split()).rstrip(": ")
+    place = failure_place(error)
+    return f"{what} (in {place})" if place else what
+
+
+def failure_place(error: BaseException) -> str:
+    """Return "FILE, line N" of the innermost frame of the user's own code; "" if there is none.
+
+    Code of installed packages counts only if there is no other.
+    """
+    frames = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    outside = [(name, line) for name, line in frames if not name.startswith(_OURS)]
+    own = [(name, line) for name, line in outside if not name.startswith(_INSTALLED)]
+    name, line = (own or outside or [("", 0)])[-1]
+    return f"{os.path.basename(name)}, line {line}" if name else ""
 
 
 def failure_advice(error: BaseException) -> str:
@@ -148,14 +172,21 @@ class CheckedEnv(gym.Wrapper):
         self._encode, self._rows, self._rewards = encode, row[None], np.zeros(1)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        obs = first_obs(self.env.reset(seed=seed))  # as in this process: without options
+        # As in this process: without options.
+        obs = first_obs(self._call(functools.partial(self.env.reset, seed=seed)))
         write_obs(self._rows, 0, self._encode, obs)
         return obs, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        result = self.env.step(action)
+        result = self._call(self.env.step, action)
         flags = write_step(result, 0, self._rows, self._rewards, self._encode)
         return result[0], float(self._rewards[0]), *flags, {}
+
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return method(*args)
+        except (Exception, SystemExit) as e:  # here, where its traceback is
+            raise EnvError(f"the environment {failure_text(e)}", advice=failure_advice(e)) from e
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # as everywhere: nothing is lost

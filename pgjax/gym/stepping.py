@@ -92,7 +92,8 @@ class SerialEnvs:
         """Reset slots with seeds; return their first observations."""
 
         def reset(slot: int) -> Any:
-            return first_obs(self.envs[slot].reset(seed=seeds[slot]))
+            with warnings.catch_warnings():  # filters that user code sets are its own
+                return first_obs(self.envs[slot].reset(seed=seeds[slot]))
 
         return self._each(reset, seeds)
 
@@ -128,7 +129,8 @@ class SerialEnvs:
         """
         main = threading.current_thread() is threading.main_thread()
         if not main or not math.isfinite(seconds) or not hasattr(signal, "setitimer"):
-            yield
+            with warnings.catch_warnings():
+                yield
             return
         seen = -1
 
@@ -141,7 +143,8 @@ class SerialEnvs:
         before = signal.signal(signal.SIGALRM, check_progress)
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
         try:
-            yield
+            with warnings.catch_warnings():  # filters that user code sets are its own
+                yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -203,7 +206,14 @@ class _Vector:
             slot = next(iter(raised or died), -1)
             if isinstance(fault, EnvError):
                 raise EnvError(fault.reason, slot, fault.delay, fault.advice) from None
-            what = "died: its process has exited" if dead else failure_text(e)
+            if dead:
+                raise EnvError(
+                    "the environment died: its process has exited",
+                    slot,
+                    advice="correct the environment; in a script, start training under "
+                    'if __name__ == "__main__":',
+                ) from e
+            what = failure_text(e)
             raise EnvError(f"the environment {what}", slot, advice=failure_advice(e)) from e
 
     @contextlib.contextmanager
@@ -212,7 +222,8 @@ class _Vector:
         self._seconds = seconds if math.isfinite(seconds) else None
         level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
         try:
-            yield
+            with warnings.catch_warnings():
+                yield
         finally:
             gym.logger.min_level = level
 

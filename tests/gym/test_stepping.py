@@ -22,7 +22,9 @@ def test_an_exception_is_reported_with_its_slot_and_cause():
             return super().reset(seed=seed)
 
     envs = SerialEnvs([Scripted(), Scripted(), Raises()])
-    with pytest.raises(EnvError, match=r"^the environment raised KeyError: 'a\\nlevel'$") as caught:
+    with pytest.raises(
+        EnvError, match=r"^the environment raised KeyError: 'a\\nlevel' \(in test_st"
+    ) as caught:
         envs.reset({0: 1, 2: 8, 1: 2})
     assert caught.value.slot == 2
     assert isinstance(caught.value.__cause__, KeyError)
