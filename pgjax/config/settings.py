@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 import types
 import typing
 import warnings
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pgjax.config.presets import PRESETS
 from pgjax.errors import ConfigError, RunWarning, short_repr
 from pgjax.numerics.sums import CHUNK_SIZE
+from pgjax.types import field_docs
 
 
 class Between(typing.NamedTuple):
@@ -230,6 +232,15 @@ def warn_of_similar_presets(env_id: str) -> None:
             RunWarning,
             stacklevel=3,
         )
+
+
+def _describe_fields(cls: type) -> None:
+    """Add what each field means to the docstring of a class, for `help`."""
+    lines = [f"  {name}: {' '.join(text.split())}" for name, text in field_docs(cls).items()]
+    cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Attributes:", *lines])
+
+
+_describe_fields(TrainConfig)
 
 
 def option(name: str) -> str:

@@ -1,4 +1,5 @@
 from . import digests, store
+from .checkpoints import with_key_data, with_typed_key
 from .export import from_orbax, to_orbax
 from .run import Run, load
 
@@ -9,4 +10,6 @@ __all__ = [
     "load",
     "store",
     "to_orbax",
+    "with_key_data",
+    "with_typed_key",
 ]

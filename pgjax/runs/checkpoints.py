@@ -80,14 +80,53 @@ def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> Tra
                 raise ValueError(f"{new.dtype}{new.shape} in place of {old.dtype}{old.shape}")
     except Exception as e:  # on damaged bytes, parsers raise many types of exceptions
         raise RunError(f"{checkpoint.path} does not fit its run ({e}): train again") from None
-    return with_typed_key(jax.tree.map(jnp.asarray, state))
+    return with_typed_key(state)
 
 
 def with_key_data(state: TrainState) -> TrainState:
-    """Replace the typed key with its data, which can be saved or sent to other processes."""
+    """Replace the typed key of a state with its data, which can be saved.
+
+    Use it to save a state of your own loop with flax.serialization; `to_orbax` does so for Orbax.
+
+    Args:
+      state: a TrainState.
+
+    Returns:
+      The state, with a key of uint32 numbers.
+
+    Example:
+      >>> import flax.serialization, jax, numpy as np, optax, pgjax
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> obs = np.zeros(4, np.float32)
+      >>> state = algorithm.init(jax.random.key(7), obs)
+      >>> data = flax.serialization.to_bytes(pgjax.runs.with_key_data(state))
+      >>> like = pgjax.runs.with_key_data(algorithm.init(jax.random.key(0), obs))
+      >>> again = pgjax.runs.with_typed_key(flax.serialization.from_bytes(like, data))
+      >>> bool((again.key == state.key).all()), int(again.step)
+      (True, 0)
+    """
     return state._replace(key=jax.random.key_data(state.key))
 
 
 def with_typed_key(state: TrainState) -> TrainState:
-    """Inverse of `with_key_data`."""
+    """Make the key of a state typed again: the inverse of `with_key_data`, after loading.
+
+    Use it on what flax.serialization returns, whose arrays may be NumPy's. The key has JAX's
+    default implementation.
+
+    Args:
+      state: a TrainState with a key of uint32 numbers.
+
+    Returns:
+      The state, of JAX arrays, with a typed key.
+
+    Example:
+      >>> import jax, numpy as np, optax, pgjax
+      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
+      >>> state = algorithm.init(jax.random.key(7), np.zeros(4, np.float32))
+      >>> plain = pgjax.runs.with_key_data(state)
+      >>> str(pgjax.runs.with_typed_key(plain).key.dtype)
+      'key<fry>'
+    """
+    state = jax.tree.map(jnp.asarray, state)
     return state._replace(key=jax.random.wrap_key_data(state.key))

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import flax.serialization
 import jax
-import jax.numpy as jnp
 
 from pgjax.errors import ConfigError, RunError
 from pgjax.runs.checkpoints import with_key_data, with_typed_key
@@ -51,15 +50,16 @@ def export(
     return to_orbax(run, run.path / format if out is None else absolute(out))
 
 
-def to_orbax(run: Run, out: Path) -> Path:
+def to_orbax(run: Run | TrainState, out: Path | str) -> Path:
     """Write a run's TrainState to a folder that Orbax's StandardCheckpointer reads.
 
-    Use it with a loaded run; `pgjax.export` also accepts the folder of a run. The written folder
+    Use it with a loaded run, or with a TrainState of your own loop; `pgjax.export` also accepts the
+    folder of a run. The written folder
     holds nested dicts: params (Flax's names), opt_state (the names that
     flax.serialization.to_state_dict gives), key (its uint32 data) and step.
 
     Args:
-      run: the run.
+      run: the run, or a TrainState.
       out: the folder to write, which must not exist.
 
     Returns:
@@ -77,23 +77,23 @@ def to_orbax(run: Run, out: Path) -> Path:
     """
     import orbax.checkpoint as ocp
 
+    out = absolute(out)
+    state = run.state if isinstance(run, Run) else run
     if out.exists() or out.is_symlink():
         raise RunError(f"{out} exists: choose another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)  # Orbax hangs if it cannot make the folder
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(out.absolute(), _tree(run.state))
+            checkpointer.save(out, _tree(state))
     except (OSError, ValueError) as e:
         raise RunError(f"Orbax cannot write {out} ({e}): choose another --out") from None
     return out
 
 
-def from_orbax(path: Path, like: TrainState) -> TrainState:
+def from_orbax(path: Path | str, like: TrainState) -> TrainState:
     """Read a TrainState that `to_orbax` or `pgjax.export` wrote.
 
-    Use it to continue with an exported state in Python; Orbax alone reads it as a dict.
-
-    Use it to get the state back without the run folder.
+    Use it to get the state back without the run folder; Orbax alone reads it as a dict.
 
     Args:
       path: the folder.
@@ -101,9 +101,6 @@ def from_orbax(path: Path, like: TrainState) -> TrainState:
 
     Returns:
       The TrainState, bit for bit.
-
-    Returns:
-      The state.
 
     Raises:
       RunError: if the folder does not hold such a state.
@@ -119,21 +116,22 @@ def from_orbax(path: Path, like: TrainState) -> TrainState:
     """
     import orbax.checkpoint as ocp
 
+    path = absolute(path)
     tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             # Compare first: a failed restore leaves Orbax threads running.
-            there = _shapes(checkpointer.metadata(path.absolute()).item_metadata.tree)
+            there = _shapes(checkpointer.metadata(path).item_metadata.tree)
             if there != _shapes(tree):
                 raise ValueError("the names, shapes or dtypes of its arrays differ")
-            found = checkpointer.restore(path.absolute(), tree)
+            found = checkpointer.restore(path, tree)
     except (OSError, ValueError, KeyError, AttributeError) as e:
         raise RunError(
             f"{path} does not hold a matching TrainState ({e}): check the path, and pass a `like` "
             "made with the settings of the exported run"
         ) from None
     state = flax.serialization.from_state_dict(with_key_data(like), found)
-    return with_typed_key(jax.tree.map(jnp.asarray, state))
+    return with_typed_key(state)
 
 
 def _shapes(tree: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -318,5 +317,5 @@ def states_at(
     if jax.process_count() > 1:
         plain = [checkpoints.with_key_data(state) for state in states]
         plain = multihost_utils.broadcast_one_to_all(plain)
-        states = [checkpoints.with_typed_key(jax.tree.map(jnp.asarray, state)) for state in plain]
+        states = [checkpoints.with_typed_key(state) for state in plain]
     return states

@@ -327,3 +327,10 @@ def test_a_name_like_no_other_gives_none():
     for train in (pgjax.train, lambda config: pgjax.train_seeds(config, 2)):
         with pytest.raises(pgjax.ConfigError, match=r"TrainConfig\.preset"):
             train("CartPole-v1")
+
+
+def test_help_describes_every_field():
+    lines = pgjax.TrainConfig.__doc__.splitlines()
+    for field in dataclasses.fields(pgjax.TrainConfig):
+        [line] = [line for line in lines if line.startswith(f"  {field.name}: ")]
+        assert line.endswith((".", ")"))

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import flax.serialization
 import gymnasium as gym
 import jax
 import numpy as np
@@ -161,3 +162,14 @@ def test_two_runs_in_the_same_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(folder.time, "strftime", lambda *_: "now")
     paths = [pgjax.train(pgjax.TrainConfig("CartPole-v1", **SMALL)).path for _ in range(3)]
     assert len({path.name for path in paths}) == 3
+
+
+def test_a_state_of_ones_own_loop_is_saved_with_flax_and_with_orbax(trained, tmp_path):
+    state, like = trained.state, trained.agent.init(5)
+    out = pgjax.runs.to_orbax(state, str(tmp_path / "orbax"))
+    data = flax.serialization.to_bytes(pgjax.runs.with_key_data(state))
+    raw = flax.serialization.from_bytes(pgjax.runs.with_key_data(like), data)
+    for again in (from_orbax(str(out), like), pgjax.runs.with_typed_key(raw)):
+        assert plain(again) == plain(state)
+        assert jax.numpy.issubdtype(again.key.dtype, jax.dtypes.prng_key)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(again))
