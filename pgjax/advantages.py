@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from pgjax import returns
 from pgjax.errors import ConfigError
-from pgjax.numerics.dtypes import unit_scale
+from pgjax.numerics.dtypes import standard_promotion, unit_scale
 from pgjax.numerics.sums import scan_in_fixed_order, sum_rows
 from pgjax.types import Array, Rollout, known_number, segment_ends, zero_padding
 
@@ -70,6 +70,7 @@ class AdvantageEstimator:
     value_target: Estimator | None = None
     """(rollout, value, next_value) -> the returns [T, B] that the critic is fitted to."""
 
+    @standard_promotion
     def __call__(
         self, rollout: Rollout, value: Values = None, next_value: Values = None
     ) -> jax.Array:

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from pgjax.numerics.dtypes import at_least_float32, result_dtype
+from pgjax.numerics.dtypes import at_least_float32, result_dtype, standard_promotion
 from pgjax.numerics.sums import scan_in_fixed_order
 
 
+@standard_promotion
 def discounted_returns(
     r_t: ArrayLike, discount_t: ArrayLike, bootstrap_value: ArrayLike = 0.0
 ) -> jax.Array:
@@ -53,6 +54,7 @@ def discounted_returns(
     return scan_in_fixed_order(step, bootstrap_value, xs, neutral, reverse=True)[1].astype(dtype)
 
 
+@standard_promotion
 def lambda_returns(
     r_t: ArrayLike, discount_t: ArrayLike, v_t: ArrayLike, lambda_: ArrayLike = 1.0
 ) -> jax.Array:
@@ -93,6 +95,7 @@ def lambda_returns(
     return discounted_returns(mixed, discount_t * lambda_, v_t[-1]).astype(dtype)
 
 
+@standard_promotion
 def gae(
     reward: ArrayLike,
     value: ArrayLike,

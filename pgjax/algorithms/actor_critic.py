@@ -20,7 +20,7 @@ from pgjax.advantages import Estimator, value_target_of
 from pgjax.algorithms import checks
 from pgjax.errors import ConfigError, check_count
 from pgjax.numerics import running_moments
-from pgjax.numerics.dtypes import at_least_float32
+from pgjax.numerics.dtypes import at_least_float32, standard_promotion
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, check_sharding, fusion_barrier
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, known_number, type_name
 
@@ -68,12 +68,16 @@ def make_algorithm(
     check_objective(objective)
     checks.check_optimizer(optimizer)
     return Algorithm(
-        init=jax.jit(functools.partial(init, objective, optimizer)),
-        act=jax.jit(functools.partial(act, objective)),
-        log_prob=jax.jit(functools.partial(log_prob, objective)),
-        loss=jax.jit(functools.partial(loss, objective)),
-        update=jax.jit(functools.partial(update, objective, optimizer)),
+        init=_bound(init, objective, optimizer),
+        act=_bound(act, objective),
+        log_prob=_bound(log_prob, objective),
+        loss=_bound(loss, objective),
+        update=_bound(update, objective, optimizer),
     )
+
+
+def _bound(fn: Callable[..., Any], *args: Any) -> Any:
+    return jax.jit(functools.partial(standard_promotion(fn), *args))
 
 
 def objective_of(algorithm: Algorithm) -> Objective | None:

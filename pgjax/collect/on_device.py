@@ -19,6 +19,7 @@ from pgjax.collect.noise import Noise, episode_keys, noise_at, reset_seeds, spli
 from pgjax.collect.policy_fit import check_action, choices_of, raw_actions
 from pgjax.envs import base, wrappers
 from pgjax.errors import ConfigError, check_count
+from pgjax.numerics.dtypes import standard_promotion
 from pgjax.numerics.sums import Sharding, check_sharding, max_over_vmap
 from pgjax.types import (
     Algorithm,
@@ -205,6 +206,7 @@ def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> Train
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3, 4, 5))
+@standard_promotion
 def _collect(
     env: base.Env,
     act: Callable[[Params, jax.Array, jax.Array], jax.Array],

@@ -1,11 +1,15 @@
 """Arithmetic in at least float32, whatever the dtype and the scale of a user's numbers."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def at_least_float32(x: ArrayLike) -> jax.Array:
@@ -21,6 +25,27 @@ def at_least_float32(x: ArrayLike) -> jax.Array:
     return x if enough else x.astype(jnp.float32)
 
 
+def standard_promotion(fn: F) -> F:
+    """Make a function work under jax_numpy_dtype_promotion="strict", which optax does not support.
+
+    The setting applies again to what the caller does with the results.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> add = standard_promotion(lambda a, b: a + b)
+      >>> with jax.numpy_dtype_promotion("strict"):
+      ...     add(jnp.int32(1), jnp.float32(2)).dtype
+      dtype('float32')
+    """
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return fn(*args, **kwargs)
+
+    return cast(F, wrapped)
+
+
 def result_dtype(*xs: ArrayLike) -> jnp.dtype:
     """Return the floating dtype of a result of several arrays, in which integers count as float32.
 
@@ -31,8 +56,7 @@ def result_dtype(*xs: ArrayLike) -> jnp.dtype:
     """
     dtypes = [jnp.asarray(x).dtype for x in xs]
     floats = [d if jnp.issubdtype(d, jnp.floating) else jnp.dtype(jnp.float32) for d in dtypes]
-    with jax.numpy_dtype_promotion("standard"):
-        return functools.reduce(jnp.promote_types, floats)
+    return standard_promotion(functools.reduce)(jnp.promote_types, floats)
 
 
 def unit_scale(*xs: jax.Array) -> jax.Array:

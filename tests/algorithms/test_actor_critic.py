@@ -239,3 +239,35 @@ def test_known_hyperparameters_are_checked_while_others_are_traced():
         jax.jit(lambda: advantages.reward_to_go(constant))()
     with pytest.raises(pgjax.ConfigError, match="gamma must be one number"):
         jax.jit(advantages.reward_to_go)(np.ones(2))
+
+
+def test_strict_promotion_of_dtypes():
+    """Everything works under it, and means the same; optax alone does not."""
+    ones, no = np.ones((4, 2), np.float32), np.zeros((4, 2), bool)
+    obs = np.ones((4, 2, 3), np.float32)
+    rollout = pgjax.Rollout(obs, np.ones((4, 2, 2), np.float32), ones, no, no, obs, ones)
+    estimator = advantages.leave_one_out(advantages.gae(0.9, 0.9))
+
+    def results():
+        algorithm = pgjax.reinforce(
+            pgjax.GaussianPolicy(2, (4,), squash=True), optax.adam(0.01),
+            critic=pgjax.ValueNetwork((4,)), estimator=advantages.normalized(estimator),
+            entropy_coef=0.1, normalize_rewards=0.9,
+        )  # fmt: skip
+        state = algorithm.init(jax.random.key(0), obs[0])
+        env = pgjax.envs.make("CartPole-v1", 8)
+        plain_algorithm = plain()
+        begun = pgjax.init_on_device(plain_algorithm, env, jax.random.key(0))
+        return (
+            algorithm.update(state, rollout)[0].params,
+            algorithm.act(state.params, jax.random.key(1), obs[0]),
+            algorithm.log_prob(state.params, obs, rollout.action),
+            pgjax.training_step(plain_algorithm, env, 2)(begun)[0].params,
+            advantages.reward_to_go(0.9)(rollout),
+        )
+
+    expected = results()
+    with jax.numpy_dtype_promotion("strict"):
+        found = results()
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(x, y)
