@@ -121,10 +121,7 @@ def write_step(
 
 def _number(reward: Any, slot: int) -> float:
     """Return a reward as a float; EnvError unless it is one real number."""
-    try:
-        array = np.asarray(reward)
-    except (TypeError, ValueError):  # such as a list of lists of unequal lengths
-        array = np.asarray(None)
+    array = _array(reward)
     if array.size == 1 and array.dtype.kind in "biuf":
         return float(array.reshape(()))
     advice = "correct the environment"
@@ -141,10 +138,17 @@ def _flag(name: str, value: Any, slot: int) -> bool:
     """Return a flag as a bool; EnvError unless it is True, False, 1 or 0."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    array = np.asarray(value)
+    array = _array(value)
     if array.size == 1 and array.dtype.kind in "biu" and array.reshape(()) in (0, 1):
         return bool(array.reshape(()))
     raise EnvError(f"{name} is {_shown(value)}, not True or False", slot)
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):  # such as a list of lists of unequal lengths
+        return np.asarray(None)
 
 
 def _shown(value: Any) -> str:

@@ -134,9 +134,9 @@ def test_an_evaluation_acts_as_every_field_says(name, tmp_path):
 @pytest.fixture
 def device_echo(monkeypatch):
     monkeypatch.setitem(classic.CLASSIC, "Echo-v0", (echo_on_device, 4))
-    classic.make.cache_clear()
+    classic._make.cache_clear()
     yield {"on_device": True}
-    classic.make.cache_clear()
+    classic._make.cache_clear()
 
 
 @pytest.mark.parametrize("case", [ACTING["nothing"], ALL_BUT_STACKING, ACTING["max_episode_steps"]])

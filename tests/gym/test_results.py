@@ -65,6 +65,7 @@ def test_results_are_written_to_the_slot_of_their_environment():
         ((OBS, 1.0, [], False, {}), 0, "terminated is [] (list), not True or False"),
         ((OBS, 1.0, float("nan"), False, {}), 0, "terminated is nan (float), not True or False"),
         ((OBS, 1.0, 2, False, {}), 0, "terminated is 2 (int), not True or False"),
+        ((OBS, 1.0, False, [[1], [1, 2]], {}), 0, "truncated is [[1], [1, 2]] (list), not True"),
     ],
 )
 def test_a_malformed_result_is_refused_with_its_slot(result, delay, reason):

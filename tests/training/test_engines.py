@@ -41,9 +41,7 @@ def test_any_number_of_updates_in_a_dispatch():
 
 COLLECTING = [
     {"squash": True},
-    {"episodes_per_update": 3},
-    {"max_episode_steps": 2},
-    {"seed": 1},
+    {"seed": 1, "episodes_per_update": 3, "max_episode_steps": 2},
 ]  # fmt: skip
 
 
