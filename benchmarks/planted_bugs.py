@@ -76,14 +76,14 @@ BUGS = [
     Bug(
         "the evaluation in Python does not squash",
         EVALUATE,
-        "            squash=config.squash,\n            step_timeout",
-        "            squash=False,\n            step_timeout",
+        "squash=config.squash,\n                step_timeout",
+        "squash=False,\n                step_timeout",
         EVALUATING,
     ),
     Bug(
         "the video does not squash",
         "pgjax/evaluation/video.py",
-        "squash=squash",
+        "squash=config.squash",
         "squash=False",
         "tests/evaluation/test_video.py",
     ),
@@ -224,7 +224,7 @@ def main() -> None:
     if unknown := set(names) - {bug.name for bug in BUGS}:
         options.error(f"unknown: {', '.join(unknown)}")
     chosen = [bug for bug in BUGS if not names or bug.name in names]
-    survived = 0
+    survived, rows = 0, ["| planted bug | caught by |", "|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "pgjax"
         files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
@@ -234,10 +234,13 @@ def main() -> None:
         for bug in chosen:
             test = caught(bug, copy)
             survived += test is None
-            print(
-                f"{'SURVIVED' if test is None else 'caught'}  {bug.name}  {test or ''}", flush=True
-            )
-    print(f"{len(chosen) - survived} of {len(chosen)} caught")
+            print(f"{'SURVIVED' if test is None else 'caught'}  {bug.name}", flush=True)
+            rows.append(f"| {bug.name} | {'nothing' if test is None else f'`{test}`'} |")
+    total = f"{len(chosen) - survived} of {len(chosen)} caught"
+    if names:
+        print("\n".join([*rows, "", total]))
+    else:
+        readme.put_measured("planted_bugs", [*rows, "", total])
     raise SystemExit(min(survived, 1))
 
 

@@ -328,6 +328,9 @@ def _check_streams(config: TrainConfig) -> None:
         raise ConfigError("--collect steps bootstraps from a critic: add --critic")
     for name in ("on_device", "leave_one_out", "time_discount"):
         if getattr(config, name):
-            raise ConfigError(f"{option(name)} needs whole episodes: leave out --collect steps")
+            raise ConfigError(
+                f"{option(name)} needs whole episodes: leave out --collect steps, or, if a preset "
+                f"sets it, add {option(f'no_{name}')}"
+            )
     if config.vectorization == "envpool" and config.frame_stack > 1:
         raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --vectorization envpool")
