@@ -223,7 +223,7 @@ def test_rare_actions_are_drawn_as_often_as_they_should(dtype):
     assert 4 < int((jnp.abs(z) > 4).sum()) < 60
 
 
-@pytest.mark.parametrize("std", [0.01, 0.1, 0.59, 0.61, 1.0, 3.0, 10.0, 30.0])
+@pytest.mark.parametrize("std", [0.01, 0.59, 0.61, 3.0, 30.0])
 def test_the_entropy_of_a_squashed_gaussian_and_its_gradients(std):
     def exact(mean, std):  # in float64, with the kink of |x| between two pieces
         def f(x):

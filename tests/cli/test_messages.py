@@ -106,7 +106,7 @@ def run():
 """
 
 
-@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("guarded", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_processes_know_what_a_script_registers(guarded, tmp_path):
     (tmp_path / "my_envs.py").write_text(ENVIRONMENT)
     end = "if __name__ == '__main__':\n    run()" if guarded else "run()"

@@ -355,7 +355,6 @@ def test_an_environment_of_which_only_one_may_be_open(tmp_path):
     run = pgjax.train(config)
     assert store.read_sealed(run.path / "manifest.json")["bit_exact"] is True
     assert pgjax.evaluate(pgjax.load(run.path), 5)["episodes"] == 5
-    assert pgjax.verify(run.path)["identical"]
     assert Single.open == 0
 
 

@@ -61,8 +61,7 @@ def test_verify_compares_metrics_and_digests_each_with_its_own_record(whole, tmp
     assert "new ones give the same" in found["reason"]
 
 
-@pytest.mark.parametrize("log", ["metrics.jsonl", "digests.jsonl"])
-@pytest.mark.parametrize("more", [True, False])
+@pytest.mark.parametrize(("log", "more"), [("metrics.jsonl", True), ("digests.jsonl", False)])
 def test_verify_counts_the_records(log, more, whole, tmp_path):
     path = changed_copy(whole, tmp_path / "run")
 
