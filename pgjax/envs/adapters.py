@@ -203,20 +203,23 @@ def from_brax(env: Any, max_episode_steps: int = 1000) -> Env:
     return time_limit(Env(reset, step, observations, actions), max_episode_steps)
 
 
-def from_gymnax(env: Any, params: Any = None) -> Env:
+def from_gymnax(env: Any, params: Any = None, max_episode_steps: int | None = None) -> Env:
     """Convert a gymnax environment to a functional environment.
 
     Use it for gymnax's own tasks, such as bsuite and MinAtar. gymnax does not distinguish its time
-    limit from termination; the adapter replaces that limit by `time_limit`, which truncates.
+    limit from termination. Observations, rewards and states are those of the given parameters; a
+    step that ends an episode only because of the limit is truncated.
 
     Args:
       env: a gymnax environment.
       params: its parameters; by default env.default_params.
+      max_episode_steps: a time limit in steps; by default params.max_steps_in_episode.
 
     Returns:
       A functional environment.
 
     Raises:
+      ConfigError: if there is no time limit.
       SpaceError: for spaces other than gymnax's Box and Discrete.
 
     Example:
@@ -227,8 +230,15 @@ def from_gymnax(env: Any, params: Any = None) -> Env:
       3
     """
     params = env.default_params if params is None else params
-    limit = int(params.max_steps_in_episode)
-    params = params.replace(max_steps_in_episode=2**31 - 1)
+    own_limit = getattr(params, "max_steps_in_episode", None)
+    limit = own_limit if max_episode_steps is None else max_episode_steps
+    if limit is None:
+        raise ConfigError(
+            f"the parameters of {type(env).__name__} have no max_steps_in_episode: pass "
+            "max_episode_steps="
+        )
+    limit = int(limit)
+    without = None if own_limit is None else params.replace(max_steps_in_episode=2**31 - 1)
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         obs, state = env.reset_env(key, params)
@@ -236,7 +246,10 @@ def from_gymnax(env: Any, params: Any = None) -> Env:
 
     def step(key: jax.Array, state: State, action: jax.Array) -> Step:
         obs, after, reward, done, _ = env.step_env(key, state, action, params)
-        return _like(state, after), obs, jnp.asarray(reward), done, jnp.zeros((), bool)
+        terminated = done = jnp.asarray(done, bool)
+        if without is not None:  # only the end is taken apart
+            terminated = jnp.asarray(env.step_env(key, state, action, without)[3], bool)
+        return _like(state, after), obs, jnp.asarray(reward), terminated, done & ~terminated
 
     observations, actions = map(
         _from_gymnax, (env.observation_space(params), env.action_space(params))

@@ -106,6 +106,40 @@ def test_gymnax_truncation_is_not_termination():
     assert list(rewards_and_ends(env, [jnp.int32(1)])) == [[1, True, False]]
 
 
+class ShowsItsLimit(GymnaxLike):
+    """The observation is the share of the time that is left, and the last step pays for it."""
+
+    def step_env(self, key, state, action, params):
+        obs, state, _, done, info = super().step_env(key, state, action, params)
+        left = 1.0 - state.time / params.max_steps_in_episode
+        return left * jnp.ones(1), state.replace(obs=obs), jnp.where(left > 0, 0.0, 9.0), done, info
+
+
+def test_a_gymnax_environment_may_use_its_limit():
+    env = envs.from_gymnax(ShowsItsLimit(), Params(max_steps_in_episode=4))
+    state, _ = env.reset(KEY)
+    seen = []
+    for _ in range(4):
+        state, obs, reward, terminated, truncated = env.step(KEY, state, jnp.int32(0))
+        seen.append((float(obs[0]), float(reward), bool(terminated), bool(truncated)))
+    assert seen[:3] == [(left, 0.0, False, False) for left in (0.75, 0.5, 0.25)]
+    assert seen[3] == (0.0, 9.0, False, True)
+
+
+def test_a_gymnax_environment_without_a_limit_needs_one():
+    class Unlimited(GymnaxLike):
+        default_params = None
+
+        def step_env(self, key, state, action, params):
+            return super().step_env(key, state, action, Params(max_steps_in_episode=100))
+
+    with pytest.raises(pgjax.ConfigError, match="max_episode_steps="):
+        envs.from_gymnax(Unlimited())
+    env = envs.from_gymnax(Unlimited(), max_episode_steps=2)
+    ends = list(rewards_and_ends(env, [jnp.int32(0)] * 2))
+    assert ends == [[1, False, False], [1, False, True]]
+
+
 def test_unusable_environments_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "brax", None)  # as if not installed
     with pytest.raises(pgjax.ConfigError, match=r"pgjax\[brax\]"):
