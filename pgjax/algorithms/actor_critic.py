@@ -308,7 +308,7 @@ def check_rollout(objective: Objective, params: Params, rollout: Rollout) -> Non
     types.check_rollout(rollout)
     uses = {"critic": objective.critic, RETURNS: objective.normalize_rewards}
     checks.check_params(params, *(name for name, part in uses.items() if part is not None))
-    rows = jax.ShapeDtypeStruct((2, *rollout.obs.shape[2:]), rollout.obs.dtype)
+    rows = jax.ShapeDtypeStruct((2, *rollout.obs.shape[2:]), jnp.result_type(rollout.obs))
     _check_networks(objective, params, rows, rollout.action)
 
 

@@ -157,7 +157,7 @@ def check_networks(
         if action is None or hasattr(distribution, "sample"):
             sample = distribution.sample(key)
         else:  # it may lack what only collecting needs
-            sample = jnp.zeros((2, *action.shape[2:]), action.dtype)
+            sample = jnp.zeros((2, *action.shape[2:]), jnp.result_type(action))
         return sample, distribution.log_prob(sample), distribution.entropy()
 
     def guard(module: nn.Module, params: Params, contract: str) -> AbstractContextManager[None]:
