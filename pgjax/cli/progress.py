@@ -42,11 +42,9 @@ class Terminal:
 
     def start(self, run: RunInfo) -> None:
         """Print a header and start the progress bar."""
-        config, num_seeds = run.configs[0], len(run.configs)
+        config = run.configs[0]
         say = functools.partial(self._console.print, soft_wrap=True)
-        last = config.seed + num_seeds - 1
-        seeds = f"seed {last}" if num_seeds == 1 else f"seeds {config.seed} to {last}"
-        say(Text.assemble((config.env_id, "bold"), f", {seeds}"))
+        say(Text.assemble((config.env_id, "bold"), f", {_seeds(run)}"))
         say(f"  observations  {spaces.describe(run.observation_space)}", highlight=False)
         say(f"  inputs        {spaces.describe_inputs(run.observation_space)}", highlight=False)
         say(f"  actions       {spaces.describe(run.action_space)}", highlight=False)
@@ -82,9 +80,10 @@ class Terminal:
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
         """Show an update; with several seeds, mean returns and total episodes."""
-        update = self._done = metrics[0]["update"]
+        update = self._done = max(of_seed["update"] for of_seed in metrics)
         self._last_update = time.monotonic()
-        mean = sum(of_seed["mean_return"] for of_seed in metrics) / len(metrics)
+        returns = [of_seed["mean_return"] for of_seed in metrics if of_seed["update"] == update]
+        mean = sum(returns) / len(returns)  # of the seeds that have not diverged
         episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
         self._recent = [*self._recent[-9:], mean]
         recent = sum(self._recent) / len(self._recent)
@@ -114,6 +113,15 @@ class Terminal:
         """Stop the progress bar."""
         if self._bar.live.is_started:
             self._bar.stop()
+
+
+def _seeds(run: RunInfo) -> str:
+    seeds = [config.seed for config in run.configs]
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    if seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"{len(seeds)} seeds of {seeds[0]} to {seeds[-1]}"  # others have diverged
 
 
 def gradient_table(rows: "list[Row]") -> Table:

@@ -101,16 +101,19 @@ class Trackers:
             return
         if not self._trackers:
             self._trackers = [[kind(*run) for kind in self._kinds] for run in self._runs]
-            earlier = [read_lines(path / "metrics.jsonl") for path, _ in self._runs]
-            for update in range(metrics[0]["update"] - 1):
-                self._log([of_seed[update] for of_seed in earlier])
-        self._log(metrics)
+            for i, (path, _) in enumerate(self._runs):
+                for row in read_lines(path / "metrics.jsonl"):
+                    if row["update"] < metrics[i]["update"]:
+                        self._log(i, row)
+        newest = max(of_seed["update"] for of_seed in metrics)
+        for i, of_seed in enumerate(metrics):
+            if of_seed["update"] == newest:  # it has not diverged
+                self._log(i, of_seed)
 
-    def _log(self, metrics: list[dict[str, Any]]) -> None:
-        for trackers, of_seed in zip(self._trackers, metrics, strict=True):
-            values = {name: value for name, value in of_seed.items() if name != "update"}
-            for tracker in trackers:
-                tracker.log(of_seed["update"], values)
+    def _log(self, i: int, metrics: dict[str, Any]) -> None:
+        values = {name: value for name, value in metrics.items() if name != "update"}
+        for tracker in self._trackers[i]:
+            tracker.log(metrics["update"], values)
 
     def stop(self) -> None:
         """Close the trackers."""

@@ -15,7 +15,7 @@ from pgjax.cli.progress import Terminal, make_console
 from pgjax.cli.signals import Signals
 from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
 from pgjax.config.settings import TrainConfig, warn_of_similar_presets
-from pgjax.errors import ConfigError
+from pgjax.errors import ConfigError, DivergedError, counted
 from pgjax.evaluation.evaluate import compile_evaluation, evaluate, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.evaluation.statistics import interquartile_mean
@@ -90,6 +90,7 @@ def train_and_report(
             trained = work([*observers, signals])
             if first:
                 _report(trained, console)
+            _refuse_diverged(trained)
         except BaseException as e:
             if not signals.number:  # otherwise the interrupt may have caused it
                 raise
@@ -122,12 +123,15 @@ def _report(trained: list[Run], console: Console) -> None:
 
     means = []
     for run in trained:
-        plot(run)
+        if run.metrics:  # else it diverged in its first update
+            plot(run)
         result = evaluate(run, episodes)
         write_json(run.path / "evaluation.json", result)
         means.append(result["mean"])
         label = "evaluation" if len(trained) == 1 else run.path.name
-        say(f"{label:<13}", evaluation_sentence(result))
+        done, wanted = int(run.state.step), run.config.updates
+        early = f", diverged after {done:,} of {counted(wanted, 'update')}" * (done < wanted)
+        say(f"{label:<13}", evaluation_sentence(result) + early)
     folder = trained[0].path
     if len(trained) > 1:
         folder = folder.parent
@@ -146,3 +150,14 @@ def _report(trained: list[Run], console: Console) -> None:
             say("seeds        ", str(e))
         write_json(folder / "evaluation.json", summary)
     say("run folder   ", str(folder))
+
+
+def _refuse_diverged(trained: list[Run]) -> None:
+    """Raise DivergedError if one of several seeds has ended early."""
+    early = [run for run in trained if int(run.state.step) < run.config.updates]
+    if early:
+        seeds = ", ".join(str(run.config.seed) for run in early)
+        raise DivergedError(
+            f"{counted(len(early), 'seed')} of {len(trained)} diverged (seed {seeds}): lower the "
+            "learning rate, or see `diverged` in the manifest of its folder"
+        )

@@ -9,7 +9,7 @@ import numpy as np
 
 from pgjax.errors import RunError
 from pgjax.runs import store
-from pgjax.runs.folder import absolute, load_config, read_lines, seed_folders
+from pgjax.runs.folder import absolute, diverged, load_config, read_lines, seed_folders
 from pgjax.runs.run import RunLike, run_path
 
 _RETURNS = ("mean_return", "min_return", "max_return")
@@ -20,7 +20,8 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
 
     Use it to see how training progressed. For a folder of several seeds, plot the mean return of
     each seed, and the mean over the seeds: for each update that all of them have, the mean of their
-    returns against the mean of their environment steps.
+    returns against the mean of their environment steps. The line of a seed that diverged ends with
+    a cross, and the mean leaves it out.
 
     Args:
       run: a run, its folder, or the folder of several seeds.
@@ -82,13 +83,21 @@ def _draw_run(axes: Any, run_dir: Path) -> None:
 
 def _draw_seeds(axes: Any, folders: list[Path]) -> None:
     config = load_config(folders[0])
-    curves = [_read(folder, "total_env_steps", "mean_return") for folder in folders]
+    columns = "total_env_steps", "mean_return"
+    ended = [folder for folder in folders if diverged(folder)]
+    curves = [_read(folder, *columns) for folder in folders if folder not in ended]
+    short = [_read(folder, *columns) for folder in ended if read_lines(folder / "metrics.jsonl")]
     shortest = min(len(steps) for steps, _ in curves)
-    for i, (steps, mean) in enumerate(curves):
+    for i, (steps, mean) in enumerate(curves + short):
         label = "each seed" if i == 0 else None
         _draw_line(axes, steps, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
     steps, mean = np.mean([[column[:shortest] for column in curve] for curve in curves], 0)
-    _draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label="mean over seeds")
+    label = "mean over seeds"
+    if ended:
+        label = f"mean over the {len(curves)} seeds that did not diverge"
+        ends = np.array([[column[-1] for column in curve] for curve in short]).reshape(-1, 2)
+        axes.plot(*ends.T, "x", color="tab:red", label="diverged")
+    _draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label=label)
     last = config.seed + len(folders) - 1
     title = f"{config.env_id}, seeds {config.seed} to {last}"
     axes.set(title=title, xlabel="environment steps", ylabel="mean return of an update")

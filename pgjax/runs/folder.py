@@ -146,6 +146,15 @@ def seed_folders(run_dir: Path) -> list[Path]:
     return [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
 
 
+def diverged(run_dir: Path) -> str | None:
+    """Return why one of several seeds ended before the others, or None if it did not."""
+    try:
+        reason = store.read_sealed(run_dir / "manifest.json").get("diverged")
+    except (store.DamagedError, AttributeError):
+        return None
+    return None if reason is None else str(reason)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     store.replace(path, (json.dumps(value, indent=2) + "\n").encode())

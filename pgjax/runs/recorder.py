@@ -12,17 +12,18 @@ import flax.serialization
 import jax
 
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import RunError, RunWarning
+from pgjax.errors import RunError, RunWarning, counted
 from pgjax.runs import store
 from pgjax.runs.checkpoints import settings_digest, with_key_data
 from pgjax.runs.digests import params_sha256
-from pgjax.runs.folder import write_seeds
+from pgjax.runs.folder import seeds_in, write_seeds
 from pgjax.runs.provenance import differences, machine_facts, source
 from pgjax.types import TrainState
 
 LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
 TOTALS = ("total_episodes", "total_env_steps")
-_RESULTS = ("params_sha256", "updates", *TOTALS, "finished")  # what `finish` adds to a manifest
+# What `finish` adds to a manifest.
+_RESULTS = ("params_sha256", "updates", *TOTALS, "finished", "diverged")
 
 
 def json_lines(values: Sequence[dict[str, Any]]) -> bytes:
@@ -110,13 +111,14 @@ class Recorder:
             )
             self._saved = last["update"]
 
-    def finish(self, state: TrainState) -> None:
-        """Add the results to the manifest."""
+    def finish(self, state: TrainState, diverged: str | None = None) -> None:
+        """Add the results to the manifest, with the reason if the run ended early."""
         self._manifest |= {
             "params_sha256": params_sha256(state.params),
             "updates": int(state.step),
             **{name: self.last[name] for name in TOTALS},
             "finished": _now(),
+            **({"diverged": diverged} if diverged else {}),
         }
         store.write_sealed(self.path / "manifest.json", self._manifest)
 
@@ -165,13 +167,19 @@ class SeedRecorders:
         self._folder, self._recorders = folder, recorders
         self._manifest, self._why_not = manifest, why_not_reproducible
         self._begun = False
+        self._ended: set[int] = set()
+
+    @property
+    def _running(self) -> list[tuple[int, Recorder]]:
+        return [(i, of) for i, of in enumerate(self._recorders) if i not in self._ended]
 
     def begin(self) -> None:
         """Write everything that precedes the first log line."""
         with self._writing():
             if self._recorders and self._recorders[0].path != self._folder:
-                first = self._recorders[0].seed
-                write_seeds(self._folder, range(first, first + len(self._recorders)))
+                if not seeds_in(self._folder):  # those that diverged before a resume are kept
+                    first = self._recorders[0].seed
+                    write_seeds(self._folder, range(first, first + len(self._recorders)))
             if self._recorders:
                 self._manifest |= _bit_exact(self._why_not)
             for recorder in self._recorders:
@@ -184,25 +192,37 @@ class SeedRecorders:
         digests: list[list[str]],
         timings: list[dict[str, float]],
     ) -> None:
-        """Append updates, [seed][update], to the logs of every seed."""
+        """Append updates, [seed][update], to the logs of every seed that has not ended."""
         if not self._begun:
             self.begin()
         with self._writing():
-            rows = zip(self._recorders, metrics, digests, strict=False)
-            for recorder, of_seed, digests_of_seed in rows:
-                recorder.record(of_seed, digests_of_seed, timings)
+            for i, recorder in self._running:
+                recorder.record(metrics[i], digests[i], timings)
 
     def save(self, states: list[TrainState]) -> None:
-        """Write a checkpoint of every seed."""
+        """Write a checkpoint of every seed that has not ended."""
         with self._writing():
-            for recorder, state in zip(self._recorders, states, strict=False):
-                recorder.save(state)
+            for i, recorder in self._running:
+                recorder.save(states[i])
 
     def finish(self, states: list[TrainState]) -> None:
-        """Add the results to every manifest."""
+        """Add the results to the manifest of every seed that has not ended."""
         with self._writing():
-            for recorder, state in zip(self._recorders, states, strict=False):
-                recorder.finish(state)
+            for i, recorder in self._running:
+                recorder.finish(states[i])
+
+    def end_seed(self, i: int, state: TrainState, reason: str) -> None:
+        """Save the state of a seed that has diverged, say so in its manifest, and warn."""
+        if not self._recorders:
+            return
+        if not self._begun:
+            self.begin()
+        with self._writing():
+            self._recorders[i].save(state)
+            self._recorders[i].finish(state, diverged=reason)
+        self._ended.add(i)
+        kept = f"it ends after {counted(int(state.step), 'update')}, the other seeds go on"
+        warnings.warn(f"{reason}; {kept}", RunWarning, stacklevel=2)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -76,7 +76,10 @@ class Observer(Protocol):
         ...
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Run after each update, with the metrics of each seed and the timings of all together."""
+        """Run after each update, with the metrics of each seed and the timings of all together.
+
+        The metrics of a seed that has diverged stay those of its last finite update.
+        """
         ...
 
     def stop(self) -> None:
@@ -111,8 +114,11 @@ def run_updates(
     states: list[TrainState],
     last: list[dict[str, Any]],
     updates: int,
+    end_seed: Callable[[int, TrainState, str], None] | None = None,
 ) -> Iterator[tuple[UpdateRecords, Any]]:
     """Train all seeds up to `updates`, yielding after each dispatch.
+
+    A seed that diverges ends, and the others go on; the error is raised once none is left.
 
     Args:
       engine: runs the updates.
@@ -120,64 +126,77 @@ def run_updates(
       states: one for each seed.
       last: the metrics of each seed's last update, or zeros before the first.
       updates: the total number of updates.
+      end_seed: called with the index of a seed that diverges, its last finite state and the
+        reason, while others remain; all updates before it have been yielded.
 
     Yields:
       The records of a dispatch, with running totals in the metrics, and the engine's states after
-      it (`engine.end` returns the TrainStates).
+      it (`engine.end` returns the TrainStates). A seed that has ended repeats its last metrics.
 
     Raises:
-      DivergedError: if the next update is not finite; all updates before it have been yielded.
+      DivergedError: if the next update of every seed that is left is not finite; all updates before
+        it have been yielded.
       RunError: if memory runs out, or another process of the run is lost.
     """
     with translate_xla_errors():
-        current, size = engine.begin(states), 1
-        while (done := last[0]["update"]) < updates:
+        current, size, done = engine.begin(states), 1, last[0]["update"]
+        running = list(range(len(seeds)))
+        while done < updates:
             size = min(size, engine.most, updates - done)
             begun = time.perf_counter()
             new, records = engine.advance(current, size)
             # After the last update, check the parameters too: no later update would reveal them.
             ending = engine.end(new) if done + size == updates else []
-            good = _finite_updates(done, seeds, records.metrics, ending)
+            finite = _finite_updates(records.metrics, ending)
+            bad = [i for i in running if finite[i] == 0]
+            running = [i for i in running if finite[i] > 0]
+            if bad:
+                first = [of_seed[0] for of_seed in records.metrics]
+                if not running or end_seed is None:
+                    named = [seeds[i] for i in bad]
+                    raise DivergedError(_why_diverged(done + 1, named, first[bad[0]]))
+                last, before = list(last), engine.end(current)
+                for i in bad:
+                    end_seed(i, before[i], _why_diverged(done + 1, seeds[i : i + 1], first[i]))
+                    last[i] = {**first[i], **last[i]}
+            good = min(finite[i] for i in running)
             if good < size:
                 size = good  # repeat the dispatch, up to the last finite update
                 continue
             metrics = [
                 list(itertools.accumulate(of_seed, _add_totals, initial=before))[1:]
-                for of_seed, before in zip(records.metrics, last, strict=True)
+                if i in running
+                else [before] * size
+                for i, (of_seed, before) in enumerate(zip(records.metrics, last, strict=True))
             ]
-            current, last = new, [of_seed[-1] for of_seed in metrics]
+            current, last, done = new, [of_seed[-1] for of_seed in metrics], done + size
             yield records._replace(metrics=metrics), current
             # Dispatch for about 0.25 s: low overhead, but responsive.
             seconds = (time.perf_counter() - begun) / size
             size = _agreed(min(2 * size, max(1, round(_SECONDS_PER_DISPATCH / seconds))))
 
 
-def _finite_updates(
-    done: int,
-    seeds: list[int],
-    metrics: list[list[dict[str, Any]]],
-    states: list[TrainState],
-) -> int:
-    """Number of updates before the first one that is not finite for some seed; at least 1.
+def _finite_updates(metrics: list[list[dict[str, Any]]], states: list[TrainState]) -> list[int]:
+    """For each seed, the number of updates before the first one that is not finite.
 
-    `done` is the number of updates before these; `states`, if any, are the states after the last.
+    `states`, if any, are the states after the last update.
     """
     finite = [list(map(_finite, of_seed)) for of_seed in metrics]
     for of_seed, state in zip(finite, states, strict=False):
         of_seed[-1] = of_seed[-1] and _finite(state.params)
-    bad = [seed for seed, of_seed in zip(seeds, finite, strict=True) if not of_seed[0]]
-    if bad:
-        first = next(of_seed[0] for of_seed, ok in zip(metrics, finite, strict=True) if not ok[0])
-        largest = max(abs(first["min_return"]), abs(first["max_return"]))
-        advice = "lower the learning rate"
-        if not largest < _LARGEST_RETURN:
-            advice = (
-                f"returns of up to {largest:.3g} are out of range for float32: divide the rewards, "
-                "for example with gymnasium.wrappers.TransformReward"
-            )
-        seeds_text = ", ".join(map(str, bad))
-        raise DivergedError(f"update {done + 1} is not finite (seed {seeds_text}): {advice}")
-    return min((of_seed + [False]).index(False) for of_seed in finite)
+    return [(of_seed + [False]).index(False) for of_seed in finite]
+
+
+def _why_diverged(update: int, seeds: list[int], metrics: dict[str, Any]) -> str:
+    """Say that an update is not finite, and what to do, given the metrics of the first seed."""
+    largest = max(abs(metrics["min_return"]), abs(metrics["max_return"]))
+    advice = "lower the learning rate"
+    if not largest < _LARGEST_RETURN:
+        advice = (
+            f"returns of up to {largest:.3g} are out of range for float32: divide the rewards, "
+            "for example with gymnasium.wrappers.TransformReward"
+        )
+    return f"update {update} is not finite (seed {', '.join(map(str, seeds))}): {advice}"
 
 
 def _finite(numbers: Any) -> bool:

@@ -87,6 +87,9 @@ def train_seeds(
     for each seed; its results are bit-identical to those that `train` writes for that seed. The
     devices share the seeds: by default one per seed, or as many as there are.
 
+    A seed that diverges ends with a RunWarning, and the others go on. Its run holds the state
+    after its last finite update, and its manifest says why it ended under `diverged`.
+
     Args:
       config: the settings, with on_device=True.
       num_seeds: number of seeds, 1 to 100,000.
@@ -97,6 +100,7 @@ def train_seeds(
 
     Raises:
       ConfigError: if num_seeds is out of range, or the config does not run on the device.
+      DivergedError: if the last seed that is left diverges.
       Otherwise as for `train`.
 
     Example:
@@ -126,6 +130,8 @@ def resume(
     allow_env_import: bool = False,
 ) -> list[Run]:
     """Resume an interrupted run and return a list of runs, one per seed.
+
+    A seed that has diverged while others went on is left as it is.
 
     Use it after an interrupt or a crash, or with `updates` to extend a finished run. On the same
     machine, if the manifest says `bit_exact`, the result is byte-identical to that of an
@@ -157,6 +163,8 @@ def resume(
     """
     path = run_path(run)
     paths = folder.seed_folders(path) or [path]
+    ended = [p for p in paths if p != path and folder.diverged(p)]
+    paths = [p for p in paths if p not in ended]
     # A run that was killed early may lack the folders of some seeds.
     there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
     known = [folder.read_config(p, allow_env_import=allow_env_import) for p in there]
@@ -167,9 +175,13 @@ def resume(
             f"{counted(most, 'update')}, so the number of updates cannot change"
         )
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
-    seeds = folder.seeds_in(path) or [config.seed]
-    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    return _train(configs, path, paths, observers, num_devices, resuming=True)
+    seeds = [seed for seed in folder.seeds_in(path) if folder.seed_folder(path, seed) in paths]
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds or [config.seed]]
+    runs = _train(configs, path, paths, observers, num_devices, resuming=True)
+    for of_seed in ended:
+        config = folder.read_config(of_seed, allow_env_import=allow_env_import)
+        runs.append(Run(of_seed, config, runs[0].agent, _last_state(of_seed, config, runs[0].agent)))
+    return sorted(runs, key=lambda run: run.config.seed)
 
 
 def _check_config(config: TrainConfig) -> None:
@@ -243,16 +255,23 @@ def _record_updates(
     """Run the remaining updates and record them; always save the progress."""
     config, seeds = configs[0], [config.seed for config in configs]
     current, saved, recorded = None, float("-inf"), last[0]["update"] > 0
+    ended: dict[int, TrainState] = {}
+
+    def end_seed(i: int, state: TrainState, reason: str) -> None:
+        ended[i] = state
+        folders.end_seed(i, state, reason)
 
     def finish() -> list[TrainState]:
         final = states if current is None else engine.end(current)
+        final = [ended.get(i, state) for i, state in enumerate(final)]
         folders.save(final)
         folders.finish(final)
         return final
 
     try:
         with translate_xla_errors():
-            for records, after in run_updates(engine, seeds, states, last, config.updates):
+            most = config.updates
+            for records, after in run_updates(engine, seeds, states, last, most, end_seed):
                 folders.record(*records)
                 current, recorded = after, True
                 for *of_seeds, timings in zip(*records.metrics, records.timings, strict=True):
@@ -264,7 +283,7 @@ def _record_updates(
     except BaseException as e:
         if not recorded:
             raise
-        updates = int(finish()[0].step)
+        updates = max(int(state.step) for state in finish())
         if not isinstance(e, KeyboardInterrupt | PgjaxError):
             raise
         raise _with_saved(e, updates, run_dir) from e
@@ -299,6 +318,12 @@ def _last_common_checkpoints(
             checkpoints.refuse_changed_logs(path)
     update = max(set[int].intersection(*map(set, found)), default=0)
     return [of_seed.get(update) for of_seed in found]
+
+
+def _last_state(path: Path, config: TrainConfig, agent: Agent) -> TrainState:
+    """The state of a run's last valid checkpoint, or the initial one, the same in all processes."""
+    found = next(checkpoints.valid_checkpoints(path, config), None)
+    return states_at([config], agent, [found if jax.process_index() == 0 else None])[0]
 
 
 def states_at(
