@@ -92,9 +92,12 @@ def check(checker, user, sources):
         (folder / f"script_{i}.py").write_text(source)
     names = [f"script_{i}.py" for i in range(len(sources))]
     options = {
-        "mypy": ["--python-executable", str(python), "--config-file", "mypy.ini"],
+        "mypy": [
+            "--python-executable", str(python), "--config-file", "mypy.ini",
+            "--cache-dir", str(folder.parent / "mypy"),  # what is not pgjax is read once
+        ],
         "pyright": ["--pythonpath", str(python)],
-    }[checker]
+    }[checker]  # fmt: skip
     command = [sys.executable, "-m", checker, *options, *names]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 

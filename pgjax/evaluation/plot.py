@@ -94,7 +94,7 @@ def _draw_seeds(axes: Any, folders: list[Path]) -> None:
     steps, mean = np.mean([[column[:shortest] for column in curve] for curve in curves], 0)
     label = "mean over seeds"
     if ended:
-        label = f"mean over the {len(curves)} seeds that did not diverge"
+        label = "mean over seeds that did not diverge"
         ends = np.array([[column[-1] for column in curve] for curve in short]).reshape(-1, 2)
         axes.plot(*ends.T, "x", color="tab:red", label="diverged")
     _draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label=label)

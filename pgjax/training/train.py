@@ -180,7 +180,8 @@ def resume(
     runs = _train(configs, path, paths, observers, num_devices, resuming=True)
     for of_seed in ended:
         config = folder.read_config(of_seed, allow_env_import=allow_env_import)
-        runs.append(Run(of_seed, config, runs[0].agent, _last_state(of_seed, config, runs[0].agent)))
+        agent = runs[0].agent
+        runs.append(Run(of_seed, config, agent, _last_state(of_seed, config, agent)))
     return sorted(runs, key=lambda run: run.config.seed)
 
 
