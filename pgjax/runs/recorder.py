@@ -176,10 +176,10 @@ class SeedRecorders:
     def begin(self) -> None:
         """Write everything that precedes the first log line."""
         with self._writing():
-            if self._recorders and self._recorders[0].path != self._folder:
-                if not seeds_in(self._folder):  # those that diverged before a resume are kept
-                    first = self._recorders[0].seed
-                    write_seeds(self._folder, range(first, first + len(self._recorders)))
+            several = bool(self._recorders) and self._recorders[0].path != self._folder
+            if several and not seeds_in(self._folder):  # a resume may have fewer recorders
+                first = self._recorders[0].seed
+                write_seeds(self._folder, range(first, first + len(self._recorders)))
             if self._recorders:
                 self._manifest |= _bit_exact(self._why_not)
             for recorder in self._recorders:
