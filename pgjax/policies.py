@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pgjax.distributions import (
     Bernoulli,
@@ -285,6 +286,7 @@ class NormalizedObs(nn.Module):
 
     Args:
       module: the policy or critic to wrap.
+      parts: if observations hold images, their parts as for `MixedTorso`; images pass unchanged.
 
     Example:
       >>> import jax
@@ -297,10 +299,15 @@ class NormalizedObs(nn.Module):
     """
 
     module: nn.Module
+    parts: Sequence[tuple[int, Sequence[int] | None]] = ()
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Any:
         """Apply the module to normalised obs [..., d]."""
-        return self.module(
-            running_moments.standardize(running_moments.variables(self, obs.shape[-1]), obs)
-        )
+        moments = running_moments.variables(self, obs.shape[-1])
+        normalized = running_moments.standardize(moments, obs)
+        if self.parts:
+            row = np.concatenate([np.full(size, shape is None) for size, shape in self.parts])
+            is_number = row.reshape((1,) * (obs.ndim - 1) + (-1,))
+            normalized = jnp.where(is_number, normalized, obs.astype(normalized.dtype))
+        return self.module(normalized)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pgjax.errors import counted
 from pgjax.gym import spaces
+from pgjax.policies import NormalizedObs
 from pgjax.training.loop import RunInfo
 
 if TYPE_CHECKING:  # slow to import
@@ -50,7 +51,7 @@ class Terminal:
         say(f"  actions       {spaces.describe(run.action_space)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
         name = type(getattr(run.policy, "module", run.policy)).__name__
-        normalized = ", normalised observations" * config.normalize_obs
+        normalized = ", normalised numbers" * isinstance(run.policy, NormalizedObs)
         say(f"  policy        {name}, hidden layers {layers}{normalized}", highlight=False)
         method = "REINFORCE with a critic" if config.critic else "REINFORCE"
         updates, each = counted(config.updates, "update"), config.episodes_per_update
@@ -62,15 +63,6 @@ class Terminal:
             f"  method        {method}, {config.estimator}, {updates} of {of_each}, {envs}",
             highlight=False,
         )
-        if run.time_limit is None:
-            say(
-                Text.assemble(
-                    ("  warning       ", "yellow"),
-                    "the environment has no time limit, so an episode may never end: "
-                    "--max-episode-steps N truncates it",
-                ),
-                highlight=False,
-            )
         self._updates, self._last_update = config.updates, time.monotonic()
         self._task = self._bar.add_task(
             "", total=config.updates, counts=self._counts(), figures="compiling"

@@ -46,14 +46,16 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
       SpaceError: for spaces that are not supported.
     """
     seen = observations(env.observation_space)
-    torso = _torso(image_parts(env.observation_space))
+    parts = image_parts(env.observation_space)
+    torso = _torso(parts)
     activation = _ACTIVATIONS[config.activation]
     policy = policy_for(env.action_space, config.hidden_sizes, activation, config.squash, torso)
     critic: nn.Module | None = None
     if config.critic:
         critic = ValueNetwork(config.hidden_sizes, activation, torso)
-    if config.normalize_obs and torso is None:  # the torso scales images itself
-        policy, critic = NormalizedObs(policy), critic and NormalizedObs(critic)
+    if config.normalize_obs and any(shape is None for _, shape in parts):
+        mixed = tuple(parts) if torso else ()
+        policy, critic = NormalizedObs(policy, mixed), critic and NormalizedObs(critic, mixed)
     shard = functools.partial(_reinforce, config, policy, critic)
     algorithm = shard(Sharding(config.num_shards if config.on_device else 1))
 
@@ -77,6 +79,11 @@ def _torso(parts: list[tuple[int, tuple[int, ...] | None]]) -> nn.Module | None:
 def doubts(config: TrainConfig, env: OpenEnv) -> list[str]:
     """Return why an agent may not learn in an environment, and what to do, a line each."""
     found = []
+    if env.time_limit is None and config.collect == "episodes":
+        found.append(
+            "the environment has no time limit, so an episode may never end: --max-episode-steps N "
+            "truncates it"
+        )
     flat = sum(size for size, shape in image_parts(env.observation_space) if shape is None)
     if flat > _MANY_INPUTS:
         found.append(

@@ -228,7 +228,7 @@ def test_annealing_ends_at_a_learning_rate_of_zero():
     ],
 )
 def test_bounds_that_a_new_policy_can_hardly_explore_are_doubted(space, far):
-    env = OpenEnv(None, OBS, space)
+    env = OpenEnv(None, OBS, space, 500)
     found = doubts(pgjax.TrainConfig("Any-v0"), env)
     assert len(found) == far
     if far:
@@ -254,7 +254,36 @@ def test_images_inside_a_dict_go_through_convolutions():
 def test_too_many_inputs_of_a_dense_layer_are_doubted():
     config = pgjax.TrainConfig("Any-v0")
     flat = spaces.Box(0.0, 1.0, (96, 96, 3))  # floats are no image
-    [doubt] = doubts(config, OpenEnv(None, spaces.Tuple([CAMERA, flat]), DISCRETE))
+    [doubt] = doubts(config, OpenEnv(None, spaces.Tuple([CAMERA, flat]), DISCRETE, 500))
     assert "reads 27,648 numbers" in doubt
     large = spaces.Box(0, 255, (400, 600, 3), np.uint8)
-    assert doubts(config, OpenEnv(None, spaces.Tuple([large, OBS]), DISCRETE)) == []
+    assert doubts(config, OpenEnv(None, spaces.Tuple([large, OBS]), DISCRETE, 500)) == []
+
+
+def test_a_missing_time_limit_is_doubted_where_whole_episodes_are_collected():
+    env = OpenEnv(None, OBS, DISCRETE)
+    [doubt] = doubts(pgjax.TrainConfig("Any-v0"), env)
+    assert "no time limit" in doubt
+    assert "--max-episode-steps" in doubt
+    streams = pgjax.TrainConfig("Any-v0", collect="steps", critic=True, estimator="gae")
+    assert doubts(streams, env) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_next_to_an_image_numbers_are_normalised_and_the_image_is_not(dtype, rng):
+    seen = spaces.Dict(camera=CAMERA, speed=spaces.Box(0, 200, (2,), dtype))
+    config = pgjax.TrainConfig("Any-v0", normalize_obs=True, critic=True)
+    agent = make_agent(config, OpenEnv(None, seen, DISCRETE))
+    plain = make_agent(pgjax.TrainConfig("Any-v0", critic=True), OpenEnv(None, seen, DISCRETE))
+    params = agent.init(0).params
+    size = CAMERA.shape[0] * CAMERA.shape[1] * CAMERA.shape[2]
+    mean, var = np.zeros(size + 2, np.float32), np.ones(size + 2, np.float32)
+    mean[:2], var[:2] = 7.0, 3.0  # of the image
+    mean[-2:], var[-2:] = 100.0, 25.0
+    params |= {"obs_moments": params["obs_moments"] | {"mean": mean, "var": var}}
+    image, numbers = rng.integers(256, size=size), np.array([110, 95])
+    obs = np.concatenate([image, numbers]).astype(np.float32)
+    by_hand = np.concatenate([image, [2.0, -1.0]]).astype(np.float32)
+    inner = {"params": params["params"]["module"]}
+    found, expected = agent.policy.apply(params, obs), plain.policy.apply(inner, by_hand)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-6)
