@@ -57,9 +57,7 @@ def observations(space: gym.Space) -> Observations:
     parts = [_leaf(leaf) for leaf in leaves("observation", space)]
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         return parts[0]
-    dtype = np.result_type(*(part.dtype for part in parts))
-    if dtype.itemsize == 8:
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    dtype = _row_dtype(np.result_type(*(part.dtype for part in parts)))
     size = size_of("observation", space, sum(part.size for part in parts))
 
     def encode(obs: Any) -> np.ndarray:
@@ -112,12 +110,7 @@ def _flat(space: Any, size: int) -> Observations:
     shape, dtype = space.shape, space.dtype
     size_of("observation", space, size)
     kinds = "biuf" if dtype.kind == "f" else "biu"  # floats would be truncated to integers
-    declared = dtype
-    if dtype.itemsize == 8:  # only then: the call is slow, and this runs at every update
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
-        if dtype.itemsize == 4:  # float32, since large integers would wrap around in 32 bits
-            dtype = np.dtype(np.float32)
-
+    declared, dtype = dtype, _row_dtype(dtype)
     is_row, binary = len(shape) == 1, isinstance(space, spaces.MultiBinary)
     limited = declared.kind != "f"  # too large a float becomes infinite, which is found later
     low, high = _limits(declared, binary) if limited else (None, None)
@@ -135,6 +128,14 @@ def _flat(space: Any, size: int) -> Observations:
         return obs if is_row else obs.ravel()
 
     return Observations(size, dtype, flatten)
+
+
+def _row_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype of rows of numbers: float32 in place of 64 bits, unless JAX uses these."""
+    if dtype.itemsize < 8:  # the call below is slow, and this runs at every update
+        return dtype
+    wide = jax.dtypes.canonicalize_dtype(dtype).itemsize == 8
+    return dtype if wide else np.dtype(np.float32)  # integers would wrap around in 32 bits
 
 
 def _one_hot(

@@ -7,8 +7,10 @@ of an environment is raised as an `EnvError`.
 import contextlib
 import math
 import multiprocessing
+import os
 import signal
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection
@@ -155,6 +157,12 @@ def _hung(seconds: str, slot: int = -1) -> EnvError:
     return EnvError(reason, slot, advice="correct it, or raise --step-timeout")
 
 
+def _raised_by_vector(error: Exception) -> bool:
+    """Whether Gymnasium's own code of vectors raised an error, as where infos do not fit."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename.startswith(os.path.dirname(gym.vector.__file__))
+
+
 class _Vector:
     """A VectorEnv, whose environments all step together."""
 
@@ -214,6 +222,12 @@ class _Vector:
                     'if __name__ == "__main__":',
                 ) from e
             what = failure_text(e)
+            if not raised and _raised_by_vector(e):
+                raise EnvError(
+                    f"the vector, not one of its environments, {what}",
+                    advice="their observations or infos may not fit together; pass pgjax a single "
+                    "environment, or leave the infos out with a wrapper",
+                ) from e
             raise EnvError(f"the environment {what}", slot, advice=failure_advice(e)) from e
 
     @contextlib.contextmanager

@@ -128,6 +128,15 @@ def test_an_observation_of_another_integer_type_is_accepted_if_it_fits():
     np.testing.assert_array_equal(observations(space).encode(np.array([255, 0])), [255, 0])
 
 
+def test_integers_of_several_types_become_float32():
+    """Their common type would have 64 bits, and JAX has 32: 3e9 would wrap around."""
+    large = spaces.Box(0, 2**32 - 1, (1,), np.uint32)
+    seen = observations(spaces.Tuple([large, spaces.Box(-9, 9, (1,), np.int32)]))
+    row = seen.encode((np.array([3_000_000_000], np.uint32), np.array([-3], np.int32)))
+    assert row.dtype == seen.dtype == np.float32
+    assert row.tolist() == [3e9, -3.0]
+
+
 class Informs(Scripted):
     """Returns infos of all kinds, and tells options of None from {}."""
 

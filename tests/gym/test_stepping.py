@@ -4,6 +4,7 @@ import time
 
 import failing_envs
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from probe_envs import Scripted
@@ -118,3 +119,32 @@ def test_what_is_no_gymnasium_environment_is_refused():
         ):
             with pytest.raises(pgjax.ConfigError, match=words):
                 adapt(env)
+
+
+class Informs(Scripted):
+    """The arrays in the infos of two environments have different shapes."""
+
+    def __init__(self, size, fails=False):
+        super().__init__()
+        self._info, self._fails = np.zeros(size), fails
+
+    def reset(self, *, seed=None, options=None):
+        if self._fails:
+            raise ValueError("of its own")
+        return super().reset(seed=seed)[0], {"array": self._info}
+
+
+def test_a_vector_that_fails_itself_is_told_from_its_environments():
+    for mode in (AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP):
+        envs = [lambda: Informs(1), lambda: Informs(2)]
+        wrapped = VectorWrapper(SyncVectorEnv(envs, autoreset_mode=mode))
+        with pytest.raises(
+            EnvError, match="the vector, not one of its environments, raised Val"
+        ) as e:
+            stepping.adapt_stream(wrapped).reset({0: 1, 1: 2})
+        assert "infos" in e.value.advice
+        envs[1] = lambda: Informs(1, fails=True)
+        wrapped = VectorWrapper(SyncVectorEnv(envs, autoreset_mode=mode))
+        with pytest.raises(EnvError, match="the environment raised ValueError: of its own") as e:
+            stepping.adapt_stream(wrapped).reset({0: 1, 1: 2})
+        assert e.value.advice == "correct the environment"
