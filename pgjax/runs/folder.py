@@ -97,9 +97,8 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise RunError(
-            f"{path} is in use by another process: wait for it, or choose another --run-dir"
-        ) from None
+        advice = "wait for it" + ", or choose another --run-dir" * new
+        raise RunError(f"{path} is in use by another process: {advice}") from None
     except OSError as e:
         raise RunError(_CANNOT.format(path, e.strerror)) from None
     try:
