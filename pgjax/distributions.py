@@ -158,7 +158,8 @@ class SquashedGaussian(NamedTuple):
         Source: Haarnoja et al. 2018, Soft actor-critic, appendix C, eq. 21.
         """
         normal = DiagonalGaussian(self.mean, self.std).log_prob(action)
-        return normal - jnp.sum(log_tanh_slope(at_least_float32(action)), -1)
+        density = normal - jnp.sum(log_tanh_slope(at_least_float32(action)), -1)
+        return jnp.where(jnp.isneginf(normal), normal, density)  # -inf for infinite actions
 
     def entropy(self) -> jax.Array:
         """Return the differential entropy of tanh(raw) in nats, [...].

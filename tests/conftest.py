@@ -20,6 +20,9 @@ if "PGJAX_TESTS_FOLDER" not in os.environ:
     os.environ["PGJAX_TESTS_FOLDER"] = os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # A tenth less time to compile, and the same bits; see pgjax.numerics.xla.fast_compile.
+    quick = "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
 import jax
 import numpy as np

@@ -165,6 +165,13 @@ def test_a_certain_coin(logit, outcome):
     assert np.isfinite(whole).all()
 
 
+@pytest.mark.parametrize("raw", [np.inf, -np.inf])
+def test_infinite_actions_have_density_zero(raw):
+    for distribution in (d.DiagonalGaussian, d.SquashedGaussian):
+        found = distribution(np.zeros(2), np.ones(2)).log_prob(np.array([0.5, raw]))
+        assert float(found) == -np.inf
+
+
 @pytest.mark.parametrize("outside", [2, -1, 0.5, np.nan])
 def test_what_is_no_action_has_log_prob_minus_infinity(outside):
     inside = np.array([1.0, 0.0])

@@ -140,7 +140,7 @@ def padded_to(rollout, length):
     ("estimator", "critic"),
     [
         (advantages.gae(0.9, 0.9), CRITIC),
-        (advantages.reward_to_go(0.9), CRITIC),
+        pytest.param(advantages.reward_to_go(0.9), CRITIC, marks=pytest.mark.slow),
         (advantages.normalized(advantages.leave_one_out(advantages.reward_to_go(0.9))), None),
     ],
     ids=["gae", "reward_to_go", "leave_one_out"],

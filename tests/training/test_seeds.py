@@ -121,6 +121,7 @@ def test_resume_leaves_a_seed_that_has_diverged_alone(tmp_path, monkeypatch):
     assert list(folder.seeds_in(tmp_path / "seeds")) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_nothing_is_written_if_all_seeds_diverge_at_once_and_the_last_one_raises(
     tmp_path, monkeypatch
 ):
