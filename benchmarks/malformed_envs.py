@@ -101,4 +101,5 @@ NAMES: dict[str, Callable[[], Any]] = {
 }
 
 for name, make in NAMES.items():
-    gym.register(f"{name}-v0", entry_point=make)
+    # With a limit, whose absence would be another line on stderr.
+    gym.register(f"{name}-v0", entry_point=make, max_episode_steps=100)

@@ -66,5 +66,7 @@ class Returns(Scripted):
 
 gym.register("Fails-v0", entry_point="failing_envs:Fails")
 gym.register("Returns-v0", entry_point="failing_envs:Returns")
-gym.register("Drifts-v0", entry_point="failing_envs:Drifts")
-gym.register("SaysSo-v0", entry_point="probe_envs:Scripted", nondeterministic=True)
+gym.register("Drifts-v0", entry_point="failing_envs:Drifts", max_episode_steps=1000)
+gym.register(
+    "SaysSo-v0", entry_point="probe_envs:Scripted", nondeterministic=True, max_episode_steps=1000
+)

@@ -18,6 +18,7 @@ _OURS = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file
 _INSTALLED = tuple(
     {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<frozen", "<string>"}
 )
+_RESULT = "(observation, reward, terminated, truncated, info)"
 _LARGEST = float(np.finfo(np.float32).max)
 
 Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
@@ -79,8 +80,11 @@ def failure_place(error: BaseException) -> str:
 
 def failure_advice(error: BaseException) -> str:
     """Return what the user should do about an exception that an environment raised."""
-    missing = isinstance(error, ImportError | gym.error.DependencyNotInstalled)
-    return "install what is missing" if missing else "correct the environment"
+    if isinstance(error, ImportError | gym.error.DependencyNotInstalled):
+        return "install what is missing"
+    if "unpack" in str(error) and not failure_place(error):  # in a wrapper of Gymnasium's
+        return f"step must return {_RESULT}, and reset (observation, info)"
+    return "correct the environment"
 
 
 def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
@@ -106,8 +110,7 @@ def write_step(
         obs, reward, terminated, truncated, _ = result
     except (TypeError, ValueError):
         given = counted(len(result), "value") if isinstance(result, tuple) else short_repr(result)
-        expected = "(observation, reward, terminated, truncated, info)"
-        raise EnvError(f"step returned {given}, not {expected}", slot) from None
+        raise EnvError(f"step returned {given}, not {_RESULT}", slot) from None
     try:  # the same as write_obs, inlined because a call here would slow down every step
         successors[slot] = encode(obs)
     except ValueError as e:

@@ -121,6 +121,17 @@ def test_malformed_results_are_rejected(where, result, seen, words):
             pgjax.collect_episodes(env.env, agent.algorithm, agent.init(0), 1)
 
 
+@pytest.mark.parametrize("result", [(OBS, 1.0, True, {}), None])
+def test_a_result_that_a_wrapper_cannot_unpack_is_explained(result):
+    """With a time limit, Gymnasium's wrapper reads the result before pgjax does."""
+    config = pgjax.TrainConfig("failing_envs:Returns-v0", num_envs=1, max_episode_steps=9)
+    words = r"unpack.*: step must return \(observation, reward, terminated, truncated, info\)"
+    with open_env(config, where="step", result=result) as env:
+        agent = make_agent(config, env)
+        with pytest.raises(pgjax.RolloutError, match=words):
+            pgjax.collect_episodes(env.env, agent.algorithm, agent.init(0), 1)
+
+
 def no_spaces():
     return type("Bare", (gym.Env,), {})()
 
@@ -149,7 +160,10 @@ def test_an_environment_that_cannot_be_made(make, words, num_envs, monkeypatch):
 
 def test_an_environment_that_hangs_immediately_is_reported_and_not_probed_first(tmp_path):
     gym.register(
-        "HangsAtOnce-v0", entry_point="failing_envs:Fails", kwargs={"how": "hangs", "resets": 1}
+        "HangsAtOnce-v0",
+        entry_point="failing_envs:Fails",
+        max_episode_steps=100,
+        kwargs={"how": "hangs", "resets": 1},
     )
     config = pgjax.TrainConfig("HangsAtOnce-v0", step_timeout=0.2, run_dir=tmp_path / "run")
     with pytest.raises(pgjax.RolloutError, match="0.2 s: correct it, or raise --step-timeout"):

@@ -87,7 +87,7 @@ def test_on_device_leaves_the_same_folder_and_so_does_each_of_several_seeds(
 
 
 def test_a_failure_in_the_first_update_writes_nothing(tmp_path):
-    gym.register("Failing-v0", entry_point="probe_envs:FailingEnv")
+    gym.register("Failing-v0", entry_point="probe_envs:FailingEnv", max_episode_steps=100)
     config = pgjax.TrainConfig(env_id="Failing-v0", run_dir=tmp_path / "run", num_envs=1)
     with pytest.raises(pgjax.RolloutError, match="reward is nan"):
         pgjax.train(config)

@@ -119,7 +119,7 @@ def test_verify_tells_an_environment_that_differs(tmp_path):
         def _obs(self):
             return super()._obs() + (Ages.made > 2) * Ages.made
 
-    gym.register("Ages-v0", entry_point=Ages)
+    gym.register("Ages-v0", entry_point=Ages, max_episode_steps=100)
     config = pgjax.TrainConfig(
         "Ages-v0", updates=1, episodes_per_update=2, num_envs=1, hidden_sizes=(4,),
         run_dir=tmp_path / "run",
