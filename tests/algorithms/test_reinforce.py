@@ -170,7 +170,7 @@ class _Narrow(nn.Module):
         return pgjax.distributions.Categorical(logits)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.bfloat16, marks=pytest.mark.slow), jnp.float16])
 def test_gradients_of_16_bit_parameters_are_sums_in_float32(dtype):
     """20,000 equal steps: rounded sums of 16 bits would stop growing after a few hundred."""
     ones = np.ones((2500, 8), np.float32)
@@ -238,6 +238,7 @@ def test_the_optimizer_is_given_the_loss_of_the_update(rng):
     assert gradient == pytest.approx(-0.7 * returns.sum() / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_polyak_steps_by_the_loss(rng):
     """x - g min(loss / |g|^2, limit), also inside MultiSteps, which passes the loss on."""
     batch, parts, loss = zero_policy_case(rng)

@@ -301,7 +301,10 @@ def test_runs_with_adjacent_seeds_share_no_reset_seed():
     assert all(0 <= seed < 2**32 for seed in seen)
 
 
-@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x in ("delayed", "observation"))) for x in PROBES],
+)
 def test_values_of_probe_environments_are_learned(name):
     reward, length = PROBES[name]
     env = SyncVectorEnv([lambda: Probe(reward, length)])

@@ -122,6 +122,7 @@ for n in (1, 8):
 """
 
 
+@pytest.mark.slow
 def test_1_and_8_devices_give_the_same_bits():
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],

@@ -141,7 +141,11 @@ def padded_to(rollout, length):
     [
         (advantages.gae(0.9, 0.9), CRITIC),
         pytest.param(advantages.reward_to_go(0.9), CRITIC, marks=pytest.mark.slow),
-        (advantages.normalized(advantages.leave_one_out(advantages.reward_to_go(0.9))), None),
+        pytest.param(
+            advantages.normalized(advantages.leave_one_out(advantages.reward_to_go(0.9))),
+            None,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["gae", "reward_to_go", "leave_one_out"],
 )
@@ -243,6 +247,7 @@ def test_runs_are_bit_identical_and_evaluation_changes_nothing(tmp_path):
         pgjax.resume(one.path, updates=4)
 
 
+@pytest.mark.slow
 def test_on_device_runs_keep_moments_too(tmp_path):
     run = trained(tmp_path / "run", on_device=True, num_shards=2)
     kept = run.state.params[running_moments.OBS]

@@ -128,6 +128,7 @@ def kill_at_every_call(folder):
     return points, bad
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_it_recovers_to_the_same_bytes(tmp_path):
     points, bad = in_a_process_without_jax("kill_at_every_call", tmp_path)
     assert points >= 200

@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
     return pgjax.train(settings(run_dir=tmp_path_factory.mktemp("whole") / "run"))
 
 
-@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_same_bytes(on_device, whole, tmp_path):
     if on_device:
         whole = pgjax.train(settings(True, run_dir=tmp_path / "whole"))

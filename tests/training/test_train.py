@@ -165,7 +165,10 @@ class Rich(gym.Env):
 gym.register("Rich-v0", entry_point=Rich, max_episode_steps=3)
 
 
-@pytest.mark.parametrize("settings", [{}, {"critic": True}, {"normalize_rewards": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"critic": True}, marks=pytest.mark.slow), {"normalize_rewards": True}],
+)
 def test_rewards_out_of_range_are_named(settings, tmp_path):
     config = pgjax.TrainConfig(
         "Rich-v0", updates=2, episodes_per_update=2, hidden_sizes=(4,), run_dir=tmp_path / "r",
