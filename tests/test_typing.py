@@ -64,7 +64,7 @@ pgjax.returns.discounted_returns("rewards", 0.9)
 """
 
 
-@pytest.fixture(scope="module", params=["editable", "wheel"])
+@pytest.fixture(scope="module", params=["editable", pytest.param("wheel", marks=pytest.mark.slow)])
 def user(request, tmp_path_factory):
     """A folder outside the checkout, with an environment in which pip has installed pgjax."""
     folder = tmp_path_factory.mktemp(request.param)

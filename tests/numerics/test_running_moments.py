@@ -200,6 +200,7 @@ def test_a_discount_out_of_range_raises(scale):
         make(normalize_rewards=scale)
 
 
+@pytest.mark.slow
 def test_an_entropy_schedule_counts_updates(rng):
     rollout = make_rollout(rng, [6, 4], obs_dim=3)
 

@@ -238,6 +238,7 @@ class StandIn(types.ModuleType):
         self.logged.append("finished")
 
 
+@pytest.mark.slow
 def test_weights_and_biases_logs_every_update_once_offline(whole, tmp_path, monkeypatch):
     wandb = StandIn("wandb")
     wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)

@@ -213,7 +213,7 @@ def test_an_interrupt_saves_what_was_learned(tmp_path):
 @pytest.mark.parametrize(
     "env_id",
     [
-        "Pendulum-v1",
+        pytest.param("Pendulum-v1", marks=pytest.mark.slow),
         pytest.param("FrozenLake-v1", marks=pytest.mark.slow),
         "Blackjack-v1",
         pytest.param("Acrobot-v1", marks=pytest.mark.slow),
