@@ -150,7 +150,8 @@ def make_env(
                 'if __name__ == "__main__":'
             )
         if isinstance(e, gym.error.UnregisteredEnv):
-            reason += "; if a package registers it, put its module in front: module:Id"
+            reason += " If" if reason.endswith("?") else "; if"
+            reason += " a package registers it, put its module in front: module:Id"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 

@@ -84,7 +84,7 @@ def test_an_error_without_a_message_names_the_line(tmp_path, monkeypatch, capsys
 
 
 def test_an_unknown_environment_may_come_from_a_package():
-    with pytest.raises(pgjax.ConfigError, match="if a package registers it.*module:Id"):
+    with pytest.raises(pgjax.ConfigError, match="[iI]f a package registers it.*module:Id"):
         pgjax.train(pgjax.TrainConfig("NoSuchThing-v0"))
 
 
