@@ -138,6 +138,8 @@ def _report(trained: list[Run], console: Console) -> None:
         plot(folder)
         seeds = {str(run.config.seed): mean for run, mean in zip(trained, means, strict=True)}
         summary: dict[str, Any] = {"episodes": episodes, "mean_by_seed": seeds}
+        if early := _diverged(trained):
+            summary["diverged"] = [run.config.seed for run in early]
         try:
             over_seeds = interquartile_mean(means)
             summary |= over_seeds
@@ -152,12 +154,16 @@ def _report(trained: list[Run], console: Console) -> None:
     say("run folder   ", str(folder))
 
 
+def _diverged(trained: list[Run]) -> list[Run]:
+    """The runs that ended early, because they diverged."""
+    return [run for run in trained if int(run.state.step) < run.config.updates]
+
+
 def _refuse_diverged(trained: list[Run]) -> None:
-    """Raise DivergedError if one of several seeds has ended early."""
-    early = [run for run in trained if int(run.state.step) < run.config.updates]
-    if early:
+    """Raise DivergedError if one of several seeds has diverged."""
+    if early := _diverged(trained):
         seeds = ", ".join(str(run.config.seed) for run in early)
         raise DivergedError(
             f"{counted(len(early), 'seed')} of {len(trained)} diverged (seed {seeds}): lower the "
-            "learning rate, or see `diverged` in the manifest of its folder"
+            "learning rate (manifest.json in the folder of a seed says why it ended)"
         )

@@ -159,5 +159,6 @@ def test_the_command_evaluates_all_seeds_and_fails_in_the_end(tmp_path, monkeypa
     assert last.startswith("pgjax: 2 seeds of 4 diverged (seed 1, 3)")
     summary = json.loads((tmp_path / "seeds" / "evaluation.json").read_text())
     assert summary["mean_by_seed"].keys() == {"0", "1", "2", "3"}
+    assert summary["diverged"] == [1, 3]
     assert (tmp_path / "seeds" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "seeds" / "seed-3" / "learning_curve.png").exists()
