@@ -130,8 +130,8 @@ BUGS = [
     ),
     in_agent(
         "the critic sees observations that are not normalised",
-        "NormalizedObs(policy), critic and NormalizedObs(critic)",
-        "NormalizedObs(policy), critic",
+        "NormalizedObs(policy, mixed), critic and NormalizedObs(critic, mixed)",
+        "NormalizedObs(policy, mixed), critic",
     ),
     Bug(
         "the evaluation's seed is ignored",
@@ -200,8 +200,6 @@ def caught(bug: Bug, copy: Path) -> str | None:
     """Plant a bug; return the test that fails, or None."""
     path = copy / bug.path
     text = path.read_text()
-    if bug.right not in text:
-        raise SystemExit(f"{bug.name}: {bug.path} has changed, and no longer holds {bug.right!r}")
     path.write_text(text.replace(bug.right, bug.wrong))
     try:
         for tests in (bug.tests.split(), []):
@@ -224,6 +222,9 @@ def main() -> None:
     if unknown := set(names) - {bug.name for bug in BUGS}:
         options.error(f"unknown: {', '.join(unknown)}")
     chosen = [bug for bug in BUGS if not names or bug.name in names]
+    for bug in chosen:
+        if bug.right not in (ROOT / bug.path).read_text():
+            options.error(f"{bug.name}: {bug.path} no longer holds {bug.right!r}")
     survived, rows = 0, ["| planted bug | caught by |", "|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "pgjax"
