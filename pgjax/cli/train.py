@@ -138,8 +138,8 @@ def _report(trained: list[Run], console: Console) -> None:
         plot(folder)
         seeds = {str(run.config.seed): mean for run, mean in zip(trained, means, strict=True)}
         summary: dict[str, Any] = {"episodes": episodes, "mean_by_seed": seeds}
-        if early := _diverged(trained):
-            summary["diverged"] = [run.config.seed for run in early]
+        if ended := _diverged(trained):
+            summary["diverged"] = [run.config.seed for run in ended]
         try:
             over_seeds = interquartile_mean(means)
             summary |= over_seeds
