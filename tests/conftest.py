@@ -34,6 +34,7 @@ from pgjax.cli import app
 ROOT = Path(__file__).parents[1]
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # only for speed; see the README
+gc.set_threshold(50_000, 20, 100)  # for speed, too: tracing makes many objects and little garbage
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The check that no key is used twice is slow, so it runs only in these modules.
 DRAWING = {"test_distributions", "test_noise", "test_episodes"}

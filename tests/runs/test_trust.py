@@ -163,18 +163,22 @@ def test_only_one_of_ten_processes_gets_the_folder(tmp_path):
 HOSTILE = """
 import contextlib, io, os, sys, warnings
 from pathlib import Path
+import pgjax
 from pgjax.cli import app
 good, folders = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
 allowed = [str(Path(name).resolve()) for name in sys.argv[2:]] + ["/dev/", "/proc/"]
 watched, events = [False], []
 HARMFUL = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
+ASKS_GIT = ["git", "-C", os.path.dirname(pgjax.__file__)]
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def hook(event, args):
     if not watched[0]:
         return
-    if event == "import" and args[0].split(".")[0] == "evil" or event in HARMFUL:
+    # Asking git about pgjax's own folder reads nothing of the run folder.
+    harmful = event in HARMFUL and list(args[1][:3] if args[1:] else []) != ASKS_GIT
+    if event == "import" and args[0].split(".")[0] == "evil" or harmful:
         events.append((event, str(args)))
     paths = []
     if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)) and args[2] & WRITES:
