@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             _parse(words)()
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read the output has closed it, such as head
+        except BrokenPipeError:  # its reader, such as head, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(128 + signal.SIGPIPE) from None
         except (PgjaxError, OSError, gym.error.DependencyNotInstalled) as e:

@@ -129,17 +129,19 @@ def _report(trained: list[Run], console: Console) -> None:
         write_json(run.path / "evaluation.json", result)
         means.append(result["mean"])
         label = "evaluation" if len(trained) == 1 else run.path.name
-        done, wanted = int(run.state.step), run.config.updates
-        early = f", diverged after {done:,} of {counted(wanted, 'update')}" * (done < wanted)
-        say(f"{label:<13}", evaluation_sentence(result) + early)
+        sentence = evaluation_sentence(result)
+        if _diverged(run):
+            of_all = counted(run.config.updates, "update")
+            sentence += f", diverged after {int(run.state.step):,} of {of_all}"
+        say(f"{label:<13}", sentence)
     folder = trained[0].path
     if len(trained) > 1:
         folder = folder.parent
         plot(folder)
         seeds = {str(run.config.seed): mean for run, mean in zip(trained, means, strict=True)}
         summary: dict[str, Any] = {"episodes": episodes, "mean_by_seed": seeds}
-        if ended := _diverged(trained):
-            summary["diverged"] = [run.config.seed for run in ended]
+        if ended := [run.config.seed for run in trained if _diverged(run)]:
+            summary["diverged"] = ended
         try:
             over_seeds = interquartile_mean(means)
             summary |= over_seeds
@@ -154,14 +156,14 @@ def _report(trained: list[Run], console: Console) -> None:
     say("run folder   ", str(folder))
 
 
-def _diverged(trained: list[Run]) -> list[Run]:
-    """The runs that ended early, because they diverged."""
-    return [run for run in trained if int(run.state.step) < run.config.updates]
+def _diverged(run: Run) -> bool:
+    """Whether a run ended early; one that was interrupted is not reported."""
+    return int(run.state.step) < run.config.updates
 
 
 def _refuse_diverged(trained: list[Run]) -> None:
     """Raise DivergedError if one of several seeds has diverged."""
-    if early := _diverged(trained):
+    if early := [run for run in trained if _diverged(run)]:
         seeds = ", ".join(str(run.config.seed) for run in early)
         raise DivergedError(
             f"{counted(len(early), 'seed')} of {len(trained)} diverged (seed {seeds}): lower the "

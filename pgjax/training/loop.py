@@ -155,9 +155,9 @@ def run_updates(
                 if not running or end_seed is None:
                     named = [seeds[i] for i in bad]
                     raise DivergedError(_why_diverged(done + 1, named, first[bad[0]]))
-                last, before = list(last), engine.end(current)
+                last, kept = list(last), engine.end(current)
                 for i in bad:
-                    end_seed(i, before[i], _why_diverged(done + 1, seeds[i : i + 1], first[i]))
+                    end_seed(i, kept[i], _why_diverged(done + 1, seeds[i : i + 1], first[i]))
                     last[i] = {**first[i], **last[i]}
             good = min(finite[i] for i in running)
             if good < size:

@@ -131,11 +131,10 @@ def resume(
 ) -> list[Run]:
     """Resume an interrupted run and return a list of runs, one per seed.
 
-    A seed that has diverged while others went on is left as it is.
-
     Use it after an interrupt or a crash, or with `updates` to extend a finished run. On the same
     machine, if the manifest says `bit_exact`, the result is byte-identical to that of an
-    uninterrupted run (except for timings).
+    uninterrupted run (except for timings). A seed that diverged while others went on is left as it
+    is.
 
     Args:
       run: a run folder, the folder of several seeds, or a Run.

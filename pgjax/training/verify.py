@@ -54,7 +54,7 @@ def verify(
       records, the last checkpoint and the parameters that the manifest names are compared too;
       `folder` lists what does not fit together there, if anything. If an update differs, also
       `update` (the first that does), `differs` (for each name, the recorded and the new value),
-      `machine` (what differs between the two machines) and `reason` (why, as far as known). The
+      `machine` (the differences between the two machines) and `reason` (the likely cause). The
       command `pgjax verify` also repeats the evaluation.
 
     Raises:

@@ -216,7 +216,14 @@ def test_parts_of_the_wrong_type_are_refused(args, options, words):
 
 
 def test_numpy_integers_are_counts():
-    pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01), chunk_size=np.int64(8))
+    given, plain_int = (
+        pgjax.reinforce(pgjax.GaussianPolicy(1, ()), optax.adam(0.01), chunk_size=size)
+        for size in (np.int64(8), 8)
+    )
+    state = plain_int.init(jax.random.key(0), OBS)
+    assert float(given.loss(state.params, ROLLOUT)[0]) == float(
+        plain_int.loss(state.params, ROLLOUT)[0]
+    )
 
 
 @pytest.mark.parametrize(

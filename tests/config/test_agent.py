@@ -18,6 +18,7 @@ import pgjax
 from pgjax import advantages
 from pgjax.config.agent import doubts, make_agent, make_optimizer
 from pgjax.config.env import OpenEnv
+from pgjax.gym.spaces import observations
 from pgjax.numerics.sums import Sharding
 from pgjax.policies import NormalizedObs
 
@@ -288,7 +289,7 @@ def test_next_to_an_image_numbers_are_normalised_and_the_image_is_not(dtype, rng
     mean[-2:], var[-2:] = 100.0, 25.0
     params |= {"obs_moments": params["obs_moments"] | {"mean": mean, "var": var}}
     image, numbers = rng.integers(256, size=size), np.array([110, 95])
-    obs = np.concatenate([image, numbers]).astype(np.float32)
+    obs = np.concatenate([image, numbers]).astype(observations(seen).dtype)
     by_hand = np.concatenate([image, [2.0, -1.0]]).astype(np.float32)
     inner = {"params": params["params"]["module"]}
     found, expected = agent.policy.apply(params, obs), plain.policy.apply(inner, by_hand)

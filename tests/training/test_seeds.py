@@ -23,11 +23,11 @@ def first_bad_updates(monkeypatch, *updates):
 
     def breaking(make):
         def made(config, env):
-            made = make(config, env)
-            keys = [jax.random.key_data(made.init(np.uint32(i)).key) for i in range(len(updates))]
+            whole = make(config, env)
+            keys = [jax.random.key_data(whole.init(np.uint32(i)).key) for i in range(len(updates))]
 
             def shard(sharding):
-                algorithm = made.shard(sharding)
+                algorithm = whole.shard(sharding)
 
                 def update(state, *args):
                     mine = [(jax.random.key_data(state.key) == key).all() for key in keys]
@@ -39,7 +39,7 @@ def first_bad_updates(monkeypatch, *updates):
 
                 return algorithm._replace(update=update)
 
-            return made._replace(shard=shard)
+            return whole._replace(shard=shard)
 
         return made
 
