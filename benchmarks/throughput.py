@@ -16,7 +16,6 @@ import numpy as np
 import readme
 from gymnasium.vector import AutoresetMode
 
-from pgjax.collect.dispatch import updater
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import make_agent
 from pgjax.config.env import with_spaces
@@ -57,7 +56,7 @@ def main() -> None:
             ENV_ID, collect="steps", num_envs=NUM_ENVS, num_steps=NUM_STEPS, updates=10**6
         )
         agent = make_agent(config, with_spaces(learning))
-        stream, update = Stream(learning), updater(agent.algorithm.update)
+        stream, update = Stream(learning), agent.algorithm.update
         state = agent.init(0)
         alone.reset()
         speeds = []

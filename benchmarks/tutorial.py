@@ -19,7 +19,6 @@ import readme
 import torch
 from torch import nn
 
-from pgjax.collect.dispatch import updater
 from pgjax.collect.episodes import collect_episodes
 from pgjax.config.agent import make_agent
 from pgjax.config.env import make_env, with_spaces
@@ -76,7 +75,7 @@ class Ours:
         self.config = TrainConfig.preset(ENV_ID)
         self.env = make_env(self.config)
         self.agent = make_agent(self.config, with_spaces(self.env))
-        self.update = updater(self.agent.algorithm.update)
+        self.update = self.agent.algorithm.update
         self._compile()
 
     def _compile(self) -> None:

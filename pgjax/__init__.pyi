@@ -11,7 +11,6 @@ from . import (
     runs,
 )
 from .algorithms.reinforce import reinforce
-from .collect import dispatch
 from .collect.episodes import collect_episodes
 from .collect.on_device import collect_episodes_on_device, init_on_device, training_step
 from .collect.steps import Stream, collect_steps
@@ -82,7 +81,6 @@ __all__ = [
     "collect_episodes_on_device",
     "collect_steps",
     "diagnostics",
-    "dispatch",
     "distributions",
     "envs",
     "evaluate",

@@ -37,7 +37,7 @@ SHELL_ONLY = {
 WITHOUT_SHELL = [
     *(f"{name}.py" for row in ROWS[:3] for name in row),
     *("numerics", "algorithms", "gradcheck", "envs"),
-    *(f"collect/{name}.py" for name in ("on_device", "noise", "packing", "policy_fit", "dispatch")),
+    *(f"collect/{name}.py" for name in ("on_device", "noise", "policy_fit", "dispatch")),
 ]
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or "__" not in p.name)
 

@@ -19,7 +19,7 @@ from pgjax.errors import ConfigError, counted
 from pgjax.numerics import running_moments
 from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.running_moments import Moments
-from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, split_rows
+from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, map_chunks, split_rows
 from pgjax.returns import discounted_returns
 from pgjax.types import Array, Info, Params, Rollout, repeat_first, segment_ends, zero_padding
 
@@ -108,15 +108,24 @@ def _shards_per_device(sharding: Sharding) -> int:
 
 
 def _values(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
-    """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit."""
+    """V(obs) and V(next_obs), both [T, B], chunk by chunk so that padding changes no bit.
+
+    The chunks after the last real step are skipped; their values are 0.
+    """
     critic: Any = objective.critic
-    variables, shape = of_critic(params), rollout.reward.shape
-    shards = _shards_per_device(objective.sharding)
+    variables = lax.stop_gradient(of_critic(params))  # a loop of unknown length has no gradient
+    shape, shards = rollout.reward.shape, _shards_per_device(objective.sharding)
+
+    def chunks_of(leaf: Array) -> Any:
+        return split_rows(leaf, objective.chunk_size, shards)
+
+    counts = count_real(chunks_of(rollout.weight))
 
     def apply(obs: Array) -> Any:
-        chunks = split_rows(obs, objective.chunk_size, shards)
-        value = lax.map(lambda shard: lax.map(lambda x: critic.apply(variables, x), shard), chunks)
-        return at_least_float32(join_rows(value, shape))
+        def value_of(chunk: jax.Array) -> jax.Array:
+            return at_least_float32(critic.apply(variables, chunk))
+
+        return join_rows(map_chunks(value_of, chunks_of(obs), counts), shape)
 
     return apply(rollout.obs), apply(rollout.next_obs)
 
@@ -131,9 +140,12 @@ def skip_empty(fn: Any) -> Any:
     return maybe
 
 
-def count_real(chunks: Batch) -> jax.Array:
-    """Number of chunks of each shard up to the last one that has a real row, [shards]."""
-    real = (chunks.weight > 0).any(2)
+def count_real(weight: jax.Array) -> jax.Array:
+    """Number of chunks of each shard up to the last one that has a real row, [shards].
+
+    `weight` is split into chunks [shards, n, chunk_size].
+    """
+    real = (weight > 0).any(2)
     return jnp.max(jnp.where(real, jnp.arange(1, real.shape[1] + 1), 0), 1)
 
 

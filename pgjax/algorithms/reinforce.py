@@ -222,7 +222,7 @@ def update(
         (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained)
         return ravel_pytree(grads)[0], value, sums, batches.moment_sums(before, chunk)
 
-    counts = batches.count_real(chunks)
+    counts = batches.count_real(chunks.weight)
     total, value, sums, added = sum_chunks(gradient, chunks, counts, objective.sharding)
     params, opt_state, grad_norm = actor_critic.apply_gradient(
         objective, optimizer, state, total, value, n, unravel

@@ -17,57 +17,15 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from pgjax.collect.noise import Noise, episode_keys, noise_at, reset_seeds, split_noise
-from pgjax.collect.packing import Layout, lay_out, pack, split, unpack
 from pgjax.collect.policy_fit import Choices, choices_of
+from pgjax.numerics.packing import Layout, lay_out, split
 from pgjax.numerics.xla import single_thread
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState
-
-__all__ = ["updater"]  # the rest is private to pgjax.collect
+from pgjax.types import Algorithm, Params, TrainState
 
 # Policies always act on this many rows at a time, since a batch of another size is computed, and
 # so rounded, differently. Eight rows take no longer than two.
 ROWS = 8
 BLOCK = 64  # steps of noise drawn in one call; a larger block is mostly wasted on short episodes
-
-
-@functools.lru_cache(maxsize=16)
-def updater(
-    update: Callable[[TrainState, Rollout], tuple[TrainState, Info]],
-) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Any]]]:
-    """Return `update` for use in Python loops: Info as Python numbers, fewer transfers.
-
-    Use it in a Python loop that reads the metrics of every update. The result is compiled, and
-    cannot be called inside a jitted function, because it returns Python numbers. In every test, all
-    on CPU, the new state had the same bits as that of `update`.
-
-    Args:
-      update: (state, rollout) -> (state, info), as in an Algorithm.
-
-    Returns:
-      (state, rollout) -> (state, metrics), where metrics are ints and floats, sorted by name.
-
-    Example:
-      >>> import jax, optax, pgjax
-      >>> env = pgjax.envs.make("Pendulum-v1", max_episode_steps=8)
-      >>> algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, (4,)), optax.adam(0.01))
-      >>> state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
-      >>> rollout = pgjax.collect_episodes_on_device(env, algorithm, state, num_episodes=3)
-      >>> update = pgjax.dispatch.updater(algorithm.update)
-      >>> state, metrics = update(state, rollout)
-      >>> metrics["episodes"], metrics["env_steps"]
-      (3, 24)
-    """
-
-    @functools.partial(jax.jit, compiler_options=single_thread())
-    def packed(state: TrainState, rollout: Rollout) -> Any:
-        state, info = update(state, rollout)
-        return state, pack(info)
-
-    def call(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Any]]:
-        state, packed_info = packed(state, rollout)
-        return state, unpack(packed_info)
-
-    return call
 
 
 class NoiseBlocks:

@@ -9,15 +9,15 @@ import numpy as np
 
 from pgjax.collect.dispatch import BLOCK, ROWS
 from pgjax.collect.finite import find_nonfinite
-from pgjax.collect.packing import Layout
 from pgjax.errors import RolloutError
 from pgjax.gym.results import EnvError, write_obs, write_step
 from pgjax.gym.spaces import Observations
+from pgjax.numerics.packing import Layout
 from pgjax.types import Rollout
 
 _CAPACITY = 128  # initial length of the log, in steps
 _WINDOW = 32  # length of a ReturnLog, in steps
-_MIN_LENGTH = 8  # of the padded time axis, which grows by doubling
+_LENGTHS = (64, 512)  # of the padded time axis; longer ones are powers of two
 
 
 @dataclasses.dataclass(slots=True)
@@ -177,8 +177,7 @@ class EpisodeLog:
     def rollout(self) -> Rollout:
         """Return the episodes that ended, one in each column, padded at the end."""
         done = sorted(self._done, key=lambda episode: episode.column)
-        length = max(_MIN_LENGTH, *(e.stop - e.start for e in done))
-        shape = (1 << (length - 1).bit_length(), len(done))
+        shape = (padded_length(max(e.stop - e.start for e in done)), len(done))
 
         def empty(x: np.ndarray) -> np.ndarray:
             return np.zeros(shape + x.shape[2:], x.dtype)
@@ -249,6 +248,14 @@ class ReturnLog(EpisodeLog):
         # One after the other, so that the window does not change the rounding.
         episode.total = float(np.cumsum(np.append(episode.total, rewards))[-1])
         episode.dropped.append(self._action[steps, episode.slot].copy())
+
+
+def padded_length(longest: int) -> int:
+    """Return the length of a rollout whose longest episode has `longest` steps.
+
+    There are few lengths, because `update` is compiled for each one, which takes a second.
+    """
+    return next((n for n in _LENGTHS if longest <= n), 1 << (longest - 1).bit_length())
 
 
 def _to_json(x: Any) -> Any:

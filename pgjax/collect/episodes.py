@@ -61,7 +61,8 @@ def collect_episodes(
 
     Returns:
       Rollout of NumPy arrays [T, num_episodes, ...], where T is the length of the longest episode,
-      rounded up to a power of two and at least 8. Observations are flattened: [T, num_episodes, d].
+      rounded up to 64, 512 or a larger power of two, so that `update` is compiled for few lengths.
+      Observations are flattened: [T, num_episodes, d].
 
     Raises:
       ConfigError: an argument has the wrong type, or num_episodes is not an integer of at least 1.
@@ -77,8 +78,8 @@ def collect_episodes(
       >>> state = algorithm.init(jax.random.key(0), jax.numpy.zeros(3))
       >>> rollout = pgjax.collect_episodes(env, algorithm, state, num_episodes=3)
       >>> rollout.obs.shape  # [T, B, d]
-      (8, 3, 3)
-      >>> rollout.truncated[-1].tolist()
+      (64, 3, 3)
+      >>> rollout.truncated[7].tolist()
       [True, True, True]
     """
     return run_episodes(

@@ -17,13 +17,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
 from pgjax.collect.finite import find_nonfinite
-from pgjax.collect.packing import Layout
 from pgjax.collect.policy_fit import check_action
 from pgjax.errors import ConfigError, RolloutError, check_count, short_repr
 from pgjax.gym import spaces
 from pgjax.gym.actions import actions
 from pgjax.gym.results import EnvError, write_obs, write_step
 from pgjax.gym.stepping import AutoresetVector, adapt_stream
+from pgjax.numerics.packing import Layout
 from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 

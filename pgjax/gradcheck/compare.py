@@ -14,6 +14,7 @@ To check an update rule of your own that takes the arguments of `reinforce`, use
 check(make=my_reinforce).
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -85,18 +86,27 @@ def check(
       >>> row.estimator, row.ok, round(row.cosine, 3)
       ('gamma^t reward_to_go', True, 1.0)
     """
+
+    @functools.cache  # several cases share an objective or an expected loss
+    def gradient(loss: Loss) -> Callable[[Params], Params]:
+        return jax.jit(jax.grad(loss), compiler_options=fastest_compile())
+
     with jax.enable_x64(True):
-        return [_check(case, make) for case in (CASES if cases is None else cases)]
+        return [_check(case, make, gradient) for case in (CASES if cases is None else cases)]
 
 
-def _check(case: Case, make: Callable[..., Algorithm]) -> Row:
+def _check(
+    case: Case,
+    make: Callable[..., Algorithm],
+    gradient: Callable[[Loss], Callable[[Params], Params]],
+) -> Row:
     task, critic = case.task, CRITIC if case.critic else None
     algorithm = make(  # chunks are short, so that a batch has several
         task.policy, optax.identity(), estimator=case.estimator, critic=critic, chunk_size=4
     )
     params = _some_params(algorithm, task.trajectories.rollout)
     mean, variance = moments(algorithm, task.policy, params, task.trajectories, case.num_episodes)
-    exact, documented = _gradients(task.objective, case.expected_loss, params)
+    exact, documented = gradient(task.objective)(params), gradient(case.expected_loss)(params)
     wrong = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (mean, documented)))]  # noqa: B905
     grad, g = (ravel_pytree(tree["params"])[0] for tree in (exact, mean))
     g, size = -g, jnp.linalg.norm(grad)
@@ -111,13 +121,6 @@ def _check(case: Case, make: Callable[..., Algorithm]) -> Row:
         cosine=float(g @ grad / (size * jnp.linalg.norm(g))),
         num_episodes=case.num_episodes,
     )
-
-
-def _gradients(objective: Loss, loss: Loss, params: Params) -> tuple[Params, Params]:
-    both = jax.jit(
-        lambda p: (jax.grad(objective)(p), jax.grad(loss)(p)), compiler_options=fastest_compile()
-    )
-    return both(params)
 
 
 def _some_params(algorithm: Algorithm, rollout: Rollout) -> Params:
@@ -178,19 +181,24 @@ def moments(
     num_episodes = check_count("num_episodes", num_episodes)
     rollout, env_probability = trajectories
     index = np.indices((len(env_probability),) * num_episodes).reshape(num_episodes, -1).T
-    # From the policy, since algorithm.log_prob may be wrong.
-    distribution: Any = policy.apply(params, rollout.obs)
-    log_prob = jnp.where(rollout.weight > 0, distribution.log_prob(rollout.action), 0.0)
-    probability = (env_probability * jnp.exp(log_prob.sum(0)))[index].prod(1)
 
-    def gradient(columns: jax.Array) -> Params:
-        batch = jax.tree.map(lambda x: jnp.asarray(x)[:, columns], rollout)
-        return jax.grad(lambda p: algorithm.loss(p, batch)[0])(params)
+    @functools.partial(jax.jit, compiler_options=fastest_compile())
+    def over_batches(params: Params, index: jax.Array) -> tuple[Params, jax.Array]:
+        # From the policy, since algorithm.log_prob may be wrong.
+        distribution: Any = policy.apply(params, rollout.obs)
+        log_prob = jnp.where(rollout.weight > 0, distribution.log_prob(rollout.action), 0.0)
+        probability = (env_probability * jnp.exp(log_prob.sum(0)))[index].prod(1)
 
-    every = jax.jit(jax.vmap(gradient), compiler_options=fastest_compile())(index)
-    mean = jax.tree.map(lambda g: jnp.tensordot(probability, g, 1), every)
-    of_policy = [
-        probability @ ((g - m[None]) ** 2).reshape(len(index), -1)
-        for g, m in zip(*map(jax.tree.leaves, (every["params"], mean["params"])))  # noqa: B905
-    ]
-    return mean, sum((x.sum() for x in of_policy), jnp.zeros(()))
+        def gradient(columns: jax.Array) -> Params:
+            batch = jax.tree.map(lambda x: jnp.asarray(x)[:, columns], rollout)
+            return jax.grad(lambda p: algorithm.loss(p, batch)[0])(params)
+
+        every = jax.vmap(gradient)(index)
+        mean = jax.tree.map(lambda g: jnp.tensordot(probability, g, 1), every)
+        of_policy = [
+            probability @ ((g - m[None]) ** 2).reshape(len(index), -1)
+            for g, m in zip(*map(jax.tree.leaves, (every["params"], mean["params"])))  # noqa: B905
+        ]
+        return mean, sum((x.sum() for x in of_policy), jnp.zeros(()))
+
+    return over_batches(params, index)

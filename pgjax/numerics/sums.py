@@ -21,7 +21,7 @@ from jax import lax
 from pgjax.errors import ConfigError, check_count, counted
 
 CHUNK_SIZE = 128  # rows; up to 128, results were equal at every thread count tested
-_UNROLL = 8  # steps per loop iteration, because the loop costs more than a step
+_UNROLL = 4  # steps per loop iteration, because the loop costs more than a step
 
 
 class Sharding(NamedTuple):
@@ -209,6 +209,29 @@ def sum_chunks(
 
     sums = sharding.gather(lax.map(sum_shard, (chunks, counts)))
     return lax.scan(add, zero, sums)[0]
+
+
+def map_chunks(
+    fn: Callable[[jax.Array], jax.Array], chunks: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """Return `fn(chunk)` for each of the chunks [shards, n, chunk_size, ...].
+
+    Only the first `counts[i]` chunks of shard i are computed; the results of the rest are zeros.
+    The loop has no reverse-mode derivative.
+    """
+    like = jax.eval_shape(lambda x: fn(x[0, 0]), chunks)
+
+    def map_shard(shard: tuple[jax.Array, jax.Array]) -> jax.Array:
+        rows, count = shard
+
+        def put(i: jax.Array, results: jax.Array) -> jax.Array:
+            value = fn(lax.dynamic_index_in_dim(rows, i, 0, False))
+            return lax.dynamic_update_index_in_dim(results, value, i, 0)
+
+        results = jnp.zeros((len(rows), *like.shape), like.dtype)
+        return lax.fori_loop(0, max_over_vmap(count), put, results)
+
+    return lax.map(map_shard, (chunks, counts))
 
 
 def sum_rows(tree: Any) -> Any:

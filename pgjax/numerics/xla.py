@@ -4,11 +4,13 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from pgjax.errors import PgjaxError, RunError
+from pgjax.numerics.packing import pack, unpack
 
 T = TypeVar("T")
 
@@ -54,6 +56,46 @@ def compile_in_background(compile_: Callable[[], T]) -> Future[T]:
     future = pool.submit(compile_)
     pool.shutdown(wait=False)
     return future
+
+
+@functools.cache
+def _outside_any_trace() -> Any:
+    """Return the trace state of a thread in which JAX traces nothing."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(get_opaque_trace_state).result()
+
+
+def jit_with_metrics(fn: Callable[..., tuple[Any, dict[str, Any]]]) -> Callable[..., Any]:
+    """Jit a function that returns (result, metrics), for quick calls from Python.
+
+    Each result of a compiled call costs time, and so does each thread that XLA wakes. So the
+    metrics, scalars by name, come back in few arrays, and the program runs in one thread. Within
+    another jit, vmap, grad or scan it is an ordinary jitted function.
+
+    Args:
+      fn: (*args) -> (result, metrics).
+
+    Returns:
+      The compiled function. Called from Python, it returns the metrics as NumPy scalars.
+    """
+    traced = jax.jit(fn)
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:  # XLA's options are known once JAX has a backend
+        def packed(*args: Any, **kwargs: Any) -> Any:
+            result, metrics = fn(*args, **kwargs)
+            return result, pack(metrics)
+
+        return jax.jit(packed, compiler_options=single_thread())
+
+    @functools.wraps(traced)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if get_opaque_trace_state() != _outside_any_trace():
+            return traced(*args, **kwargs)
+        result, metrics = compiled()(*args, **kwargs)
+        return result, unpack(metrics)
+
+    return call
 
 
 @contextlib.contextmanager

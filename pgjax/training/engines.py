@@ -14,15 +14,14 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax import envs
-from pgjax.collect.dispatch import updater
 from pgjax.collect.episode_log import EpisodeLog
 from pgjax.collect.episodes import run_episodes
 from pgjax.collect.on_device import init_on_device, training_step
-from pgjax.collect.packing import pack, unpack
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import Agent
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, check_count
+from pgjax.numerics.packing import pack, unpack
 from pgjax.numerics.sums import Sharding
 from pgjax.numerics.xla import compile_in_background, fast_compile
 from pgjax.runs.digests import params_digest, to_hex
@@ -107,7 +106,7 @@ def python_engine(
     watch: Callable[[int], None] | None = None,
 ) -> Engine:
     """Make the engine that steps Gymnasium from Python: one seed, one update per call."""
-    update, digest = updater(algorithm.update), jax.jit(params_digest)
+    digest = jax.jit(params_digest)
     options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
     stream = Stream(env, **options) if config.collect == "steps" else None
 
@@ -122,8 +121,9 @@ def python_engine(
         begun = time.perf_counter()
         rollout = collect(states[0])
         collected = time.perf_counter()
-        state, info = update(states[0], rollout)
+        state, metrics = algorithm.update(states[0], rollout)
         updated = time.perf_counter()
+        info = {name: value.item() for name, value in metrics.items()}
         if stream is not None:
             info |= stream.episode_info()
         timing = {
@@ -220,7 +220,7 @@ def _many_updates(
 
 def _records(log: Any, digests: np.ndarray, seconds: float) -> UpdateRecords:
     """Make the records of updates that took `seconds` each, from arrays [seed, update, ...]."""
-    rows = unpack(log)
+    rows = {name: values.tolist() for name, values in unpack(log).items()}
     metrics = [
         [dict(zip(rows, row, strict=True)) for row in zip(*of_seed, strict=True)]
         for of_seed in zip(*rows.values(), strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from algorithm_cases import KINDS, OBS, algorithm_case, plain
-from conftest import make_rollout
+from conftest import assert_trees_equal, make_rollout
 
 import pgjax
 from pgjax import advantages, distributions
@@ -271,3 +271,41 @@ def test_strict_promotion_of_dtypes():
         found = results()
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        pytest.param(pgjax.SoftmaxPolicy(2, (8,)), {}, marks=pytest.mark.slow),
+        pytest.param(
+            pgjax.SoftmaxPolicy(2, (8,)),
+            {"chunk_size": None, "entropy_coef": 0.01},
+            marks=pytest.mark.slow,
+        ),
+        (
+            pgjax.GaussianPolicy(2, (8,)),
+            {"critic": pgjax.ValueNetwork((8,)), "estimator": advantages.gae(0.9, 0.9)},
+        ),
+    ],
+)
+def test_update_gives_the_same_bits_from_python_and_inside_a_trace(rng, policy, options):
+    algorithm = pgjax.reinforce(policy, optax.adam(0.01), **options)
+    gaussian = isinstance(policy, pgjax.GaussianPolicy)
+    action = (lambda shape: rng.normal(size=(*shape, 2))) if gaussian else None
+    state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))
+    rollout = make_rollout(rng, [13, 16, 4, 9] * 3, action=action)
+    new_state, values = algorithm.update(state, rollout)
+    assert {type(value) for value in values.values()} == {np.float32, np.int32}
+    expected, info = jax.jit(algorithm.update)(state, rollout)
+    assert_trees_equal(expected, new_state)
+    assert list(values) == sorted(info)
+    for name, value in values.items():
+        assert value.dtype == info[name].dtype
+        # Metrics are compiled together with other code, which may change their last bit.
+        np.testing.assert_allclose(value, info[name], rtol=1e-6, err_msg=name)
+    # Here the rollout is a constant, so that no argument of `update` is traced but the state.
+    repeated, many = jax.lax.scan(
+        lambda state, _: algorithm.update(state, rollout), state, None, length=2
+    )
+    assert_trees_equal(repeated, algorithm.update(new_state, rollout)[0])
+    assert many["entropy"].shape == (2,)

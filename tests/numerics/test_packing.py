@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.collect.packing import lay_out, pack, split, unpack
+from pgjax.numerics.packing import lay_out, pack, split, unpack
 
 
 def test_arrays_of_one_dtype_lie_side_by_side():
@@ -23,4 +23,6 @@ def test_unpacking_is_the_inverse_of_packing():
     }
     values = unpack(packed)
     assert list(values.items()) == [("entropy", 2.0), ("episodes", 3), ("loss", 0.5)]
-    assert type(values["episodes"]) is int
+    assert [type(x) for x in values.values()] == [np.float32, np.int32, np.float32]
+    arrays = unpack(pack({"a": jnp.arange(2), "b": jnp.arange(2) + 5}))
+    np.testing.assert_array_equal(arrays["b"], [5, 6])

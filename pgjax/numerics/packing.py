@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.types import Info
-
 
 class Field(NamedTuple):
     """The place of one array."""
@@ -51,19 +49,23 @@ def split(layout: Layout, rows: Sequence[Any]) -> list[Any]:
     ]
 
 
-def pack(info: Info) -> dict[tuple[str, ...], jax.Array]:
-    """Stack scalars of the same dtype into one array [k], keyed by their names."""
-    groups: dict[Any, Info] = {}
-    for name, value in info.items():
-        groups.setdefault(value.dtype, {})[name] = value
-    return {tuple(group): jnp.stack([*group.values()]) for group in groups.values()}
+def pack(scalars: dict[str, Any]) -> dict[tuple[str, ...], jax.Array]:
+    """Stack scalars of the same dtype into one array [k], keyed by their names.
+
+    Arrays are stacked too, along a new last axis, if they have the same shape.
+    """
+    groups: dict[Any, dict[str, jax.Array]] = {}
+    for name, value in scalars.items():
+        value = jnp.asarray(value)
+        groups.setdefault((value.dtype, value.shape), {})[name] = value
+    return {tuple(group): jnp.stack([*group.values()], -1) for group in groups.values()}
 
 
 def unpack(groups: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Undo `pack`: return Python numbers by name, or nested lists if arrays are [..., k]."""
+    """Undo `pack`: return NumPy scalars by name, or arrays [...] if those given are [..., k]."""
     values = {
         name: value
         for names, array in groups.items()
-        for name, value in zip(names, np.moveaxis(np.asarray(array), -1, 0).tolist(), strict=True)
+        for name, value in zip(names, np.moveaxis(np.asarray(array), -1, 0), strict=True)
     }
     return dict(sorted(values.items()))
