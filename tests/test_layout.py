@@ -121,7 +121,7 @@ import pgjax.cli.app, pgjax.evaluation.video, pgjax.runs.export
 import pgjax, types
 print(sorted(n for n in pgjax.__all__ if isinstance(getattr(pgjax, n), types.ModuleType)))
 """
-    modules = """actions advantages diagnostics dispatch distributions envs gradcheck losses
+    modules = """actions advantages diagnostics distributions envs gradcheck losses
         policies returns runs video"""
     assert printed(script) == str(modules.split())
 
