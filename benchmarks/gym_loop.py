@@ -6,43 +6,39 @@ All contenders run in one process and take turns, for several rounds. In a turn,
 from scratch for a fixed number of environment steps; if it finishes early, it trains again with the
 next seed, until the turn has lasted some seconds. Each rate is the median over the rounds, and each
 ratio is the median of the ratios within a round, so that drift in the machine's speed cancels.
-Everything is compiled before the first round. All contenders use the lesson's settings (16-16
-networks, normalised reward-to-go, Adam with learning rate 0.01) and environments made in the same
-way, without Gymnasium's checker. Prints a table, writes gym_loop.json beside this file, and writes
-the table into README.md.
+Everything is compiled before the first round. The lesson (benchmarks/lesson.py) acts and learns as
+it was taught, and pgjax is used as a researcher would: `gymnasium.make` or `make_vec`,
+`collect_episodes` and `algorithm.update`, and reading a metric of every update. Both have the
+lesson's settings (16-16 networks, normalised reward-to-go, Adam with learning rate 0.01) and
+Gymnasium's default wrappers. Prints a table, writes gym_loop.json beside this file, and writes the
+table into README.md.
 """
 
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
 import jax
+import lesson
 import numpy as np
 import optax
 import readme
 import torch
 
+import pgjax
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-import torch_lesson  # noqa: E402
-
-import pgjax  # noqa: E402
-from pgjax.collect.dispatch import updater  # noqa: E402
-from pgjax.config.env import make_env  # noqa: E402
-from pgjax.config.settings import TrainConfig  # noqa: E402
-
 ENV_ID, LONGEST = "CartPole-v1", 500
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does
 
 
 def environment_alone(steps: int, seed: int) -> float:
     """Steps per second of one environment with alternating actions and no learning."""
-    env = make_env(TrainConfig(ENV_ID, num_envs=1))
+    env = gym.make(ENV_ID)
     env.reset(seed=seed)
     begun = time.perf_counter()
     for t in range(steps):
@@ -52,33 +48,28 @@ def environment_alone(steps: int, seed: int) -> float:
     return steps / (time.perf_counter() - begun)
 
 
-def lesson(steps: int, seed: int) -> float:
+def train_lesson(steps: int, seed: int) -> float:
     """Steps per second of the lesson in torch."""
-    torch.manual_seed(seed)
-    env = make_env(TrainConfig(ENV_ID, num_envs=1))
-    policy = torch_lesson.Softmax(4, 2)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
+    policy, optimizer = lesson.make(seed)
+    env = gym.make(ENV_ID)
     done, begun = 0, time.perf_counter()
     while done < steps:
-        log_probs, rewards = torch_lesson.episode(env, policy, seed=done)
-        torch_lesson.update(optimizer, log_probs, rewards)
+        log_probs, rewards = lesson.episode(env, policy)
+        lesson.update(optimizer, log_probs, rewards)
         done += len(rewards)
     return done / (time.perf_counter() - begun)
 
 
 class Contender:
-    """pgjax with `num_envs` parallel environments and as many episodes per update.
-
-    Environments, collecting, updating and reading the metrics are the same as in pgjax.train.
-    """
+    """pgjax with `num_envs` parallel environments and as many episodes per update."""
 
     def __init__(self, num_envs: int):
         self._n = num_envs
-        self._env = make_env(TrainConfig(ENV_ID, num_envs=num_envs))
-        self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
-        self._update = updater(self._algorithm.update)
-        for length in (8, 16, 32, 64, 128, 256, 512):  # all padded lengths: no round compiles
-            self._update(self._init(0), rollout_of(length, num_envs))
+        sync = {"num_envs": num_envs, "vectorization_mode": "sync"}
+        self._env = gym.make(ENV_ID) if num_envs == 1 else gym.make_vec(ENV_ID, **sync)
+        self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01))
+        for length in (64, 512):  # all padded lengths: no round compiles
+            self._algorithm.update(self._init(0), rollout_of(length, num_envs))
         self(100, 0)
 
     def _init(self, seed: int) -> pgjax.TrainState:
@@ -88,8 +79,8 @@ class Contender:
         state, done, begun = self._init(seed), 0, time.perf_counter()
         while done < steps:
             rollout = pgjax.collect_episodes(self._env, self._algorithm, state, self._n)
-            state, metrics = self._update(state, rollout)
-            done += metrics["env_steps"]
+            state, info = self._algorithm.update(state, rollout)
+            done += int(info["env_steps"])
         return done / (time.perf_counter() - begun)
 
 
@@ -111,25 +102,21 @@ def rollout_of(length: int, num_episodes: int, real: int | None = None) -> pgjax
 
 def lesson_update(repeats: int, seed: int) -> float:
     """Updates per second of the lesson on an episode of 500 steps; acting is not timed."""
-    policy = torch_lesson.Softmax(4, 2)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
+    policy, optimizer = lesson.make(seed)
     rollout, seconds = rollout_of(LONGEST, 1), 0.0
     for _ in range(repeats):
-        log_probs = []
-        for obs, action in zip(rollout.obs[:, 0], rollout.action[:, 0], strict=True):
-            log_probs.append(policy(torch.from_numpy(obs)).log_prob(torch.tensor(action)))
+        log_probs = [lesson.act(policy, obs)[1] for obs in rollout.obs[:, 0]]
         begun = time.perf_counter()
-        torch_lesson.update(optimizer, log_probs, [1.0] * LONGEST)
+        lesson.update(optimizer, log_probs, [1.0] * LONGEST)
         seconds += time.perf_counter() - begun
     return repeats / seconds
 
 
 class OneUpdate:
-    """The same update in pgjax, from NumPy arrays to the metrics that are logged."""
+    """The same update in pgjax, from NumPy arrays to a number read from the metrics."""
 
     def __init__(self) -> None:
-        self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.flatten(optax.adam(0.01)))
-        self._update = updater(self._algorithm.update)
+        self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01))
         self._rollout = rollout_of(512, 1, real=LONGEST)
         self(1, 0)
 
@@ -137,7 +124,8 @@ class OneUpdate:
         state = self._algorithm.init(jax.random.key(seed), np.zeros(4, np.float32))
         begun = time.perf_counter()
         for _ in range(repeats):
-            state, _ = self._update(state, self._rollout)
+            state, info = self._algorithm.update(state, self._rollout)
+            float(info["mean_return"])
         return repeats / (time.perf_counter() - begun)
 
 
@@ -159,7 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     steps = args.steps
     table: dict[str, tuple[Callable[[int, int], float], int, str]] = {
-        "lesson, torch": (lesson, steps, "lesson, torch"),
+        "lesson, torch": (train_lesson, steps, "lesson, torch"),
         "pgjax, 1 environment": (Contender(1), steps, "lesson, torch"),
         "pgjax, 8 environments": (Contender(8), steps, "lesson, torch"),
         "pgjax, 32 environments": (Contender(32), steps, "lesson, torch"),

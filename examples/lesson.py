@@ -19,6 +19,7 @@ from flax import linen as nn
 
 import pgjax
 
+pgjax.enable_compile_cache()  # later runs start faster
 # Each step makes one small JAX call; on CPU such calls are several times faster without
 # asynchronous dispatch, which passes them to another thread.
 jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -40,6 +40,7 @@ def point() -> envs.Env:
 
 
 def main() -> None:
+    pgjax.enable_compile_cache()  # later runs start faster
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=200)
     updates = parser.parse_args().updates

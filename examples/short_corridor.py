@@ -129,6 +129,7 @@ def value(p: jax.Array) -> jax.Array:
 
 
 def main() -> None:
+    pgjax.enable_compile_cache()  # later runs start faster
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=100)

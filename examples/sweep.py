@@ -18,6 +18,7 @@ import pgjax
 
 
 def main() -> None:
+    pgjax.enable_compile_cache()  # later runs start faster
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--learning-rates", type=int, default=16)

@@ -30,6 +30,7 @@ from .evaluation.plot import plot
 from .evaluation.video import render
 from .gym import actions
 from .numerics.sums import Sharding
+from .numerics.xla import enable_compile_cache
 from .policies import (
     BernoulliPolicy,
     GaussianPolicy,
@@ -82,6 +83,7 @@ __all__ = [
     "collect_steps",
     "diagnostics",
     "distributions",
+    "enable_compile_cache",
     "envs",
     "evaluate",
     "export",

@@ -23,7 +23,6 @@ MODULES = [
     pgjax.runs,
     pgjax.video,
     pgjax.actions,
-    pgjax.dispatch,
 ]
 
 

@@ -9,9 +9,9 @@ import threading
 import time
 
 import jax
-import platformdirs
 
 from pgjax.errors import ConfigError
+from pgjax.numerics.xla import enable_compile_cache
 from pgjax.runs import provenance
 
 AUTO = "auto"
@@ -62,10 +62,8 @@ def set_up_compile_cache(enabled: bool) -> None:
     """Turn JAX's persistent compilation cache off, or on unless the user has configured one."""
     if not enabled:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = platformdirs.user_cache_path("pgjax") / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    else:
+        enable_compile_cache()
 
 
 def join_processes(

@@ -34,14 +34,18 @@ class NoiseBlocks:
     def __init__(self, first_block: Any, draw: Callable[[np.uint32], Any]):
         self._blocks, self._draw = [[np.asarray(x) for x in first_block]], draw
 
-    def __call__(self, column: int, t: int) -> list[np.ndarray]:
-        """Return the noise of BLOCK steps of an episode from t, a multiple of BLOCK: [BLOCK, ...].
+    def block(self, t: int) -> list[np.ndarray]:
+        """Return the noise of BLOCK steps of all episodes from t, a multiple of BLOCK.
 
-        Request blocks in order.
+        The arrays are [num_episodes, BLOCK, ...]. Request blocks in order.
         """
         if t // BLOCK == len(self._blocks):
             self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))])
-        return [x[column] for x in self._blocks[t // BLOCK]]
+        return self._blocks[t // BLOCK]
+
+    def __call__(self, column: int, t: int) -> list[np.ndarray]:
+        """Return the noise of BLOCK steps of an episode from t: [BLOCK, ...]."""
+        return [x[column] for x in self.block(t)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class CompiledAct:
     layout: Layout  # of the rows that `act` reads: noise, followed by the observation
     like: Any  # shape and dtype of one action
     choices: Choices  # how many values each of its numbers may take
-    act: Callable[[jax.Array, list[np.ndarray]], jax.Array]  # (flat, [n, width]s) -> [n, ...]
+    act: Callable[..., jax.Array]  # (flat, rows [n, width] of each dtype) -> [n, ...]
     _begin: Callable[..., Any]
     _draw: Callable[..., Any]
 
@@ -94,7 +98,7 @@ def _compiled(
     drawn = [(x.shape, x.dtype) for x in jax.eval_shape(draw_one, key)]
     layout = lay_out([*drawn, (obs_shape, obs_dtype)])
 
-    def act_on_flat(flat: jax.Array, rows: list[jax.Array]) -> jax.Array:
+    def act_on_flat(flat: jax.Array, *rows: jax.Array) -> jax.Array:
         params = unravel(flat)
 
         def act_on_row(row: list[jax.Array]) -> jax.Array:

@@ -10,8 +10,7 @@ import numpy as np
 from pgjax.collect.dispatch import BLOCK, ROWS
 from pgjax.collect.finite import find_nonfinite
 from pgjax.errors import RolloutError
-from pgjax.gym.results import EnvError, write_obs, write_step
-from pgjax.gym.spaces import Observations
+from pgjax.gym.results import EnvError
 from pgjax.numerics.packing import Layout
 from pgjax.types import Rollout
 
@@ -50,8 +49,8 @@ class EpisodeLog:
 
     Args:
       num_envs: number of environments; the slots are this, rounded up to a multiple of ROWS.
-      observations: the encoder of observations.
       layout: of the rows that the policy reads, the noise followed by the observation.
+      action: like one raw action, for shape and dtype.
       send: converts raw actions to those of the environment, for the replay of an error.
     """
 
@@ -59,14 +58,10 @@ class EpisodeLog:
     max_steps: float = math.inf  # an episode of this many steps ends, even if nothing says so
 
     def __init__(
-        self,
-        num_envs: int,
-        observations: Observations,
-        layout: Layout,
-        send: Callable[[np.ndarray], Any],
+        self, num_envs: int, layout: Layout, action: Any, send: Callable[[np.ndarray], Any]
     ):
         self._slots = -(-num_envs // ROWS) * ROWS
-        self._fields, self._encode, self._send = layout.fields, observations.encode, send
+        self._fields, self._send = layout.fields, send
         self.time = 0  # number of steps whose actions are recorded
         noisy = {field.row for field in self._fields[:-1]}  # noise is written a block ahead
         self._set_rows(
@@ -75,8 +70,9 @@ class EpisodeLog:
                 for row, (width, dtype) in enumerate(zip(layout.widths, layout.dtypes, strict=True))
             ]
         )
-        self._reward = self._zeros((), np.float32)
-        self._action = self._reward  # replaced at the first step, when its shape is known
+        self.reward = self._zeros((), np.float32)
+        self.action = self._zeros(action.shape, action.dtype)
+        self.terminated, self.truncated = np.zeros((2, self._slots), bool)  # in the last step
         self._done: list[Episode] = []
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any, ahead: int = 0) -> np.ndarray:
@@ -84,45 +80,49 @@ class EpisodeLog:
 
     def _set_rows(self, rows: list[np.ndarray]) -> None:
         self.rows, obs = rows, self._fields[-1]
-        self._obs = rows[obs.row][..., obs.columns]  # a view
+        self.obs = rows[obs.row][..., obs.columns]  # a view
 
-    def plan(self, episode: Episode, noise: Iterable[np.ndarray]) -> None:
-        """Lay out the noise of an episode's next steps, arrays [BLOCK, ...]."""
+    def prepare(
+        self, running: Iterable[Episode], noise: Callable[[int, int], Iterable[np.ndarray]]
+    ) -> int:
+        """Make room for the next steps and lay out their noise.
+
+        Args:
+          running: the episodes to step.
+          noise: (column, step of the episode) -> arrays [BLOCK, ...].
+
+        Returns:
+          The step up to which (exclusive) there is room and noise, and no episode is too long.
+        """
+        if self.time + 1 == self._capacity:
+            for episode in running:
+                self._check(episode)
+            self._make_room(running)
+        stop: float = self._capacity - 1
+        for episode in running:
+            if episode.planned <= self.time:
+                self._plan(episode, noise(episode.column, self.time - episode.start))
+            stop = min(stop, episode.planned, episode.start + self.max_steps)
+        return int(stop)
+
+    def _plan(self, episode: Episode, noise: Iterable[np.ndarray]) -> None:
         episode.planned = self.time + BLOCK
         for field, x in zip(self._fields, noise):  # noqa: B905  (the last is the observation)
             steps = self.rows[field.row][self.time : episode.planned, episode.slot]
             steps[:, field.columns] = x.reshape(BLOCK, -1)
 
-    def observe(self, episode: Episode, obs: Any) -> None:
-        """Record the first observation of an episode."""
-        write_obs(self._obs[self.time], episode.slot, self._encode, obs)
-
-    def act(self, running: dict[int, Episode], action: np.ndarray) -> None:
-        """Record the raw actions [slots, ...] of the next step, before the environments step."""
-        now = self.time
-        if now == 0:
-            self._action = self._zeros(action.shape[1:], action.dtype)
-        if now + 1 == self._capacity:
-            for episode in running.values():
+    def end(self, running: Iterable[Episode]) -> list[int]:
+        """Record the episodes that the last step ended; return their slots."""
+        terminated, truncated, ended = self.terminated.tolist(), self.truncated.tolist(), []
+        for episode in running:
+            slot = episode.slot
+            over, cut = terminated[slot], truncated[slot]
+            if over or cut or self.time - episode.start >= self.max_steps:
+                episode.stop, episode.terminated, episode.truncated = self.time, over, cut
                 self._check(episode)
-            self._make_room(running.values())
-        self._action[self.time] = action
-        self.time += 1
-
-    def step(self, running: dict[int, Episode], results: Iterable[Any]) -> list[int]:
-        """Record what the running episodes' steps returned; return the slots of those that end."""
-        stop = self.time
-        rewards, successors = self._reward[stop - 1], self._obs[stop]
-        ended = []
-        encode = self._encode
-        for (slot, episode), result in zip(running.items(), results, strict=True):
-            terminated, truncated = write_step(result, slot, successors, rewards, encode)
-            if terminated or truncated or stop - episode.start >= self.max_steps:
-                episode.stop = stop
-                episode.terminated, episode.truncated = terminated, truncated
-                self._check(episode)
-                self._end(episode, successors[slot])
+                self._end(episode, self.obs[self.time, slot])
                 ended.append(slot)
+        self.terminated[:] = self.truncated[:] = False
         return ended
 
     def longest(self, running: Iterable[Episode]) -> int:
@@ -140,15 +140,15 @@ class EpisodeLog:
             return np.concatenate([x, np.zeros_like(x[: self._capacity])])
 
         self._set_rows([double(x) for x in self.rows])
-        self._action, self._reward = double(self._action), double(self._reward)
+        self.action, self.reward = double(self.action), double(self.reward)
         self._capacity *= 2
 
     def _check(self, episode: Episode) -> None:
         """Raise RolloutError for the first value of an episode that is not finite."""
         first, slot = max(episode.start, 0), episode.slot
         steps = slice(first, self.time)
-        obs = self._obs[first : self.time + 1, slot]
-        action, reward = self._action[steps, slot], self._reward[steps, slot]
+        obs = self.obs[first : self.time + 1, slot]
+        action, reward = self.action[steps, slot], self.reward[steps, slot]
         found = find_nonfinite(obs, action, reward, slot=slot)
         if found:
             num_steps, error = found
@@ -167,7 +167,7 @@ class EpisodeLog:
         if episode is None:
             return RolloutError(f"{error.env}: {error.reason}: {error.advice}")
         stop = self.time if stop is None else stop
-        kept = self._action[max(episode.start, 0) : stop, episode.slot]
+        kept = self.action[max(episode.start, 0) : stop, episode.slot]
         raw = np.concatenate([*episode.dropped, kept])
         actions = _to_json(list(self._send(raw))) if len(raw) else []
         raised = RolloutError(f"{episode}, {error.after(stop - episode.start)}")
@@ -183,15 +183,15 @@ class EpisodeLog:
             return np.zeros(shape + x.shape[2:], x.dtype)
 
         columns: dict[str, Any] = {
-            "obs": empty(self._obs),
-            "action": empty(self._action),
-            "reward": empty(self._reward),
+            "obs": empty(self.obs),
+            "action": empty(self.action),
+            "reward": empty(self.reward),
             "terminated": np.zeros(shape, bool),
             "truncated": np.zeros(shape, bool),
-            "next_obs": empty(self._obs),
+            "next_obs": empty(self.obs),
             "weight": np.zeros(shape, np.float32),
         }
-        logs = {"obs": self._obs, "action": self._action, "reward": self._reward}
+        logs = {"obs": self.obs, "action": self.action, "reward": self.reward}
         for b, e in enumerate(done):
             last = e.stop - e.start - 1
             for name, log in logs.items():
@@ -244,10 +244,10 @@ class ReturnLog(EpisodeLog):
     def _drop(self, episode: Episode) -> None:
         """Count the steps of an episode, and keep nothing but their actions."""
         steps = slice(max(episode.start, 0), self.time)
-        rewards = self._reward[steps, episode.slot]
+        rewards = self.reward[steps, episode.slot]
         # One after the other, so that the window does not change the rounding.
         episode.total = float(np.cumsum(np.append(episode.total, rewards))[-1])
-        episode.dropped.append(self._action[steps, episode.slot].copy())
+        episode.dropped.append(self.action[steps, episode.slot].copy())
 
 
 def padded_length(longest: int) -> int:

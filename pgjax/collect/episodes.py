@@ -17,10 +17,11 @@ from pgjax.collect.dispatch import compile_for
 from pgjax.collect.episode_log import Episode, EpisodeLog, ReturnLog
 from pgjax.collect.policy_fit import check_action
 from pgjax.errors import check_count
-from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.results import EnvError
-from pgjax.gym.stepping import ManualResetVector, SerialEnvs, adapt
+from pgjax.gym.results import EnvError, StepArrays
+from pgjax.gym.serial import SerialEnvs
+from pgjax.gym.stepping import adapt
+from pgjax.gym.vectors import ManualResetVector
 from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 
@@ -140,33 +141,36 @@ def run_episodes(
     check_type(algorithm, Algorithm)
     check_type(state, TrainState)
     envs = adapt(env)
-    sends = actions(envs.action_space, squash)
-    seen = spaces.observations(envs.observation_space)
-    compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
+    num_envs, sends = envs.num_envs, actions(envs.action_space, squash)
+    compiled = compile_for(algorithm, state, np.zeros(envs.seen.size, envs.seen.dtype))
     check_action(sends, compiled.like, compiled.choices)
     params, seeds, noise = compiled.begin(state, num_episodes)
-    log = make_log(envs.num_envs, seen, compiled.layout, sends.send)
+    log = make_log(num_envs, compiled.layout, compiled.like, sends.send)
     first = int(state.step) * num_episodes
     waiting = ((b, first + b, seed) for b, seed in enumerate(seeds))
     running: dict[int, Episode] = {}  # by slot
+    act, send, step, watched = compiled.act, sends.send, envs.step, 0
 
     with envs.step_timeout(step_timeout):
         try:
-            _start(envs, log, running, range(envs.num_envs), waiting)
+            _start(envs, log, running, range(num_envs), waiting)
             while running:
-                time = log.time
-                for episode in running.values():
-                    if episode.planned <= time:
-                        log.plan(episode, noise(episode.column, time - episode.start))
-                if watch is not None and not time % _WATCH_EVERY:
+                if watch is not None and log.time >= watched:
                     watch(log.longest(running.values()))
-                action = np.asarray(compiled.act(params, [row[time] for row in log.rows]))
-                log.act(running, action)
-                ended = log.step(running, envs.step(sends.send(action), running))
-                if ended:
-                    for slot in ended:
-                        del running[slot]
-                    _start(envs, log, running, ended, waiting)
+                    watched = log.time + _WATCH_EVERY
+                stop, slots = log.prepare(running.values(), noise), list(running)
+                rows, obs, flags = log.rows, log.obs, (log.terminated, log.truncated)
+                for time in range(log.time, min(stop, log.time + _WATCH_EVERY)):
+                    action = np.asarray(act(params, *[row[time] for row in rows]))
+                    log.action[time] = action
+                    log.time = time + 1
+                    into = StepArrays(obs[time + 1], log.reward[time], *flags)
+                    if step(send(action[:num_envs]), slots, into):
+                        break
+                ended = log.end(running.values())
+                for slot in ended:
+                    del running[slot]
+                _start(envs, log, running, ended, waiting)
         except EnvError as e:
             raise log.rollout_error(e, running.get(e.slot)) from e.__cause__
     return log
@@ -184,6 +188,4 @@ def _start(
     new = [Episode(*episode, slot, log.time) for slot, episode in pairs]
     if new:
         running.update((episode.slot, episode) for episode in new)
-        all_obs = envs.reset({episode.slot: episode.seed for episode in new})
-        for episode, obs in zip(new, all_obs, strict=True):
-            log.observe(episode, obs)
+        envs.reset({episode.slot: episode.seed for episode in new}, log.obs[log.time])

@@ -8,7 +8,7 @@ one.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,10 +19,10 @@ from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
 from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.policy_fit import check_action
 from pgjax.errors import ConfigError, RolloutError, check_count, short_repr
-from pgjax.gym import spaces
 from pgjax.gym.actions import actions
-from pgjax.gym.results import EnvError, write_obs, write_step
-from pgjax.gym.stepping import AutoresetVector, adapt_stream
+from pgjax.gym.results import EnvError, StepArrays
+from pgjax.gym.stepping import adapt_stream
+from pgjax.gym.vectors import AutoresetVector
 from pgjax.numerics.packing import Layout
 from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
@@ -65,7 +65,6 @@ class Stream:
         self._envs = adapt_stream(env, autoreset_mode)
         self.num_envs = self._envs.num_envs
         self._sends = actions(self._envs.action_space, squash)
-        self._seen = spaces.observations(self._envs.observation_space)
         self._timeout = step_timeout
         self._next: np.ndarray | None = None  # observations to act on next [num_envs, d]
         self._sums = np.zeros((2, self.num_envs))  # return and length of the running episodes
@@ -78,13 +77,15 @@ class Stream:
         num_steps = check_count("num_steps", num_steps)
         check_type(algorithm, Algorithm)
         check_type(state, TrainState)
-        compiled = compile_for(algorithm, state, np.zeros(self._seen.size, self._seen.dtype))
+        seen = self._envs.seen
+        compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
         check_action(self._sends, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)
         rows = self._rows(compiled.layout, num_steps)
-        seen = compiled.layout.fields[-1]
-        obs = rows[seen.row][:, : self.num_envs, seen.columns]
-        log = self._log(compiled.like, obs, num_steps)
+        field = compiled.layout.fields[-1]
+        obs = rows[field.row][:, : self.num_envs, field.columns]
+        log = self._log(compiled.like, num_steps)
+        finals: list[tuple[int, np.ndarray, np.ndarray]] = []  # (t, slots, true successors)
         while len(self._recent) > self.num_envs:  # enough for a rollout in which none ends
             self._recent.popleft()
         self._ended = 0
@@ -93,17 +94,23 @@ class Stream:
         t = -1  # while they are reset
         try:
             with self._envs.step_timeout(self._timeout):
-                obs[0] = self._begin(seeds) if begun is None else begun
+                if begun is None:
+                    self._begin(seeds, obs[0])
+                else:
+                    obs[0] = begun
                 for t in range(num_steps):
                     if t % BLOCK == 0:
-                        self._lay_noise(compiled.layout, rows, t, noise)
-                    action = np.asarray(compiled.act(params, [row[t] for row in rows]))
-                    log["action"][t] = action[: self.num_envs]
-                    obs[t + 1] = self._step(action[: self.num_envs], seeds, t, log)
+                        self._lay_noise(compiled.layout, rows, t, noise.block(t))
+                    action = np.asarray(compiled.act(params, *[row[t] for row in rows]))
+                    log["action"][t] = action = action[: self.num_envs]
+                    self._step(self._sends.send(action), seeds, t, log, obs[t + 1], finals)
         except EnvError as e:
             raise _rollout_error(e, state, t + 1) from e.__cause__
-        self._count(log)
+        log["next_obs"] = obs[1 : num_steps + 1].copy()
+        for t, slots, successors in finals:
+            log["next_obs"][t, slots] = successors
         log["obs"] = obs[:num_steps]
+        self._count(log)
         found = find_nonfinite(log["obs"], log["action"], log["reward"], log["next_obs"])
         if found:
             steps_before, error = found
@@ -118,25 +125,20 @@ class Stream:
         return [np.zeros((steps, slots, width), dtype) for width, dtype in rows]
 
     def _lay_noise(
-        self,
-        layout: Layout,
-        rows: list[np.ndarray],
-        t: int,
-        noise: Callable[[int, int], list[np.ndarray]],
+        self, layout: Layout, rows: list[np.ndarray], t: int, noise: Sequence[np.ndarray]
     ) -> None:
-        """Write the noise of a block of steps, from t on, to the rows."""
-        for column in range(self.num_envs):
-            for field, x in zip(layout.fields[:-1], noise(column, t), strict=True):
-                of_column = rows[field.row][t : t + BLOCK, column]
-                of_column[:, field.columns] = x.reshape(BLOCK, -1)
+        """Write the noise of a block of steps, arrays [num_envs, BLOCK, ...], to the rows."""
+        for field, x in zip(layout.fields[:-1], noise, strict=True):
+            block = rows[field.row][t : t + BLOCK, : self.num_envs, field.columns]
+            block[:] = x.reshape(self.num_envs, BLOCK, -1).swapaxes(0, 1)
 
-    def _log(self, action: Any, obs: np.ndarray, num_steps: int) -> dict[str, Any]:
-        """Return empty fields of a Rollout, except obs."""
+    def _log(self, action: Any, num_steps: int) -> dict[str, Any]:
+        """Return empty fields of a Rollout, except observations."""
         shape = (num_steps, self.num_envs)
         log: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in ("reward", "weight")}
         log |= {name: np.zeros(shape, bool) for name in ("terminated", "truncated")}
         log["action"] = np.zeros((*shape, *action.shape), action.dtype)
-        return {**log, "next_obs": np.zeros_like(obs[:num_steps])}
+        return log
 
     def episode_info(self) -> dict[str, float]:
         """Return metrics of the episodes that ended in the last rollout.
@@ -158,71 +160,65 @@ class Stream:
             "truncated_fraction": float(cut.mean()),
         }
 
-    def _begin(self, seeds: list[int]) -> np.ndarray:
-        """Reset all environments; return their observations [num_envs, d]."""
+    def _begin(self, seeds: list[int], rows: np.ndarray) -> None:
+        """Reset all environments; write their observations to rows [num_envs, d]."""
         self._sums[:] = 0.0
         if isinstance(self._envs, AutoresetVector):
-            return self._encode(self._envs.reset(seeds))
-        return self._reset(dict(enumerate(seeds)))
+            self._envs.reset(seeds, rows)
+        else:
+            self._envs.reset(dict(enumerate(seeds)), rows)
 
-    def _reset(self, seeds: dict[int, int]) -> np.ndarray:
-        """Reset some environments with seeds; return their observations [len(seeds), d]."""
-        envs: Any = self._envs
-        return self._encode(envs.reset(seeds), list(seeds))
+    def _step(
+        self,
+        sent: Any,
+        seeds: list[int],
+        t: int,
+        log: dict[str, Any],
+        obs: np.ndarray,
+        finals: list[tuple[int, np.ndarray, np.ndarray]],
+    ) -> None:
+        """Step all environments; write the observations to act on next to obs [num_envs, d].
 
-    def _step(self, action: np.ndarray, seeds: list[int], t: int, log: dict[str, Any]) -> Any:
-        """Step all environments; return the observations to act on next [num_envs, d]."""
-        sent, now = self._sends.send(action), {name: x[t] for name, x in log.items()}
+        The true successors of steps that end an episode are appended to `finals`, unless they are
+        in `obs`.
+        """
+        into = StepArrays(obs, log["reward"][t], log["terminated"][t], log["truncated"][t])
         if isinstance(self._envs, AutoresetVector):
-            seen, *of_step, successors = self._envs.step(sent)
-            names = "reward", "terminated", "truncated", "weight"
-            for name, x in zip(names, of_step, strict=True):
-                now[name][:] = x
-            obs = self._encode(seen)
-            now["next_obs"][:] = obs if successors is seen else self._encode(successors)
-            return obs
-        results = self._envs.step(sent, range(self.num_envs))
-        for slot, result in enumerate(results):
-            flags = write_step(result, slot, now["next_obs"], now["reward"], self._seen.encode)
-            now["terminated"][slot], now["truncated"][slot] = flags
-        now["weight"][:] = 1.0
-        over = np.flatnonzero(now["terminated"] | now["truncated"])
-        if not len(over):
-            return now["next_obs"]
-        obs = now["next_obs"].copy()
-        obs[over] = self._reset({int(slot): _reset_seed(seeds[slot], t) for slot in over})
-        return obs
+            log["weight"][t], found = self._envs.step(sent, into)
+            finals.extend((t, *each) for each in found)
+            return
+        log["weight"][t] = 1.0
+        if self._envs.step(sent, range(self.num_envs), into):
+            over = np.flatnonzero(into.terminated | into.truncated)
+            finals.append((t, over, obs[over]))
+            self._envs.reset({slot: _reset_seed(seeds[slot], t) for slot in over.tolist()}, obs)
 
     def _count(self, log: dict[str, Any]) -> None:
         """Clear the steps of weight 0, and add the others to the sums of their episodes."""
         real = log["weight"] > 0
         for name in ("reward", "terminated", "truncated"):
             log[name][~real] = 0
-        done = np.zeros(self.num_envs, int)  # steps of each that are already counted
-        for t, slot in np.argwhere(log["terminated"] | log["truncated"]):
-            self._add(log, slot, done[slot], t + 1)
-            cut = log["truncated"][t, slot] and not log["terminated"][t, slot]
-            self._recent.append((*self._sums[:, slot], bool(cut)))
-            self._sums[:, slot], done[slot] = 0.0, t + 1
-            self._ended += 1
-        for slot in range(self.num_envs):
-            self._add(log, slot, done[slot], None)
-
-    def _add(self, log: dict[str, Any], slot: int, start: int, stop: int | None) -> None:
-        for i, name in enumerate(("reward", "weight")):
-            self._sums[i, slot] += log[name][start:stop, slot].sum(dtype=np.float64)
-
-    def _encode(self, observations: Any, slots: Sequence[int] | None = None) -> np.ndarray:
-        """Encode the observations of `slots`, by default of all, as rows [d]."""
-        space = self._envs.observation_space
-        whole = isinstance(observations, np.ndarray) and isinstance(space, gym.spaces.Box)
-        if whole and observations.shape[1:] == space.shape:
-            return observations.reshape(len(observations), -1)  # they are one array already
-        rows = np.zeros((self.num_envs, self._seen.size), self._seen.dtype)
-        chosen = range(self.num_envs) if slots is None else slots
-        for slot, obs in zip(chosen, observations, strict=True):
-            write_obs(rows, slot, self._seen.encode, obs)
-        return rows if slots is None else rows[slots]
+        over = log["terminated"] | log["truncated"]
+        # Column by column, an episode's part is a segment, which begins after an end.
+        begins = np.ones((self.num_envs, len(over) + 1), bool)
+        begins[:, 1:] = over.T
+        length = begins.shape[1]  # one step more, so that no segment is empty
+        columns = np.zeros((2, self.num_envs, length))
+        columns[0, :, :-1], columns[1, :, :-1] = log["reward"].T, log["weight"].T
+        starts = np.flatnonzero(begins)
+        sums = np.add.reduceat(columns.reshape(2, -1), starts, axis=1)
+        slots = starts // length
+        first = np.flatnonzero(starts % length == 0)  # of each column
+        sums[:, first] += self._sums
+        last = np.append(first[1:], len(starts)) - 1
+        self._sums = sums[:, last]
+        ends = np.setdiff1d(np.arange(len(starts)), last)
+        times = starts[ends + 1] % length - 1 if len(ends) else ends
+        order = np.lexsort((slots[ends], times))
+        ends, times = ends[order], times[order]
+        cut = (log["truncated"] & ~log["terminated"])[times, slots[ends]]
+        self._recent.extend(zip(*sums[:, ends].tolist(), cut.tolist(), strict=True))
+        self._ended = len(ends)
 
 
 def collect_steps(

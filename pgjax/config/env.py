@@ -22,9 +22,11 @@ from pgjax.config.settings import TrainConfig
 from pgjax.envs.adapters import gymnasium_space
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.gym.actions import actions
-from pgjax.gym.results import CheckedEnv, failure_text
+from pgjax.gym.results import CheckedEnv, StepArrays, failure_text
+from pgjax.gym.serial import SerialEnvs
 from pgjax.gym.spaces import leaves, observations
 from pgjax.gym.stepping import adapt
+from pgjax.gym.vectors import ManualResetVector
 
 _PROBE_STEPS, _PROBE_SEED = 30, 1  # the seed of the actions
 
@@ -267,13 +269,17 @@ def _probe(config: TrainConfig, seeds: Sequence[int]) -> list[list[Any]]:
             return [_probe_episode(slots, seed, actions) for seed in seeds]
 
 
-def _probe_episode(envs: Any, seed: int, actions: list[Any]) -> list[Any]:
-    encode = observations(envs.observation_space).encode
-    seen = [np.array(encode(obs)) for obs in envs.reset({0: seed})]
+def _probe_episode(
+    envs: SerialEnvs | ManualResetVector, seed: int, actions: list[Any]
+) -> list[Any]:
+    rows = np.zeros((1, envs.seen.size), envs.seen.dtype)
+    envs.reset({0: seed}, rows)
+    seen = [rows]
     for action in actions:
-        [(obs, *rest, _)] = envs.step([action], [0])
-        seen += [np.array(encode(obs)), *rest]
-        if rest[1] or rest[2]:
+        into = StepArrays(np.zeros_like(rows), np.zeros(1), *np.zeros((2, 1), bool))
+        ended = envs.step([action], [0], into)
+        seen += into
+        if ended:
             break
     return seen
 

@@ -7,7 +7,7 @@ import os
 import sysconfig
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,9 @@ _INSTALLED = tuple(
     {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<frozen", "<string>"}
 )
 _RESULT = "(observation, reward, terminated, truncated, info)"
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
+
+FLAGS = frozenset({bool, np.bool_})
 
 Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
 
@@ -55,6 +57,15 @@ class EnvError(Exception):
         step = num_steps - 1 + self.delay
         when = f"step {step}" if step >= 0 else "reset"
         return f"{when}: {self.reason}: {self.advice}"
+
+
+class StepArrays(NamedTuple):
+    """Where a step of all slots is written."""
+
+    successors: np.ndarray  # [slots, d]
+    reward: np.ndarray  # [slots]
+    terminated: np.ndarray  # [slots] bool, all False before the step
+    truncated: np.ndarray  # [slots] bool, all False before the step
 
 
 def failure_text(error: BaseException) -> str:
@@ -111,12 +122,16 @@ def write_step(
     except (TypeError, ValueError):
         given = counted(len(result), "value") if isinstance(result, tuple) else short_repr(result)
         raise EnvError(f"step returned {given}, not {_RESULT}", slot) from None
-    try:  # the same as write_obs, inlined because a call here would slow down every step
-        successors[slot] = encode(obs)
-    except ValueError as e:
-        raise EnvError(str(e), slot, delay=1) from None
+    write_obs(successors, slot, encode, obs)
+    return write_rest(reward, terminated, truncated, slot, rewards)
+
+
+def write_rest(
+    reward: Any, terminated: Any, truncated: Any, slot: int, rewards: np.ndarray
+) -> tuple[bool, bool]:
+    """Write a reward to rewards[slot]; return (terminated, truncated), or raise EnvError."""
     number = reward if isinstance(reward, float) else _number(reward, slot)
-    if not -_LARGEST <= number <= _LARGEST and math.isfinite(number):
+    if not -LARGEST <= number <= LARGEST and math.isfinite(number):
         raise EnvError(f"the reward is {number}, more than float32 can hold", slot)
     rewards[slot] = number
     return _flag("terminated", terminated, slot), _flag("truncated", truncated, slot)
@@ -167,6 +182,18 @@ def first_obs(result: Any) -> Any:
     return result[0]
 
 
+def raised_by_env(error: BaseException, slot: int = -1) -> EnvError:
+    """Return the EnvError for an exception that an environment raised."""
+    what = f"the environment {failure_text(error)}"
+    return EnvError(what, slot, advice=failure_advice(error))
+
+
+def hung(seconds: str, slot: int = -1) -> EnvError:
+    """Return the EnvError for an environment that has not returned within `seconds`."""
+    reason = f"the environment has not returned for {seconds} s"
+    return EnvError(reason, slot, advice="correct it, or raise --step-timeout")
+
+
 class CheckedEnv(gym.Wrapper):
     """An environment in a process of its own: it checks results there, and sends no infos.
 
@@ -193,7 +220,7 @@ class CheckedEnv(gym.Wrapper):
         try:
             return method(*args)
         except (Exception, SystemExit) as e:  # here, where its traceback is
-            raise EnvError(f"the environment {failure_text(e)}", advice=failure_advice(e)) from e
+            raise raised_by_env(e) from e
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # as everywhere: nothing is lost

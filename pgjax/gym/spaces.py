@@ -27,6 +27,9 @@ class Observations(NamedTuple):
     encode: Callable[[Any], np.ndarray]
     """(observation) -> row [d]; ValueError, with a whole sentence, if it does not fit the space."""
 
+    as_is: tuple[np.dtype, tuple[int, ...]] | None = None
+    """The dtype and shape of arrays whose numbers are the row, if there are any."""
+
 
 def observations(space: gym.Space) -> Observations:
     """Return the encoder from observations of a space to rows [d].
@@ -127,7 +130,7 @@ def _flat(space: Any, size: int) -> Observations:
             raise _misfit(given, f"{low} to {high}")  # a cast would wrap around
         return obs if is_row else obs.ravel()
 
-    return Observations(size, dtype, flatten)
+    return Observations(size, dtype, flatten, None if binary else (declared, shape))
 
 
 def _row_dtype(dtype: np.dtype) -> np.dtype:

@@ -11,8 +11,65 @@ from probe_envs import Scripted
 
 import pgjax
 from pgjax.gym import stepping
-from pgjax.gym.results import EnvError
-from pgjax.gym.stepping import SerialEnvs
+from pgjax.gym.results import EnvError, StepArrays
+from pgjax.gym.serial import SerialEnvs
+
+
+def arrays(slots, size):
+    """Empty arrays for a step."""
+    flags = np.zeros((2, slots), bool)
+    return StepArrays(np.zeros((slots, size), np.float32), np.zeros(slots, np.float32), *flags)
+
+
+class Gives(gym.Env):
+    """An environment whose steps return what it is given."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, result):
+        self.result = result
+
+    def step(self, action):
+        return self.result
+
+
+OBS = np.arange(3, dtype=np.float32)
+
+
+@pytest.mark.parametrize("obs", [OBS, OBS.astype(float), OBS.tolist(), OBS.astype(int)])
+@pytest.mark.parametrize(("reward", "flags"), [
+    (1.5, (False, True)), (np.float64(1.5), (np.True_, np.False_)), (np.float32(1.5), (1, 0)),
+    (np.array([1.5]), (False, False)),
+])  # fmt: skip
+def test_a_step_is_written_whatever_the_types_of_its_numbers(obs, reward, flags):
+    envs = SerialEnvs([Gives(None), Gives((obs, reward, *flags, {}))])
+    into = arrays(2, 3)
+    assert envs.step([0, 0], [1], into) == any(flags)
+    np.testing.assert_array_equal(into.successors, [[0, 0, 0], [0, 1, 2]])
+    assert into.reward.tolist() == [0.0, 1.5]
+    assert (into.terminated[1], into.truncated[1]) == tuple(map(bool, flags))
+    assert not into.terminated[0]
+
+
+@pytest.mark.parametrize(("result", "reason", "delay"), [
+    ((OBS, 1.0, "False", False, {}), "terminated is 'False' (str), not True or False", 0),
+    ((OBS, 1.0, False, None, {}), "truncated is None (NoneType), not True or False", 0),
+    ((OBS, "1.5", False, False, {}), "the reward is '1.5' (str), not a number", 0),
+    ((OBS, 1e39, False, False, {}), "the reward is 1e+39, more than float32 can hold", 0),
+    ((OBS[:2], 1.0, False, False, {}),
+     "the observation has shape (2,), but the space needs shape (3,)", 1),
+    ((OBS[:1], 1.0, False, False, {}),  # would be broadcast
+     "the observation has shape (1,), but the space needs shape (3,)", 1),
+    ((OBS, 1.0, False, {}),
+     "step returned 4 values, not (observation, reward, terminated, truncated, info)", 0),
+])  # fmt: skip
+def test_a_malformed_step_is_named(result, reason, delay):
+    envs = SerialEnvs([Gives((OBS, 1.0, False, False, {})), Gives(result)])
+    with pytest.raises(EnvError) as caught:
+        envs.step([0, 0], [0, 1], arrays(2, 3))
+    assert (caught.value.reason, caught.value.slot) == (reason, 1)
+    assert caught.value.delay == delay
 
 
 def test_an_exception_is_reported_with_its_slot_and_cause():
@@ -26,7 +83,7 @@ def test_an_exception_is_reported_with_its_slot_and_cause():
     with pytest.raises(
         EnvError, match=r"^the environment raised KeyError: 'a\\nlevel' \(in test_st"
     ) as caught:
-        envs.reset({0: 1, 2: 8, 1: 2})
+        envs.reset({0: 1, 2: 8, 1: 2}, np.zeros((3, 3)))
     assert caught.value.slot == 2
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -38,12 +95,12 @@ def test_a_step_that_hangs_is_interrupted():
                 time.sleep(0.01)
 
     envs = SerialEnvs([Scripted(), Hangs()])
-    envs.reset({0: 1, 1: 1})
+    envs.reset({0: 1, 1: 1}, np.zeros((2, 3)))
     with (
         envs.step_timeout(0.1),
         pytest.raises(EnvError, match="the environment has not returned for more than 0.1 s") as e,
     ):
-        envs.step([0, 0], [0, 1])
+        envs.step([0, 0], [0, 1], arrays(2, 3))
     assert e.value.slot == 1
     assert e.value.advice == "correct it, or raise --step-timeout"
 
@@ -79,7 +136,7 @@ def test_a_vector_that_loses_steps_is_refused():
 def test_a_missing_package_is_to_be_installed(error, advice):
     envs = SerialEnvs([failing_envs.Returns("reset", error)])
     with pytest.raises(EnvError) as caught:
-        envs.reset({0: 1})
+        envs.reset({0: 1}, np.zeros((1, 3)))
     assert caught.value.advice == advice
 
 
@@ -141,10 +198,10 @@ def test_a_vector_that_fails_itself_is_told_from_its_environments():
         with pytest.raises(
             EnvError, match="the vector, not one of its environments, raised Val"
         ) as e:
-            stepping.adapt_stream(wrapped).reset({0: 1, 1: 2})
+            stepping.adapt_stream(wrapped).reset({0: 1, 1: 2}, np.zeros((2, 3)))
         assert "infos" in e.value.advice
         envs[1] = lambda: Informs(1, fails=True)
         wrapped = VectorWrapper(SyncVectorEnv(envs, autoreset_mode=mode))
         with pytest.raises(EnvError, match="the environment raised ValueError: of its own") as e:
-            stepping.adapt_stream(wrapped).reset({0: 1, 1: 2})
+            stepping.adapt_stream(wrapped).reset({0: 1, 1: 2}, np.zeros((2, 3)))
         assert e.value.advice == "correct the environment"

@@ -22,7 +22,8 @@ import pgjax
 from pgjax.cli.signals import Signals, Stopped
 from pgjax.config.agent import make_agent
 from pgjax.config.env import make_env, open_env, why_not_reproducible
-from pgjax.gym import stepping
+from pgjax.gym.results import StepArrays
+from pgjax.gym.serial import SerialEnvs
 from pgjax.runs import folder, store
 
 HERE = str(Path(__file__).parents[1])
@@ -178,12 +179,13 @@ def test_slow_is_not_hanging():
             time.sleep(0.05)
             return self.env.step(action)
 
-    envs = stepping.SerialEnvs([Slow(gym.make("CartPole-v1"))])
+    obs = np.zeros((1, 4))
+    envs = SerialEnvs([Slow(gym.make("CartPole-v1"))])
     before = signal.getsignal(signal.SIGALRM)
     with envs.step_timeout(0.2):
-        envs.reset({0: 1})
+        envs.reset({0: 1}, obs)
         for _ in range(10):
-            envs.step([0], [0])
+            envs.step([0], [0], StepArrays(obs, np.zeros(1), *np.zeros((2, 1), bool)))
         time.sleep(0.5)  # outside of any environment
     assert signal.getsignal(signal.SIGALRM) is before
 
