@@ -68,17 +68,20 @@ class CompiledAct:
         return flat, np.asarray(seeds).tolist(), NoiseBlocks(block, draw)
 
 
-def compile_for(algorithm: Algorithm, state: TrainState, obs: np.ndarray) -> CompiledAct:
+def compile_for(
+    algorithm: Algorithm, state: TrainState, obs: np.ndarray, rows: int = ROWS
+) -> CompiledAct:
     """Compile for an algorithm, or reuse what was compiled for the same shapes.
 
     Args:
       algorithm: `act` is used.
       state: for the shapes and dtypes of `params` and `key`.
       obs: one observation [d].
+      rows: how many the policy acts on at a time.
     """
     leaves, treedef = jax.tree.flatten(state.params)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return _compiled(algorithm.act, treedef, shapes, obs.shape, obs.dtype, state.key.dtype)
+    return _compiled(algorithm.act, treedef, shapes, obs.shape, obs.dtype, state.key.dtype, rows)
 
 
 @functools.lru_cache(maxsize=16)
@@ -89,6 +92,7 @@ def _compiled(
     obs_shape: tuple[int, ...],
     obs_dtype: Any,
     key_dtype: Any,
+    rows: int,
 ) -> CompiledAct:
     params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
     _, unravel = ravel_pytree(params)
@@ -98,14 +102,14 @@ def _compiled(
     drawn = [(x.shape, x.dtype) for x in jax.eval_shape(draw_one, key)]
     layout = lay_out([*drawn, (obs_shape, obs_dtype)])
 
-    def act_on_flat(flat: jax.Array, *rows: jax.Array) -> jax.Array:
+    def act_on_flat(flat: jax.Array, *slots: jax.Array) -> jax.Array:
         params = unravel(flat)
 
         def act_on_row(row: list[jax.Array]) -> jax.Array:
             *noise, obs = split(layout, row)
             return act_on(params, tuple(noise), obs)
 
-        blocks = [row.reshape(row.shape[0] // ROWS, ROWS, row.shape[1]) for row in rows]
+        blocks = [x.reshape(x.shape[0] // rows, rows, x.shape[1]) for x in slots]
         action = lax.map(jax.vmap(act_on_row), blocks)
         return action.reshape((-1,) + action.shape[2:])
 

@@ -149,18 +149,21 @@ def run_episodes(
     first = int(state.step) * num_episodes
     waiting = ((b, first + b, seed) for b, seed in enumerate(seeds))
     running: dict[int, Episode] = {}  # by slot
-    act, send, step, watched = compiled.act, sends.send, envs.step, 0
+    send = sends.send if isinstance(envs, SerialEnvs) else sends.send_batch
+    act, step, watched = compiled.act, envs.step, 0
 
     with envs.step_timeout(step_timeout):
         try:
             _start(envs, log, running, range(num_envs), waiting)
             while running:
-                if watch is not None and log.time >= watched:
-                    watch(log.longest(running.values()))
-                    watched = log.time + _WATCH_EVERY
                 stop, slots = log.prepare(running.values(), noise), list(running)
+                if watch is not None:
+                    if log.time >= watched:
+                        watch(log.longest(running.values()))
+                        watched = log.time + _WATCH_EVERY
+                    stop = min(stop, watched)
                 rows, obs, flags = log.rows, log.obs, (log.terminated, log.truncated)
-                for time in range(log.time, min(stop, log.time + _WATCH_EVERY)):
+                for time in range(log.time, stop):
                     action = np.asarray(act(params, *[row[time] for row in rows]))
                     log.action[time] = action
                     log.time = time + 1

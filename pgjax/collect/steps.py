@@ -21,10 +21,13 @@ from pgjax.collect.policy_fit import check_action
 from pgjax.errors import ConfigError, RolloutError, check_count, short_repr
 from pgjax.gym.actions import actions
 from pgjax.gym.results import EnvError, StepArrays
+from pgjax.gym.serial import SerialEnvs
 from pgjax.gym.stepping import adapt_stream
 from pgjax.gym.vectors import AutoresetVector
 from pgjax.numerics.packing import Layout
 from pgjax.types import Algorithm, Rollout, TrainState, check_type
+
+_BLOCK_ROWS = 64  # at a time, where there are more environments
 
 
 class Stream:
@@ -65,6 +68,8 @@ class Stream:
         self._envs = adapt_stream(env, autoreset_mode)
         self.num_envs = self._envs.num_envs
         self._sends = actions(self._envs.action_space, squash)
+        serial = isinstance(self._envs, SerialEnvs)
+        self._send = self._sends.send if serial else self._sends.send_batch
         self._timeout = step_timeout
         self._next: np.ndarray | None = None  # observations to act on next [num_envs, d]
         self._sums = np.zeros((2, self.num_envs))  # return and length of the running episodes
@@ -78,10 +83,12 @@ class Stream:
         check_type(algorithm, Algorithm)
         check_type(state, TrainState)
         seen = self._envs.seen
-        compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype))
+        # Streams depend on the number of environments anyway, so many may act in larger blocks.
+        block = ROWS if self.num_envs <= _BLOCK_ROWS else _BLOCK_ROWS
+        compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype), block)
         check_action(self._sends, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)
-        rows = self._rows(compiled.layout, num_steps)
+        rows = self._rows(compiled.layout, num_steps, block)
         field = compiled.layout.fields[-1]
         obs = rows[field.row][:, : self.num_envs, field.columns]
         log = self._log(compiled.like, num_steps)
@@ -103,7 +110,7 @@ class Stream:
                         self._lay_noise(compiled.layout, rows, t, noise.block(t))
                     action = np.asarray(compiled.act(params, *[row[t] for row in rows]))
                     log["action"][t] = action = action[: self.num_envs]
-                    self._step(self._sends.send(action), seeds, t, log, obs[t + 1], finals)
+                    self._step(self._send(action), seeds, t, log, obs[t + 1], finals)
         except EnvError as e:
             raise _rollout_error(e, state, t + 1) from e.__cause__
         log["next_obs"] = obs[1 : num_steps + 1].copy()
@@ -118,9 +125,9 @@ class Stream:
         self._next = obs[num_steps].copy()
         return Rollout(**log)
 
-    def _rows(self, layout: Layout, num_steps: int) -> list[np.ndarray]:
+    def _rows(self, layout: Layout, num_steps: int, block: int) -> list[np.ndarray]:
         """Return empty rows for what the policy reads: noise in blocks, and the observation."""
-        steps, slots = -(-num_steps // BLOCK) * BLOCK + 1, -(-self.num_envs // ROWS) * ROWS
+        steps, slots = -(-num_steps // BLOCK) * BLOCK + 1, -(-self.num_envs // block) * block
         rows = zip(layout.widths, layout.dtypes, strict=True)
         return [np.zeros((steps, slots, width), dtype) for width, dtype in rows]
 

@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from pgjax import envs
 from pgjax.config.settings import TrainConfig
@@ -264,7 +265,9 @@ def _probe(config: TrainConfig, seeds: Sequence[int]) -> list[list[Any]]:
     with open_env(config, 1, alone=config.vectorization == "async") as opened:
         slots, space = adapt(opened.env), opened.action_space
         space.seed(_PROBE_SEED)
-        actions = [space.sample() for _ in range(_PROBE_STEPS)]
+        actions: list[Any] = [[space.sample()] for _ in range(_PROBE_STEPS)]
+        if not isinstance(slots, SerialEnvs):
+            actions = [concatenate(space, x, create_empty_array(space, 1)) for x in actions]  # type: ignore[arg-type]
         with slots.step_timeout(config.step_timeout):
             return [_probe_episode(slots, seed, actions) for seed in seeds]
 
@@ -277,7 +280,7 @@ def _probe_episode(
     seen = [rows]
     for action in actions:
         into = StepArrays(np.zeros_like(rows), np.zeros(1), *np.zeros((2, 1), bool))
-        ended = envs.step([action], [0], into)
+        ended = envs.step(action, [0], into)
         seen += into
         if ended:
             break

@@ -12,6 +12,7 @@ import flax.linen as nn
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from pgjax.errors import SpaceError
 from pgjax.gym.spaces import leaves, size_of, unsupported
@@ -58,6 +59,9 @@ class Actions(NamedTuple):
     policy: Callable[[_Layers], nn.Module]
     """(hidden_sizes, activation and torso, by name) -> a policy for the space."""
 
+    send_batch: Callable[[np.ndarray], Any]
+    """(raw actions [n, *shape]) -> the batch of n actions that a VectorEnv of n receives."""
+
 
 def actions(space: gym.Space, squash: bool = False) -> Actions:
     """Return the mapping from raw actions to actions of a space.
@@ -81,6 +85,7 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
     Example:
       >>> import numpy as np
       >>> from gymnasium import spaces
+    from gymnasium.vector.utils import concatenate, create_empty_array
       >>> box = actions(spaces.Box(-1.0, 2.0, (2,)))
       >>> box.discrete, box.shape
       (False, (2,))
@@ -105,8 +110,12 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
         heads = tuple(part.policy({"hidden_sizes": ()}) for part in parts)
         return JointPolicy(heads, **layers)
 
+    def send_batch(raw: np.ndarray) -> Any:
+        batch: Any = create_empty_array(space, len(raw))
+        return concatenate(space, send(raw), batch)
+
     choices = tuple(n for part in parts for n in part.choices)
-    return Actions(discrete, (int(ends[-1]),), choices, send, policy)
+    return Actions(discrete, (int(ends[-1]),), choices, send, policy, send_batch)
 
 
 def policy_for(
@@ -137,6 +146,7 @@ def policy_for(
 
     Example:
       >>> from gymnasium import spaces
+    from gymnasium.vector.utils import concatenate, create_empty_array
       >>> policy = policy_for(spaces.Discrete(3), hidden_sizes=(8,))
       >>> type(policy).__name__, policy.num_actions
       ('SoftmaxPolicy', 3)
@@ -155,17 +165,33 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
                 raise _bad_choice(raw, n)
             return [action + start for action in chosen]
 
-        return Actions(True, (), (n,), send_one, lambda layers: SoftmaxPolicy(n, **layers))
+        def send_all(raw: np.ndarray) -> np.ndarray:
+            if raw.min() < 0 or raw.max() >= n:
+                raise _bad_choice(raw, n)
+            return raw.astype(space.dtype) + start
+
+        def softmax(layers: _Layers) -> nn.Module:
+            return SoftmaxPolicy(n, **layers)
+
+        return Actions(True, (), (n,), send_one, softmax, send_all)
     if isinstance(space, spaces.MultiDiscrete):
         nvec = tuple(space.nvec.ravel().tolist())
         size = size_of("action", space, len(nvec))
         size_of("action", space, sum(nvec))
         send = _send_integers(space, space.start, np.array(nvec))
-        return Actions(True, (size,), nvec, send, lambda layers: MultiSoftmaxPolicy(nvec, **layers))
+
+        def multi_softmax(layers: _Layers) -> nn.Module:
+            return MultiSoftmaxPolicy(nvec, **layers)
+
+        return Actions(True, (size,), nvec, send, multi_softmax, _as_array(send))
     if isinstance(space, spaces.MultiBinary):
         size = size_of("action", space, math.prod(space.shape))
         send, twos = _send_integers(space, 0, np.array(2)), (2,) * size
-        return Actions(True, (size,), twos, send, lambda layers: BernoulliPolicy(size, **layers))
+
+        def bernoulli(layers: _Layers) -> nn.Module:
+            return BernoulliPolicy(size, **layers)
+
+        return Actions(True, (size,), twos, send, bernoulli, _as_array(send))
     if isinstance(space, spaces.Box):
         size = size_of("action", space, math.prod(space.shape))
         send = _send_box(space, squash)
@@ -173,8 +199,12 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         def gaussian(layers: _Layers) -> nn.Module:
             return GaussianPolicy(size, squash=squash, **layers)
 
-        return Actions(False, (size,), (None,) * size, send, gaussian)
+        return Actions(False, (size,), (None,) * size, send, gaussian, _as_array(send))
     raise SpaceError(unsupported("action", space))
+
+
+def _as_array(send: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda raw: np.asarray(send(raw))
 
 
 def _to_integers(raw: np.ndarray) -> np.ndarray:

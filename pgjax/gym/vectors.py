@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import iterate
 
 from pgjax.errors import SpaceError
 from pgjax.gym.results import (
@@ -42,7 +42,7 @@ def _is_batch(x: Any, size: int, kind: str) -> bool:
 
 
 class _Vector:
-    """A VectorEnv, whose environments all step together."""
+    """A VectorEnv, whose environments all step together, with one batch of actions."""
 
     def __init__(self, env: VectorEnv):
         self.env, self.num_envs = env, env.num_envs
@@ -56,14 +56,6 @@ class _Vector:
         self.observation_space = env.single_observation_space
         self.seen = observations(self.observation_space)
         self._seconds: float | None = None
-
-    def _batch(self, actions: Any) -> Any:
-        """Convert the actions of the slots to one batch of the vector's action space."""
-        space, actions = self.action_space, actions[: self.num_envs]
-        if not isinstance(space, spaces.Dict | spaces.Tuple):
-            return np.asarray(actions)
-        batch: Any = create_empty_array(space, self.num_envs)
-        return concatenate(space, actions, batch)
 
     def _write_obs(self, obs: Any, rows: np.ndarray, slots: Sequence[int]) -> None:
         """Write the observations of slots, from a batch of all, to rows [slots, d]."""
@@ -182,7 +174,7 @@ class ManualResetVector(_Vector):
         """Step all slots, and write what `slots` return; say whether any of their episodes ends."""
         if self._over.any():
             self._reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
-        obs, reward, terminated, truncated, _ = self._call("step", self._batch(actions))
+        obs, reward, terminated, truncated, _ = self._call("step", actions)
         self._over = terminated | truncated
         self._write_obs(obs, step.successors, slots)
         self._write_rest(reward, terminated, truncated, slots, step)
@@ -222,7 +214,7 @@ class AutoresetVector(_Vector):
           ([slots] bool, whether the step was real, and not a reset; the true successors that are
           not written: none, or one pair of slots [n] and observations [n, d]).
         """
-        obs, reward, terminated, truncated, info = self._call("step", self._batch(actions))
+        obs, reward, terminated, truncated, info = self._call("step", actions)
         step.reward[:] = reward
         step.terminated[:], step.truncated[:] = terminated, truncated
         self._write_obs(obs, step.successors, range(self.num_envs))
