@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from pgjax.collect.noise import Noise, episode_keys, noise_at, reset_seeds, split_noise
+from pgjax.collect.noise import episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.collect.policy_fit import Choices, choices_of
 from pgjax.numerics.packing import Layout, lay_out, split
-from pgjax.numerics.xla import single_thread
+from pgjax.numerics.xla import fast_compile, single_thread
 from pgjax.types import Algorithm, Params, TrainState
 
 # Policies always act on this many rows at a time, since a batch of another size is computed, and
@@ -31,7 +31,7 @@ BLOCK = 64  # steps of noise drawn in one call; a larger block is mostly wasted 
 class NoiseBlocks:
     """The noise of an update's episodes, drawn a block of steps at a time."""
 
-    def __init__(self, first_block: Any, draw: Callable[[np.uint32], Any]):
+    def __init__(self, first_block: Any, draw: Callable[[int], Any]):
         self._blocks, self._draw = [[np.asarray(x) for x in first_block]], draw
 
     def block(self, t: int) -> list[np.ndarray]:
@@ -40,7 +40,7 @@ class NoiseBlocks:
         The arrays are [num_episodes, BLOCK, ...]. Request blocks in order.
         """
         if t // BLOCK == len(self._blocks):
-            self._blocks.append([np.asarray(x) for x in self._draw(np.uint32(t // BLOCK))])
+            self._blocks.append([np.asarray(x) for x in self._draw(t // BLOCK)])
         return self._blocks[t // BLOCK]
 
     def __call__(self, column: int, t: int) -> list[np.ndarray]:
@@ -57,15 +57,19 @@ class CompiledAct:
     choices: Choices  # how many values each of its numbers may take
     act: Callable[..., jax.Array]  # (flat, rows [n, width] of each dtype) -> [n, ...]
     _begin: Callable[..., Any]
-    _draw: Callable[..., Any]
 
     def begin(
         self, state: TrainState, num_episodes: int
     ) -> tuple[jax.Array, list[int], NoiseBlocks]:
         """Return flat parameters, and the reset seeds and the noise of an update's episodes."""
-        flat, seeds, block = self._begin(state.params, state.key, state.step, num_episodes)
-        draw = functools.partial(self._draw, state.key, state.step, num_episodes)
-        return flat, np.asarray(seeds).tolist(), NoiseBlocks(block, draw)
+
+        def begin(block: int) -> Any:
+            args = state.params, state.key, state.step, np.uint32(block)
+            return self._begin(*args, num_episodes)
+
+        flat, seeds, first_block = begin(0)
+        noise = NoiseBlocks(first_block, lambda block: begin(block)[2])
+        return flat, np.asarray(seeds).tolist(), noise
 
 
 def compile_for(
@@ -94,15 +98,15 @@ def _compiled(
     key_dtype: Any,
     rows: int,
 ) -> CompiledAct:
-    params = treedef.unflatten([jnp.zeros(*shape) for shape in shapes])
-    _, unravel = ravel_pytree(params)
-    key = jax.random.key(0, impl=jax.random.key_impl(jnp.empty((), key_dtype)))
-    obs = jnp.zeros(obs_shape, obs_dtype)
+    # Only shapes are traced here: each operation on arrays would be a program to compile.
+    params = treedef.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    key, obs = jax.ShapeDtypeStruct((), key_dtype), jax.ShapeDtypeStruct(obs_shape, obs_dtype)
     draw_one, act_on = split_noise(act, params, key, obs)
     drawn = [(x.shape, x.dtype) for x in jax.eval_shape(draw_one, key)]
     layout = lay_out([*drawn, (obs_shape, obs_dtype)])
 
     def act_on_flat(flat: jax.Array, *slots: jax.Array) -> jax.Array:
+        _, unravel = ravel_pytree(treedef.unflatten([jnp.zeros(*shape) for shape in shapes]))
         params = unravel(flat)
 
         def act_on_row(row: list[jax.Array]) -> jax.Array:
@@ -113,37 +117,20 @@ def _compiled(
         action = lax.map(jax.vmap(act_on_row), blocks)
         return action.reshape((-1,) + action.shape[2:])
 
-    begin, draw = _noise_functions(draw_one)
-    jit = functools.partial(jax.jit, compiler_options=single_thread())
+    def begin(
+        params: Params, key: jax.Array, step: jax.Array, block: jax.Array, num_episodes: int
+    ) -> Any:
+        """Return flat parameters, reset seeds, and noise: arrays [num_episodes, BLOCK, ...]."""
+        first = jnp.asarray(step).astype(jnp.uint32) * num_episodes
+        keys = episode_keys(key, first + jnp.arange(num_episodes, dtype=jnp.uint32))
+        times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
+        noise = noise_at(draw_one, keys, times, time_axis=1)
+        return ravel_pytree(params)[0], reset_seeds(keys), noise
+
+    jit = functools.partial(jax.jit, compiler_options={**single_thread(), **fast_compile()})
     return CompiledAct(
         layout,
         *choices_of(act, params, key, obs),
         jit(act_on_flat),
-        jit(begin, static_argnums=3),
-        jit(draw, static_argnums=2),
+        jit(begin, static_argnums=4),
     )
-
-
-def _noise_functions(
-    draw_one: Callable[[jax.Array], Noise],
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the functions (begin, draw) of a CompiledAct, before compilation."""
-
-    def keys(key: jax.Array, step: jax.Array, num_episodes: int) -> jax.Array:
-        first = jnp.asarray(step).astype(jnp.uint32) * num_episodes
-        return episode_keys(key, first + jnp.arange(num_episodes, dtype=jnp.uint32))
-
-    def noise(keys: jax.Array, block: jax.Array) -> Any:
-        """Return arrays [num_episodes, BLOCK, ...]."""
-        times = block * BLOCK + jnp.arange(BLOCK, dtype=jnp.uint32)
-        return noise_at(draw_one, keys, times, time_axis=1)
-
-    def begin(params: Params, key: jax.Array, step: jax.Array, num_episodes: int) -> Any:
-        of_episodes = keys(key, step, num_episodes)
-        block = noise(of_episodes, jnp.uint32(0))
-        return ravel_pytree(params)[0], reset_seeds(of_episodes), block
-
-    def draw(key: jax.Array, step: jax.Array, num_episodes: int, block: jax.Array) -> Any:
-        return noise(keys(key, step, num_episodes), block)
-
-    return begin, draw

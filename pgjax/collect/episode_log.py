@@ -16,7 +16,8 @@ from pgjax.types import Rollout
 
 _CAPACITY = 128  # initial length of the log, in steps
 _WINDOW = 32  # length of a ReturnLog, in steps
-_LENGTHS = (64, 512)  # of the padded time axis; longer ones are powers of two
+_LENGTH = 512  # of the padded time axis of small rollouts
+_MOST_NUMBERS = 2**15  # in the observations of a small rollout
 
 
 @dataclasses.dataclass(slots=True)
@@ -177,7 +178,8 @@ class EpisodeLog:
     def rollout(self) -> Rollout:
         """Return the episodes that ended, one in each column, padded at the end."""
         done = sorted(self._done, key=lambda episode: episode.column)
-        shape = (padded_length(max(e.stop - e.start for e in done)), len(done))
+        longest = max(e.stop - e.start for e in done)
+        shape = padded_length(longest, len(done) * self.obs.shape[-1]), len(done)
 
         def empty(x: np.ndarray) -> np.ndarray:
             return np.zeros(shape + x.shape[2:], x.dtype)
@@ -250,12 +252,15 @@ class ReturnLog(EpisodeLog):
         episode.dropped.append(self.action[steps, episode.slot].copy())
 
 
-def padded_length(longest: int) -> int:
+def padded_length(longest: int, width: int) -> int:
     """Return the length of a rollout whose longest episode has `longest` steps.
 
-    There are few lengths, because `update` is compiled for each one, which takes a second.
+    `update` is compiled for each length, which takes a second. So rollouts with few numbers in a
+    step, `width`, have one length for all episodes up to 512 steps, whose padding costs little.
     """
-    return next((n for n in _LENGTHS if longest <= n), 1 << (longest - 1).bit_length())
+    if longest <= _LENGTH and _LENGTH * width <= _MOST_NUMBERS:
+        return _LENGTH
+    return max(8, 1 << (longest - 1).bit_length())
 
 
 def _to_json(x: Any) -> Any:

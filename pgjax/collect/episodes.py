@@ -62,8 +62,8 @@ def collect_episodes(
 
     Returns:
       Rollout of NumPy arrays [T, num_episodes, ...], where T is the length of the longest episode,
-      rounded up to 64, 512 or a larger power of two, so that `update` is compiled for few lengths.
-      Observations are flattened: [T, num_episodes, d].
+      rounded up to a power of two; it is at least 512 where that takes little memory, so that
+      `update` is compiled for few lengths. Observations are flattened: [T, num_episodes, d].
 
     Raises:
       ConfigError: an argument has the wrong type, or num_episodes is not an integer of at least 1.
@@ -79,7 +79,7 @@ def collect_episodes(
       >>> state = algorithm.init(jax.random.key(0), jax.numpy.zeros(3))
       >>> rollout = pgjax.collect_episodes(env, algorithm, state, num_episodes=3)
       >>> rollout.obs.shape  # [T, B, d]
-      (64, 3, 3)
+      (512, 3, 3)
       >>> rollout.truncated[7].tolist()
       [True, True, True]
     """

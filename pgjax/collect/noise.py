@@ -43,13 +43,13 @@ def noise_at(
 
 
 def split_noise(
-    act: Callable[[Any, jax.Array, jax.Array], Any], params: Any, key: jax.Array, obs: jax.Array
+    act: Callable[[Any, jax.Array, jax.Array], Any], params: Any, key: Any, obs: Any
 ) -> tuple[Callable[[jax.Array], Noise], Callable[[Any, Noise, jax.Array], Any]]:
     """Return (draw, act_on) such that act_on(params, draw(key), obs) is act(params, key, obs).
 
     Args:
       act: (params, key, obs) -> action, pure; a jitted function is unwrapped first.
-      params, key, obs: examples of the arguments, for their shapes and dtypes.
+      params, key, obs: examples of the arguments, or their shapes and dtypes.
 
     Returns:
       draw: key -> a tuple of plain arrays, empty if nothing is drawn.
@@ -66,9 +66,8 @@ def split_noise(
         )
 
     def act_on(params: Any, noise: Noise, obs: jax.Array) -> Any:
-        impl = jax.random.key_impl(key)
         values = [
-            jax.random.wrap_key_data(x, impl=impl) if k else x
+            jax.random.wrap_key_data(x, impl=jax.random.key_impl(key)) if k else x
             for x, k in zip(noise, is_key, strict=True)
         ]
         leaves = rest(*jax.tree.leaves(params), obs, *values)

@@ -62,7 +62,10 @@ def single_thread() -> dict[str, str | bool]:
 
 
 def fast_compile() -> dict[str, str | bool]:
-    """Cut compile time by a fifth; same rounding and same run time in every case tested."""
+    """Cut compile time by a fifth; same run time in every case tested, and the same parameters.
+
+    The last digit of a metric may differ.
+    """
     return cpu_options(xla_backend_optimization_level="1")
 
 

@@ -29,7 +29,7 @@ def test_a_column_is_an_episode_of_the_environment():
     assert len(set(env.seeds)) == 5
     assert all(type(seed) is int for seed in env.seeds)
     lengths = rollout.weight.sum(0).astype(int)
-    assert rollout.weight.shape == (64, 5)
+    assert rollout.weight.shape == (512, 5)
     sent = iter(env.actions)
     for b, length in enumerate(lengths):
         name = rollout.obs[0, b, 0]
