@@ -43,7 +43,7 @@ def describe(name: str, policy: nn.Module, state: pgjax.TrainState) -> None:
     """Print the range of a Gaussian policy's mean and std over a grid of Pendulum's states."""
     angle, speed = np.meshgrid(np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 17))
     obs = np.stack([np.cos(angle), np.sin(angle), speed], -1).reshape(-1, 3).astype(np.float32)
-    dist = policy.apply(state.params, obs)
+    dist = jax.jit(policy.apply)(state.params, obs)
     print(
         f"  {name:20} mean torque from {dist.mean.min():6.2f} to {dist.mean.max():6.2f}, "
         f"std from {dist.std.min():5.2f} to {dist.std.max():.2f}"

@@ -22,7 +22,7 @@ from pgjax.errors import ConfigError, check_count
 from pgjax.numerics import running_moments
 from pgjax.numerics.dtypes import at_least_float32, standard_promotion
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, check_sharding, fusion_barrier
-from pgjax.numerics.xla import jit_with_metrics
+from pgjax.numerics.xla import jit_fast_compile, jit_with_metrics
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, known_number, type_name
 
 RETURNS = "return_moments"  # collection of the running moments of discounted returns, if kept
@@ -69,7 +69,7 @@ def make_algorithm(
     check_objective(objective)
     checks.check_optimizer(optimizer)
     return Algorithm(
-        init=_bound(init, objective, optimizer),
+        init=jit_fast_compile(functools.partial(standard_promotion(init), objective, optimizer)),
         act=_bound(act, objective),
         log_prob=_bound(log_prob, objective),
         loss=_bound(loss, objective),

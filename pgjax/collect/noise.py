@@ -59,6 +59,10 @@ def split_noise(
     closed, out_shape = jax.make_jaxpr(act, return_shape=True)(params, key, obs)
     drawn, rest, is_key = _split_program(closed, len(jax.tree.leaves(params)))
 
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
+    [impl] = found
+
     def draw(key: jax.Array) -> Noise:
         values = drawn(key)
         return tuple(
@@ -67,7 +71,7 @@ def split_noise(
 
     def act_on(params: Any, noise: Noise, obs: jax.Array) -> Any:
         values = [
-            jax.random.wrap_key_data(x, impl=jax.random.key_impl(key)) if k else x
+            jax.random.wrap_key_data(x, impl=impl) if k else x
             for x, k in zip(noise, is_key, strict=True)
         ]
         leaves = rest(*jax.tree.leaves(params), obs, *values)

@@ -92,12 +92,32 @@ def _outside_any_trace() -> Any:
         return pool.submit(get_opaque_trace_state).result()
 
 
-def jit_with_metrics(fn: Callable[..., tuple[Any, dict[str, Any]]]) -> Callable[..., Any]:
+def _by_caller(traced: Callable[..., Any], make: Callable[[], Callable[..., Any]]) -> Any:
+    """Return a function that is `traced` within a jit, vmap, grad or scan, and otherwise `make()`.
+
+    XLA's options, which only a call from Python may set, are known once JAX has a backend; so the
+    function for Python is made at the first call.
+    """
+    from_python = functools.cache(make)
+
+    @functools.wraps(traced)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inside = get_opaque_trace_state() != _outside_any_trace()
+        return traced(*args, **kwargs) if inside else from_python()(*args, **kwargs)
+
+    return call
+
+
+def jit_fast_compile(fn: Callable[..., Any]) -> Any:
+    """Jit a function that Python calls once or twice, with `fast_compile`."""
+    return _by_caller(jax.jit(fn), lambda: jax.jit(fn, compiler_options=fast_compile()))
+
+
+def jit_with_metrics(fn: Callable[..., tuple[Any, dict[str, Any]]]) -> Any:
     """Jit a function that returns (result, metrics), for quick calls from Python.
 
     Each result of a compiled call costs time, and so does each thread that XLA wakes. So the
-    metrics, scalars by name, come back in few arrays, and the program runs in one thread. Within
-    another jit, vmap, grad or scan it is an ordinary jitted function.
+    metrics, scalars by name, come back in few arrays, and the program runs in one thread.
 
     Args:
       fn: (*args) -> (result, metrics).
@@ -105,24 +125,21 @@ def jit_with_metrics(fn: Callable[..., tuple[Any, dict[str, Any]]]) -> Callable[
     Returns:
       The compiled function. Called from Python, it returns the metrics as NumPy scalars.
     """
-    traced = jax.jit(fn)
 
-    @functools.cache
-    def compiled() -> Callable[..., Any]:  # XLA's options are known once JAX has a backend
-        def packed(*args: Any, **kwargs: Any) -> Any:
-            result, metrics = fn(*args, **kwargs)
-            return result, pack(metrics)
+    def packed(*args: Any, **kwargs: Any) -> Any:
+        result, metrics = fn(*args, **kwargs)
+        return result, pack(metrics)
 
-        return jax.jit(packed, compiler_options=single_thread())
+    def make() -> Callable[..., Any]:
+        compiled = jax.jit(packed, compiler_options=single_thread())
 
-    @functools.wraps(traced)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if get_opaque_trace_state() != _outside_any_trace():
-            return traced(*args, **kwargs)
-        result, metrics = compiled()(*args, **kwargs)
-        return result, unpack(metrics)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result, metrics = compiled(*args, **kwargs)
+            return result, unpack(metrics)
 
-    return call
+        return call
+
+    return _by_caller(jax.jit(fn), make)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from probe_envs import Scripted
 
 import pgjax
+from pgjax.collect.episode_log import padded_length
 from pgjax.collect.episodes import episode_returns
 
 ALGORITHM = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (8,)), optax.adam(0.01))
@@ -128,3 +129,11 @@ def test_memory_depends_neither_on_the_number_nor_on_the_length_of_episodes():
     assert little < 1.5e6  # a window of 32 steps in 8 slots takes 1.1 MB
     assert peak(40, 20) < little + 3e5
     assert peak(4, 200) < little + 3e5
+
+
+@pytest.mark.parametrize(("longest", "width", "length"), [
+    (1, 4, 512), (512, 64, 512), (513, 4, 1024),  # few numbers in a step: 2**15 / 512 = 64
+    (1, 65, 8), (8, 65, 8), (9, 65, 16), (500, 65, 512), (1000, 10**6, 1024),
+])  # fmt: skip
+def test_rollouts_have_few_lengths_where_padding_costs_little(longest, width, length):
+    assert padded_length(longest, width) == length

@@ -132,6 +132,35 @@ def test_actions_are_drawn_with_the_key_of_their_column_and_time():
         np.testing.assert_array_equal(action, rollout.action[t, b])
 
 
+def test_many_environments_act_as_each_would_alone():
+    """More than 64 environments act in blocks of 64, and one is a block of 8."""
+    env = gym.make_vec("CartPole-v1", num_envs=70, vectorization_mode="vector_entry_point")
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (8,)), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))._replace(step=np.int32(2))
+    stream = Stream(env)
+    rollout = collect_steps(stream, algorithm, state, 30)
+    steps = np.arange(30, dtype=np.uint32)
+    for b in (0, 63, 64, 69):
+        key = jax.random.fold_in(state.key, 2 * 70 + b)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, steps)
+        actions = algorithm.act(state.params, keys, rollout.obs[:, b])
+        np.testing.assert_array_equal(rollout.action[:, b], actions)
+    # Its episodes, counted column by column in plain Python.
+    lengths = []
+    for b in range(70):
+        length = 0.0
+        for t in range(30):
+            length += rollout.weight[t, b]
+            if rollout.terminated[t, b] or rollout.truncated[t, b]:
+                lengths.append((t, b, length))
+                length = 0.0
+    lengths = [length for _, _, length in sorted(lengths)]
+    info = stream.episode_info()
+    assert info["episodes"] == len(lengths) > 50
+    assert info["mean_length"] == pytest.approx(np.mean(lengths))
+    assert (info["min_return"], info["max_return"]) == (min(lengths), max(lengths))
+
+
 def test_a_vector_with_one_seed_for_all_environments():
     """Gymnasium's vector of CartPole takes one seed for all, and one step for each reset."""
     env = gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="vector_entry_point")
