@@ -90,6 +90,10 @@ class Terminal:
         if time.monotonic() - self._last_update > _SECONDS_BETWEEN_LINES:
             self._show(f"an episode is at step {steps:,} (--max-episode-steps N truncates it)")
 
+    def compiling(self, steps: int) -> None:
+        """Say what the run waits for."""
+        self._show(f"compiling the update for rollouts of {steps:,} steps")
+
     def _counts(self) -> str:
         return f"{self._done}/{counted(self._updates, 'update')}"
 

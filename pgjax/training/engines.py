@@ -39,6 +39,16 @@ class UpdateRecords(NamedTuple):
     timings: list[dict[str, float]]  # [update], for all seeds together
 
 
+class Watch(NamedTuple):
+    """Functions that the Python loop calls between updates."""
+
+    collecting: Callable[[int], None]
+    """Called every few steps with the number of steps of the longest episode in progress."""
+
+    compiling: Callable[[int], None]
+    """Called with the number of steps of a rollout for which the update must be compiled."""
+
+
 class Engine(NamedTuple):
     """Runs updates of one or more seeds, one or more per call."""
 
@@ -54,7 +64,7 @@ def make_engine(
     agent: Agent,
     num_seeds: int,
     num_devices: int | None,
-    watch: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Engine:
     """Make the engine of a config.
 
@@ -64,7 +74,7 @@ def make_engine(
       agent: the agent of the config.
       num_seeds: number of seeds trained in one program.
       num_devices: as for `pgjax.train`.
-      watch: as for `run_episodes`.
+      watch: called by the Python loop.
 
     Raises:
       ConfigError: if the devices do not exist or cannot be used.
@@ -103,24 +113,29 @@ def python_engine(
     config: TrainConfig,
     env: gym.Env | VectorEnv,
     algorithm: Algorithm,
-    watch: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Engine:
     """Make the engine that steps Gymnasium from Python: one seed, one update per call."""
     digest = jax.jit(params_digest)
     options: dict[str, Any] = {"squash": config.squash, "step_timeout": config.step_timeout}
     stream = Stream(env, **options) if config.collect == "steps" else None
+    collecting, shapes = watch and watch.collecting, set()
 
     def collect(state: TrainState) -> Rollout:
         if stream is not None:
             return stream.collect(algorithm, state, config.num_steps)
         episodes = config.episodes_per_update
-        log = run_episodes(EpisodeLog, env, algorithm, state, episodes, watch=watch, **options)
+        log = run_episodes(EpisodeLog, env, algorithm, state, episodes, watch=collecting, **options)
         return log.rollout()
 
     def advance(states: list[TrainState], count: int) -> tuple[list[TrainState], UpdateRecords]:
         begun = time.perf_counter()
         rollout = collect(states[0])
         collected = time.perf_counter()
+        shape = rollout.reward.shape
+        if watch is not None and shape not in shapes:
+            shapes.add(shape)
+            watch.compiling(shape[0])
         state, metrics = algorithm.update(states[0], rollout)
         updated = time.perf_counter()
         info = {name: value.item() for name, value in metrics.items()}

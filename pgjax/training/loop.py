@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import DivergedError
 from pgjax.numerics.xla import translate_xla_errors
-from pgjax.training.engines import Engine, UpdateRecords
+from pgjax.training.engines import Engine, UpdateRecords, Watch
 from pgjax.types import TrainState
 
 _SECONDS_PER_DISPATCH = 0.25
@@ -52,8 +52,9 @@ class Observer(Protocol):
     Use one to show a run or to record it elsewhere. An exception raised in `update`
     (KeyboardInterrupt too) stops the run; the progress is saved.
 
-    An observer may also have a method `collecting(steps)`. The Python loop calls it often while it
-    collects episodes, with the number of steps of the longest one in progress.
+    An observer may also have the methods `collecting(steps)` and `compiling(steps)`. The Python
+    loop calls the first often while it collects episodes, with the number of steps of the longest
+    one in progress; and the second before it compiles the update for rollouts of so many steps.
 
     Example:
       >>> import pathlib, tempfile
@@ -97,15 +98,19 @@ def observing(observers: Sequence[Observer], run: RunInfo) -> Iterator[None]:
         yield
 
 
-def watcher(observers: Sequence[Observer]) -> Callable[[int], None]:
-    """Return a function that calls `collecting` of every observer that has it."""
-    watching = [observer.collecting for observer in observers if hasattr(observer, "collecting")]
+def watcher(observers: Sequence[Observer]) -> Watch:
+    """Return functions that call `collecting` and `compiling` of every observer that has them."""
 
-    def watch(steps: int) -> None:
-        for collecting in watching:
-            collecting(steps)
+    def tell(name: str) -> Callable[[int], None]:
+        methods = [getattr(observer, name) for observer in observers if hasattr(observer, name)]
 
-    return watch
+        def call(steps: int) -> None:
+            for method in methods:
+                method(steps)
+
+        return call
+
+    return Watch(tell("collecting"), tell("compiling"))
 
 
 def run_updates(

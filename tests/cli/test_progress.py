@@ -50,6 +50,13 @@ def test_a_long_episode_shows_its_step(terminal, monkeypatch):
     assert "an episode is at step 12,345 (--max-episode-steps" in out.getvalue()
 
 
+def test_what_a_run_compiles_is_shown():
+    shown, out = started(force_terminal=True)
+    shown.compiling(1024)
+    shown.stop()
+    assert "compiling the update for rollouts of 1,024 steps" in out.getvalue()
+
+
 def test_train_warns_of_a_missing_limit_shows_long_episodes_and_cuts_the_evaluation_off(
     tmp_path, monkeypatch, capsys
 ):

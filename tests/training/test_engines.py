@@ -111,10 +111,18 @@ def test_observers_see_the_start_every_update_and_the_end(on_device, tmp_path):
         "CartPole-v1", updates=3, episodes_per_update=2, hidden_sizes=(4,), on_device=on_device,
         num_shards=2, run_dir=tmp_path / "run",
     )  # fmt: skip
-    one, other = Events(), Events()
+    class Hears(Events):
+        lengths = ()
+
+        def compiling(self, steps):
+            assert self.seen == [("start", 1, 2)]  # before the first update
+            self.lengths += (steps,)
+
+    one, other = Hears(), Events()
     pgjax.train(config, [one, other])
     updates = [("update", [i]) for i in (1, 2, 3)]
     assert one.seen == other.seen == [("start", 1, 2), *updates, ("stop",)]
+    assert one.lengths == (() if on_device else (512,))
 
 
 def test_every_observer_stops_when_one_fails(tmp_path):
