@@ -22,12 +22,12 @@ import readme
 ROOT = readme.HERE.parent
 
 
-def seconds(script: Path, cache: str) -> float:
+def seconds(script: Path, cache: str, *args: str) -> float:
     """Run a script in a new process; return how long it takes."""
     environment = os.environ | {"XDG_CACHE_HOME": cache}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     begun = time.perf_counter()
-    command = [sys.executable, str(script)]
+    command = [sys.executable, str(script), *args]
     subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
 
@@ -60,7 +60,9 @@ def main() -> None:
                 cache = str(Path(folder) / f"cache-{round_}-{script.stem}")
                 compiles = name not in (lesson, "imports only")
                 for kind in (", cold", ", warm") if compiles else ("",):
-                    taken = seconds(script, cache)
+                    # How long the lesson's episodes are depends on its seed.
+                    options = ("--seed", str(round_)) if name == lesson else ()
+                    taken = seconds(script, cache, *options)
                     found.setdefault(name + kind, []).append(taken)
                     print(f"round {round_ + 1}  {name + kind:40} {taken:6.2f} s", flush=True)
     lines = [

@@ -30,6 +30,7 @@ import readme
 import torch
 
 import pgjax
+from pgjax.collect.dispatch import compile_for
 
 HERE = Path(__file__).parent
 ENV_ID, LONGEST = "CartPole-v1", 500
@@ -129,6 +130,63 @@ class OneUpdate:
         return repeats / (time.perf_counter() - begun)
 
 
+def breakdown(seconds: float = 2.0) -> list[str]:
+    """Where a step of one environment goes: each part alone, and the two in turns as in training.
+
+    Alone, a part finds its own code and data in the processor's caches; in turns, it does not.
+    """
+    env = gym.make(ENV_ID)
+    algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01))
+    state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))
+    compiled = compile_for(algorithm, state, np.zeros(4, np.float32))
+    params, _, _ = compiled.begin(state, 1)
+    row = np.zeros((8, compiled.layout.widths[0]), np.float32)
+    trivial = jax.jit(lambda params, row: row[:, 0])
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(0)
+        if terminated or truncated:
+            env.reset()
+
+    def act() -> None:
+        np.asarray(compiled.act(params, row))
+
+    def call() -> None:
+        np.asarray(trivial(params, row))
+
+    def nothing() -> None:
+        pass
+
+    def both(one: Callable[[], None], other: Callable[[], None]) -> float:
+        """Microseconds that `one` takes where `other` runs between its calls."""
+        spent = count = 0.0
+        end = time.perf_counter() + seconds / 2
+        while time.perf_counter() < end:
+            other()
+            begun = time.perf_counter()
+            one()
+            spent += time.perf_counter() - begun
+            count += 1
+        return 1e6 * spent / count
+
+    env.reset()
+    act(), call()
+    parts = {"env.step": step, "the policy (act)": act, "a trivial compiled call": call}
+    lines = ["| part of a step | alone, us | in turns, us |", "|---|---|---|"]
+    for name, part in parts.items():
+        other = act if part is step else step
+        lines.append(f"| {name} | {both(part, nothing):.1f} | {both(part, other):.1f} |")
+    pgjax.collect_episodes(env, algorithm, state, 64)
+    begun, steps, updates = time.perf_counter(), 0, 0
+    while time.perf_counter() - begun < seconds:
+        state = state._replace(step=np.int32(updates))
+        steps += int(pgjax.collect_episodes(env, algorithm, state, 64).weight.sum())
+        updates += 1
+    spent = 1e6 * (time.perf_counter() - begun) / steps
+    lines.append(f"| `collect_episodes`, 64 episodes, a step | | {spent:.1f} |")
+    return lines
+
+
 def turn(contender: Callable[[int, int], float], amount: int, seed: int, seconds: float) -> float:
     """Return the mean rate of a contender, repeated for at least `seconds`."""
     rates: list[float] = []
@@ -184,7 +242,7 @@ def main() -> None:
         "rounds": f"{args.rounds}, {steps} steps per training, "
         f"at least {args.seconds:g} s per turn",
     }
-    block = "\n".join([*lines, "", readme.line(details)])
+    block = "\n".join([*lines, "", *breakdown(), "", readme.line(details)])
     print(block)
     result = details | {"rates": rates}
     (args.out / "gym_loop.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -80,9 +80,10 @@ def make(seed: int) -> tuple[Policy, torch.optim.Optimizer]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     env = gym.make("CartPole-v1")
-    policy, optimizer = make(0)
+    policy, optimizer = make(args.seed)
     for k in range(1, args.episodes + 1):
         log_probs, rewards = episode(env, policy)
         update(optimizer, log_probs, rewards)

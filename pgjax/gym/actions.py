@@ -85,7 +85,6 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
     Example:
       >>> import numpy as np
       >>> from gymnasium import spaces
-    from gymnasium.vector.utils import concatenate, create_empty_array
       >>> box = actions(spaces.Box(-1.0, 2.0, (2,)))
       >>> box.discrete, box.shape
       (False, (2,))
@@ -146,7 +145,6 @@ def policy_for(
 
     Example:
       >>> from gymnasium import spaces
-    from gymnasium.vector.utils import concatenate, create_empty_array
       >>> policy = policy_for(spaces.Discrete(3), hidden_sizes=(8,))
       >>> type(policy).__name__, policy.num_actions
       ('SoftmaxPolicy', 3)

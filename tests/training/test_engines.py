@@ -111,6 +111,7 @@ def test_observers_see_the_start_every_update_and_the_end(on_device, tmp_path):
         "CartPole-v1", updates=3, episodes_per_update=2, hidden_sizes=(4,), on_device=on_device,
         num_shards=2, run_dir=tmp_path / "run",
     )  # fmt: skip
+
     class Hears(Events):
         lengths = ()
 
