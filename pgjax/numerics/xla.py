@@ -105,6 +105,8 @@ def _by_caller(traced: Callable[..., Any], make: Callable[[], Callable[..., Any]
         inside = get_opaque_trace_state() != _outside_any_trace()
         return traced(*args, **kwargs) if inside else from_python()(*args, **kwargs)
 
+    for name in ("lower", "trace", "eval_shape"):  # as every jitted function has
+        setattr(call, name, getattr(traced, name))
     return call
 
 

@@ -69,6 +69,7 @@ def test_a_function_with_metrics_is_traced_inside_of_a_trace():
     assert (float(gradient), float(info["x"])) == (2.0, 1.5)
     # Nothing that is passed here is traced, and yet it is inside of a jit.
     assert jax.jit(lambda: double(jnp.float32(1.5))[1]["n"])() == 2
+    assert "multiply" in double.lower(1.5).as_text()
     results, many = jax.vmap(double)(jnp.arange(3.0))
     assert (results.tolist(), many["n"].tolist()) == ([0.0, 2.0, 4.0], [1, 2, 3])
 
