@@ -98,11 +98,12 @@ def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp
             run.kill()
             run.communicate()
     assert both[1 - killed].returncode not in (0, None)
+    lost = "pgjax: another process of the run was lost" in error
     if killed == 1:
-        assert "pgjax: another process of the run was lost" in error
+        assert lost
         assert len(error.splitlines()) <= 2  # the other one is a log line of XLA
-    else:  # JAX's own message comes first
-        assert "another task died" in error
+    else:  # JAX writes more, and may end the process before pgjax notices
+        assert lost or "another task died" in error
     assert int(pgjax.load(tmp_path / "run").state.step) >= 1
 
 
