@@ -149,7 +149,7 @@ def breakdown(seconds: float = 2.0) -> list[str]:
             env.reset()
 
     def act() -> None:
-        np.asarray(compiled.act(params, row))
+        np.asarray(compiled.act.call(params, row))
 
     def call() -> None:
         np.asarray(trivial(params, row))

@@ -1,8 +1,9 @@
 """Compiled functions for the Python loops, with little overhead per call.
 
-Calling a compiled function takes as long as the arithmetic of a small policy; each argument and
-result adds to it. So parameters are passed as one flat vector, the noise of many steps is drawn in
-one call, noise and observation share one row for each dtype, and metrics come in few arrays.
+Calling a compiled function takes longer than the arithmetic of a small policy; each argument and
+result adds to it. So the policy acts in a compiled loop that calls Python (see `HostLoop`),
+parameters are passed as one flat vector, the noise of many steps is drawn in one call, and noise
+and observation share one row for each dtype.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from pgjax.collect.noise import episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.collect.policy_fit import Choices, choices_of
+from pgjax.numerics.host_loop import HostLoop
 from pgjax.numerics.packing import Layout, lay_out, split
 from pgjax.numerics.xla import fast_compile, single_thread
 from pgjax.types import Algorithm, Params, TrainState
@@ -55,7 +57,7 @@ class CompiledAct:
     layout: Layout  # of the rows that `act` reads: noise, followed by the observation
     like: Any  # shape and dtype of one action
     choices: Choices  # how many values each of its numbers may take
-    act: Callable[..., jax.Array]  # (flat, rows [n, width] of each dtype) -> [n, ...]
+    act: HostLoop  # of (flat, rows [n, width] of each dtype) -> actions [n, ...]
     _begin: Callable[..., Any]
 
     def begin(
@@ -131,6 +133,6 @@ def _compiled(
     return CompiledAct(
         layout,
         *choices_of(act, params, key, obs),
-        jit(act_on_flat),
+        HostLoop(act_on_flat),
         jit(begin, static_argnums=4),
     )

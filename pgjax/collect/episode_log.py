@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -99,30 +99,38 @@ class EpisodeLog:
             for episode in running:
                 self._check(episode)
             self._make_room(running)
-        stop: float = self._capacity - 1
-        for episode in running:
-            if episode.planned <= self.time:
-                self._plan(episode, noise(episode.column, self.time - episode.start))
-            stop = min(stop, episode.planned, episode.start + self.max_steps)
-        return int(stop)
+        self.plan((e for e in running if e.planned <= self.time), noise)
+        return int(
+            min(
+                self._capacity - 1,
+                *(min(e.planned, e.start + self.max_steps) for e in running),
+            )
+        )
 
-    def _plan(self, episode: Episode, noise: Iterable[np.ndarray]) -> None:
-        episode.planned = self.time + BLOCK
-        for field, x in zip(self._fields, noise):  # noqa: B905  (the last is the observation)
-            steps = self.rows[field.row][self.time : episode.planned, episode.slot]
-            steps[:, field.columns] = x.reshape(BLOCK, -1)
+    def plan(
+        self, episodes: Iterable[Episode], noise: Callable[[int, int], Iterable[np.ndarray]]
+    ) -> None:
+        """Lay out the noise of the next BLOCK steps of episodes; `noise` as for `prepare`."""
+        for episode in episodes:
+            episode.planned = self.time + BLOCK
+            of_steps = noise(episode.column, self.time - episode.start)
+            for field, x in zip(self._fields, of_steps):  # noqa: B905  (the last is the observation)
+                steps = self.rows[field.row][self.time : episode.planned, episode.slot]
+                steps[:, field.columns] = x.reshape(BLOCK, -1)
 
-    def end(self, running: Iterable[Episode]) -> list[int]:
-        """Record the episodes that the last step ended; return their slots."""
-        terminated, truncated, ended = self.terminated.tolist(), self.truncated.tolist(), []
-        for episode in running:
-            slot = episode.slot
-            over, cut = terminated[slot], truncated[slot]
-            if over or cut or self.time - episode.start >= self.max_steps:
-                episode.stop, episode.terminated, episode.truncated = self.time, over, cut
-                self._check(episode)
-                self._end(episode, self.obs[self.time, slot])
-                ended.append(slot)
+    def end(self, running: Mapping[int, Episode]) -> list[int]:
+        """Record the episodes, by slot, that the last step ended; return their slots."""
+        over = self.terminated | self.truncated
+        ended = np.flatnonzero(over).tolist()
+        if self.max_steps < math.inf:
+            long = (s for s, e in running.items() if self.time - e.start >= self.max_steps)
+            ended += [slot for slot in long if not over[slot]]
+        for slot in ended:
+            episode = running[slot]
+            episode.stop, episode.terminated = self.time, bool(self.terminated[slot])
+            episode.truncated = bool(self.truncated[slot])
+            self._check(episode)
+            self._end(episode, self.obs[self.time, slot])
         self.terminated[:] = self.truncated[:] = False
         return ended
 

@@ -1,12 +1,13 @@
 """Collect whole episodes from Gymnasium environments, in Python.
 
-Most time goes into calling compiled functions and into Python between steps. So each observation is
-copied only once, into the policy's input row. Episodes are extracted from the log at the end.
+Each call of a compiled function takes time, and so does Python between steps. So one compiled loop
+acts for many steps, and calls Python for the environments. Each observation is written once, into
+the policy's input row, and episodes are extracted from the log at the end.
 """
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import gymnasium as gym
@@ -21,7 +22,6 @@ from pgjax.gym.actions import actions
 from pgjax.gym.results import EnvError, StepArrays
 from pgjax.gym.serial import SerialEnvs
 from pgjax.gym.stepping import adapt
-from pgjax.gym.vectors import ManualResetVector
 from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
 
@@ -149,46 +149,49 @@ def run_episodes(
     first = int(state.step) * num_episodes
     waiting = ((b, first + b, seed) for b, seed in enumerate(seeds))
     running: dict[int, Episode] = {}  # by slot
+    slots: list[int] = []  # of the running episodes
     send = sends.send if isinstance(envs, SerialEnvs) else sends.send_batch
-    act, step, watched = compiled.act, envs.step, 0
+    step_envs, flags, stop, watched = envs.step, (log.terminated, log.truncated), 0, 0
+
+    def start(free: Iterable[int]) -> None:
+        """Start the next waiting episodes in free slots."""
+        pairs = zip(free, waiting)  # noqa: B905  (there may be more slots than episodes)
+        new = {slot: Episode(*episode, slot, log.time) for slot, episode in pairs}
+        running.update(new)
+        slots[:] = running
+        if new:
+            log.plan(new.values(), noise)
+            envs.reset({slot: episode.seed for slot, episode in new.items()}, log.obs[log.time])
+
+    def finish() -> None:
+        """Record the episodes that ended, and start others in their slots."""
+        nonlocal stop
+        if ended := log.end(running):
+            for slot in ended:
+                del running[slot]
+            start(ended)
+            stop = int(min(stop, log.time + log.max_steps))
+
+    def step(time: int) -> bool:
+        """Step the running episodes; return whether something else has to be done."""
+        log.time = time + 1
+        into = StepArrays(log.obs[time + 1], log.reward[time], *flags)
+        if step_envs(send(log.action[time, :num_envs]), slots, into):
+            finish()
+        return not running or time + 1 >= stop
 
     with envs.step_timeout(step_timeout):
         try:
-            _start(envs, log, running, range(num_envs), waiting)
+            start(range(num_envs))
             while running:
-                stop, slots = log.prepare(running.values(), noise), list(running)
+                stop = log.prepare(running.values(), noise)
                 if watch is not None:
                     if log.time >= watched:
                         watch(log.longest(running.values()))
                         watched = log.time + _WATCH_EVERY
                     stop = min(stop, watched)
-                rows, obs, flags = log.rows, log.obs, (log.terminated, log.truncated)
-                for time in range(log.time, stop):
-                    action = np.asarray(act(params, *[row[time] for row in rows]))
-                    log.action[time] = action
-                    log.time = time + 1
-                    into = StepArrays(obs[time + 1], log.reward[time], *flags)
-                    if step(send(action[:num_envs]), slots, into):
-                        break
-                ended = log.end(running.values())
-                for slot in ended:
-                    del running[slot]
-                _start(envs, log, running, ended, waiting)
+                compiled.act(params, log.rows, log.action, log.time, stop, step)
+                finish()
         except EnvError as e:
             raise log.rollout_error(e, running.get(e.slot)) from e.__cause__
     return log
-
-
-def _start(
-    envs: SerialEnvs | ManualResetVector,
-    log: EpisodeLog,
-    running: dict[int, Episode],
-    slots: Iterable[int],
-    waiting: Iterator[tuple[int, int, int]],
-) -> None:
-    """Start the next waiting episodes (column, number, seed) in free slots."""
-    pairs = zip(slots, waiting)  # noqa: B905  (there may be more slots than episodes)
-    new = [Episode(*episode, slot, log.time) for slot, episode in pairs]
-    if new:
-        running.update((episode.slot, episode) for episode in new)
-        envs.reset({episode.slot: episode.seed for episode in new}, log.obs[log.time])

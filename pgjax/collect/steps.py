@@ -91,28 +91,36 @@ class Stream:
         rows = self._rows(compiled.layout, num_steps, block)
         field = compiled.layout.fields[-1]
         obs = rows[field.row][:, : self.num_envs, field.columns]
-        log = self._log(compiled.like, num_steps)
+        actions = np.zeros((num_steps, rows[0].shape[1], *compiled.like.shape), compiled.like.dtype)
+        log = self._log(num_steps)
         finals: list[tuple[int, np.ndarray, np.ndarray]] = []  # (t, slots, true successors)
         while len(self._recent) > self.num_envs:  # enough for a rollout in which none ends
             self._recent.popleft()
         self._ended = 0
         # Unset while collecting: after an exception the stored observations are outdated.
         begun, self._next = self._next, None
-        t = -1  # while they are reset
+        steps = 0  # begun
+
+        def step(t: int) -> bool:
+            nonlocal steps
+            steps = t + 1
+            sent = self._send(actions[t, : self.num_envs])
+            self._step(sent, seeds, t, log, obs[t + 1], finals)
+            return False
+
         try:
             with self._envs.step_timeout(self._timeout):
                 if begun is None:
                     self._begin(seeds, obs[0])
                 else:
                     obs[0] = begun
-                for t in range(num_steps):
-                    if t % BLOCK == 0:
-                        self._lay_noise(compiled.layout, rows, t, noise.block(t))
-                    action = np.asarray(compiled.act(params, *[row[t] for row in rows]))
-                    log["action"][t] = action = action[: self.num_envs]
-                    self._step(self._send(action), seeds, t, log, obs[t + 1], finals)
+                for begin in range(0, num_steps, BLOCK):
+                    self._lay_noise(compiled.layout, rows, begin, noise.block(begin))
+                    end = min(begin + BLOCK, num_steps)
+                    compiled.act(params, rows, actions, begin, end, step)
         except EnvError as e:
-            raise _rollout_error(e, state, t + 1) from e.__cause__
+            raise _rollout_error(e, state, steps) from e.__cause__
+        log["action"] = actions[:, : self.num_envs].copy()
         log["next_obs"] = obs[1 : num_steps + 1].copy()
         for t, slots, successors in finals:
             log["next_obs"][t, slots] = successors
@@ -139,12 +147,11 @@ class Stream:
             block = rows[field.row][t : t + BLOCK, : self.num_envs, field.columns]
             block[:] = x.reshape(self.num_envs, BLOCK, -1).swapaxes(0, 1)
 
-    def _log(self, action: Any, num_steps: int) -> dict[str, Any]:
-        """Return empty fields of a Rollout, except observations."""
+    def _log(self, num_steps: int) -> dict[str, Any]:
+        """Return empty fields of a Rollout, except observations and actions."""
         shape = (num_steps, self.num_envs)
         log: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in ("reward", "weight")}
         log |= {name: np.zeros(shape, bool) for name in ("terminated", "truncated")}
-        log["action"] = np.zeros((*shape, *action.shape), action.dtype)
         return log
 
     def episode_info(self) -> dict[str, float]:

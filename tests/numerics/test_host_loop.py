@@ -1,0 +1,212 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pgjax.numerics.host_loop import HostLoop
+
+T = 6
+
+
+class Recorded:
+    """A loop over t: result = 2 * row + constant, and the next row is result + 1."""
+
+    def __init__(self, loop, dtypes=(np.float32,)):
+        self.loop = loop
+        self.rows = [np.zeros((T + 1, 2, 3), dtype) for dtype in dtypes]
+        self.results = np.full((T, 2, 3), -1, dtypes[0])
+        self.times, self.threads = [], []
+
+    def __call__(self, begin=0, end=T, until=T, then=lambda t: None):
+        def step(t):
+            self.times.append(t)
+            self.threads.append(threading.get_ident())
+            for row in self.rows:
+                row[t + 1] = self.results[t] + 1
+            then(t)
+            return t + 1 >= until
+
+        constant = np.asarray(1, self.results.dtype)
+        self.loop(constant, self.rows, self.results, begin, end, step)
+        return self
+
+
+def twice(constant, row, *others):
+    return 2 * row + constant
+
+
+def step_by_step(fn):
+    loop = HostLoop(fn)
+    loop._possible = False
+    return loop
+
+
+@pytest.fixture(scope="module")
+def loop():
+    loop = HostLoop(twice)
+    assert loop._possible  # with synchronous dispatch on a CPU; see conftest.py
+    return loop
+
+
+@pytest.mark.parametrize("make", [HostLoop, step_by_step])
+def test_each_step_gets_what_python_wrote_after_the_one_before(make):
+    done = Recorded(make(twice))()
+    # x -> 2 x + 1, and one more for the next row: 1, 5, 13, ...
+    assert done.results[:, 0, 0].tolist() == [1, 5, 13, 29, 61, 125]
+    assert (done.results == done.results[:, :1, :1]).all()
+    assert done.times == [0, 1, 2, 3, 4, 5]
+    assert set(done.threads) == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("make", [HostLoop, step_by_step])
+@pytest.mark.parametrize(
+    ("begin", "end", "until", "times"),
+    [(2, 5, T, [2, 3, 4]), (0, T, 3, [0, 1, 2]), (1, 2, T, [1]), (3, 3, T, []), (0, T, 1, [0])],
+)
+def test_steps_from_begin_to_end_or_until_python_stops(make, begin, end, until, times):
+    done = Recorded(make(twice))(begin, end, until)
+    assert done.times == times
+    untouched = [t for t in range(T) if t not in times]
+    assert (done.results[untouched] == -1).all()
+
+
+def test_rows_of_several_dtypes(loop):
+    done = Recorded(loop, (np.int32, np.uint8, np.float32))()
+    assert done.results[:, 1, 2].tolist() == [1, 5, 13, 29, 61, 125]
+
+
+def test_a_function_that_ignores_its_rows_is_called_in_each_step():
+    done = Recorded(HostLoop(lambda constant, row: jnp.full((2, 3), constant)))()
+    assert done.times == list(range(T))
+    assert (done.results == 1).all()
+
+
+@pytest.mark.parametrize("make", [HostLoop, step_by_step])
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3)])
+def test_what_python_raises_ends_the_loop_and_arrives(make, error):
+    def fail(t):
+        if t == 2:
+            raise error
+
+    done = Recorded(make(twice))
+    with pytest.raises(type(error)) as caught:
+        done(then=fail)
+    assert caught.value is error
+    assert "fail" in [entry.name for entry in caught.traceback]
+    assert done.times == [0, 1, 2]
+    assert Recorded(done.loop)().times == list(range(T))  # the next loop is not affected
+
+
+def test_loops_in_a_loop_and_compiled_functions_in_a_loop(loop):
+    inner = [Recorded(loop) for _ in range(T)]
+    product = jax.jit(lambda x: x @ x)
+
+    def nest(t):
+        inner[t]()
+        assert product(np.full((4, 4), t, np.float32))[0, 0] == 4 * t * t
+
+    outer = Recorded(loop)(then=nest)
+    assert outer.results[:, 0, 0].tolist() == [1, 5, 13, 29, 61, 125]
+    assert all((done.results == outer.results).all() for done in inner)
+
+
+def test_loops_in_several_threads():
+    loop, done = HostLoop(twice), []
+
+    def run():
+        for _ in range(20):
+            done.append(Recorded(loop)(then=lambda t: time.sleep(1e-4)))
+            assert set(done[-1].threads) == {threading.get_ident()} or len(done) > 20
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 60
+    assert all(each.results[:, 0, 0].tolist() == [1, 5, 13, 29, 61, 125] for each in done)
+
+
+SIGNALS = """
+import os, signal, sys, threading, time
+import jax
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+import jax.numpy as jnp, numpy as np
+from pgjax.numerics.host_loop import HostLoop
+# Slow enough that most signals arrive while XLA computes.
+loop = HostLoop(lambda constant, row: jnp.sin(row @ jnp.full((200, 200), 0.01)) + constant)
+assert loop._possible
+rows, results = np.zeros((10**4 + 1, 20, 200), np.float32), np.zeros((10**4, 20, 200), np.float32)
+caught = 0
+for round in range(20):
+    times = []
+    def step(t):
+        times.append(t)
+        if t == 3:
+            threading.Timer(0.0005 * (round % 5), os.kill, (os.getpid(), signal.SIGINT)).start()
+        return False
+    try:
+        loop(np.float32(0), [rows], results, 0, 10**4, step)
+    except KeyboardInterrupt:
+        caught += 1
+    assert times == list(range(len(times))) and 3 < len(times) < 10**4, len(times)
+print(caught)
+"""
+
+
+def test_ctrl_c_is_never_lost():
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("20\n", "", 0)
+
+
+ELSEWHERE = """
+import threading
+import jax
+import numpy as np
+jax.config.update("jax_cpu_enable_async_dispatch", {flag})
+jax.numpy.zeros(3)  # starts the backend
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+from pgjax.numerics.host_loop import HostLoop
+loop, threads = HostLoop(lambda constant, row: row @ row + constant), set()
+for _ in range(3):
+    rows, results = np.zeros((4, 64, 64), np.float32), np.zeros((3, 64, 64), np.float32)
+    def step(t):
+        threads.add(threading.current_thread())
+        rows[t + 1] = results[t]
+        return False
+    loop(np.float32(1), [rows], results, 0, 3, step)
+    assert results[:, 0, 0].tolist() == [1, 65, 64 * 65**2 + 1]
+assert threads == {{threading.main_thread()}}
+print(loop._possible)
+"""
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_python_is_called_in_its_own_thread_only(flag):
+    # The setting counts when the backend starts; later changes have no effect.
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE.format(flag=flag)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == (f"{not flag}\n", "")
+
+
+def test_signal_handlers_run_between_steps(loop):
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    try:
+        Recorded(loop)(then=lambda t: os.kill(os.getpid(), signal.SIGALRM))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) == T
