@@ -69,7 +69,7 @@ class Contender:
         sync = {"num_envs": num_envs, "vectorization_mode": "sync"}
         self._env = gym.make(ENV_ID) if num_envs == 1 else gym.make_vec(ENV_ID, **sync)
         self._algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01))
-        for length in (64, 512):  # all padded lengths: no round compiles
+        for length in (16, 32, 64, 128, 256, 512):  # all padded lengths: no round compiles
             self._algorithm.update(self._init(0), rollout_of(length, num_envs))
         self(100, 0)
 

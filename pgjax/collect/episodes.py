@@ -191,7 +191,8 @@ def run_episodes(
                         watched = log.time + _WATCH_EVERY
                     stop = min(stop, watched)
                 compiled.act(params, log.rows, log.action, log.time, stop, step)
-                finish()
+                if running:  # some may have reached `max_steps`
+                    finish()
         except EnvError as e:
             raise log.rollout_error(e, running.get(e.slot)) from e.__cause__
     return log

@@ -31,6 +31,8 @@ def find_nonfinite(
         fields.insert(1, ("observation", next_obs, 1, 1))
     found: tuple[int, EnvError] | None = None
     for name, values, offset, delay in fields:
+        if values.dtype.kind in "biu":
+            continue
         finite = np.isfinite(values)
         if finite.all():
             continue

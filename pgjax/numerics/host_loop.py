@@ -24,8 +24,9 @@ from pgjax.numerics.xla import fast_compile, single_thread
 
 _TARGET = "pgjax_host_loop"
 _API_VERSION = 0, 3  # of jax 0.10: major and minor
-# Places in XLA_FFI_CallFrame, XLA_FFI_Buffer and the extension that asks for the version, in bytes.
-_EXTENSION, _ARGS, _RETS, _DATA = 8, 72, 112, 24
+# Places in XLA_FFI_CallFrame and XLA_FFI_Buffer, in words of eight bytes.
+_EXTENSION, _ARGS, _RETS, _DATA = 1, 9, 14, 3
+# Places in the extension that asks for the version, in bytes.
 _METADATA, _MAJOR, _MINOR = 24, 24, 28
 
 
@@ -95,7 +96,7 @@ class HostLoop:
         run = _Run(rows, results, *span)
         _runs.append(run)
         try:
-            jax.block_until_ready(self._loop(constant, *[row[run.t] for row in rows]))
+            self._loop(constant, *[row[run.t] for row in rows]).block_until_ready()
         finally:
             _runs.remove(run)
         if run.error is not None:
@@ -111,11 +112,15 @@ class _Run:
         self, rows: Any, results: Any, begin: int, end: int, step: Callable[[int], bool]
     ) -> None:
         self.thread = threading.get_ident()
-        self.rows = [(row.ctypes.data, row.strides[0]) for row in rows]
-        self.results, self.size = results.ctypes.data, results.strides[0]
+        self.rows = [(_address(row), row.strides[0]) for row in rows]
+        self.results, self.size = _address(results), results.strides[0]
         self.t, self.begin, self.end, self.step = begin, begin, end, step
         self.stopped, self.here = False, True
         self.error: BaseException | None = None
+
+
+def _address(x: np.ndarray) -> int:
+    return x.__array_interface__["data"][0]
 
 
 _lock = threading.Lock()  # a loop inside or beside another one calls step by step
@@ -146,35 +151,34 @@ def _answer() -> Generator[None, int, None]:
     It is a generator, because Python handles signals when it enters a function, where no exception
     could be caught: ctypes would print and drop it. A generator is resumed within its `try`.
     """
-    word, int32, move = ctypes.c_uint64.from_address, ctypes.c_int32.from_address, ctypes.memmove
-    here = threading.get_ident
+    words = (ctypes.c_uint64 * 2**59).from_address(0)  # the memory of the process
+    int32, move, here = ctypes.c_int32.from_address, ctypes.memmove, threading.get_ident
     while True:
         try:
             while True:
-                frame = yield
-                if extension := word(frame + _EXTENSION).value:
-                    metadata = word(extension + _METADATA).value
+                frame = (yield) >> 3
+                if extension := words[frame + _EXTENSION]:
+                    metadata = words[extension + _METADATA >> 3]
                     int32(metadata + _MAJOR).value, int32(metadata + _MINOR).value = _API_VERSION
                     continue
                 run = _runs[0]
-                rets = word(frame + _RETS).value
-                answer = int32(word(word(rets).value + _DATA).value)
+                rets = words[frame + _RETS] >> 3
+                answer = int32(words[(words[rets] >> 3) + _DATA])
                 answer.value = -1  # to stop, unless all goes well
                 if run.thread != here():
                     run.here = False
                 if run.error is not None or not run.here:
                     continue
                 t = run.t
-                result = word(word(word(frame + _ARGS).value).value + _DATA).value
-                move(run.results + t * run.size, result, run.size)
+                arg = words[words[frame + _ARGS] >> 3] >> 3
+                move(run.results + t * run.size, words[arg + _DATA], run.size)
                 stop = run.step(t)
                 run.t = t = t + 1
                 if stop or t == run.end:
                     run.stopped = True
                     continue
-                for row, size in run.rows:
-                    rets += 8
-                    move(word(word(rets).value + _DATA).value, row + t * size, size)
+                for i, (row, size) in enumerate(run.rows, start=1):
+                    move(words[(words[rets + i] >> 3) + _DATA], row + t * size, size)
                 answer.value = t - run.begin
         except GeneratorExit:
             return
