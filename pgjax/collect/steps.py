@@ -27,7 +27,7 @@ from pgjax.gym.vectors import AutoresetVector
 from pgjax.numerics.packing import Layout
 from pgjax.types import Algorithm, Rollout, TrainState, check_type
 
-_BLOCK_ROWS = 64  # at a time, where there are more environments
+_MOST_ROWS = 128  # that the policy acts on at a time
 
 
 class Stream:
@@ -83,8 +83,8 @@ class Stream:
         check_type(algorithm, Algorithm)
         check_type(state, TrainState)
         seen = self._envs.seen
-        # Streams depend on the number of environments anyway, so many may act in larger blocks.
-        block = ROWS if self.num_envs <= _BLOCK_ROWS else _BLOCK_ROWS
+        # Streams depend on the number of environments anyway, so the policy acts on all together.
+        block = min(-(-self.num_envs // ROWS) * ROWS, _MOST_ROWS)
         compiled = compile_for(algorithm, state, np.zeros(seen.size, seen.dtype), block)
         check_action(self._sends, compiled.like, compiled.choices)
         params, seeds, noise = compiled.begin(state, self.num_envs)

@@ -164,9 +164,11 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
             return [action + start for action in chosen]
 
         def send_all(raw: np.ndarray) -> np.ndarray:
-            if raw.min() < 0 or raw.max() >= n:
+            # As unsigned integers, negative ones are the largest.
+            if raw.view(f"u{raw.itemsize}").max() >= n:
                 raise _bad_choice(raw, n)
-            return raw.astype(space.dtype) + start
+            sent = raw.astype(space.dtype)
+            return sent + start if start else sent
 
         def softmax(layers: _Layers) -> nn.Module:
             return SoftmaxPolicy(n, **layers)
