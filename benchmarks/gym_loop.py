@@ -1,6 +1,7 @@
 """Compare the Python loop over Gymnasium with the lesson's loop in torch, training CartPole-v1.
 
     python benchmarks/gym_loop.py
+    python benchmarks/gym_loop.py --sb3 PYTHON  # an interpreter that has Stable-Baselines3
 
 All contenders run in one process and take turns, for several rounds. In a turn, a contender trains
 from scratch for a fixed number of environment steps; if it finishes early, it trains again with the
@@ -17,6 +18,7 @@ table into README.md.
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +132,19 @@ class OneUpdate:
         return repeats / (time.perf_counter() - begun)
 
 
+class Peer:
+    """Stable-Baselines3 with eight environments, in a process of its own."""
+
+    def __init__(self, python: str, algorithm: str):
+        script = str(HERE / "peers" / "sb3.py")
+        self._command = [python, script, "throughput", "--algorithm", algorithm]
+
+    def __call__(self, steps: int, seed: int) -> float:
+        command = [*self._command, "--seed", str(seed)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout.splitlines()[-1])["steps_per_second"]
+
+
 def breakdown(seconds: float = 2.0) -> list[str]:
     """Where a step of one environment goes: each part alone, and the two in turns as in training.
 
@@ -202,6 +217,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000, help="environment steps per training")
     parser.add_argument("--seconds", type=float, default=3.0, help="minimum duration of a turn")
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--sb3", metavar="PYTHON", help="compare with Stable-Baselines3, too")
     args = parser.parse_args()
     steps = args.steps
     table: dict[str, tuple[Callable[[int, int], float], int, str]] = {
@@ -213,12 +229,16 @@ def main() -> None:
         "lesson's update, T = 500": (lesson_update, 3, "lesson's update, T = 500"),
         "pgjax's update, T = 500": (OneUpdate(), 100, "lesson's update, T = 500"),
     }
+    if args.sb3:
+        for name in ("A2C", "PPO"):
+            peer = Peer(args.sb3, name.lower())
+            table[f"Stable-Baselines3 {name}, 8 environments"] = peer, 0, "lesson, torch"
     rates: dict[str, list[float]] = {name: [] for name in table}
     for round_ in range(args.rounds):
         for name, (contender, amount, _) in table.items():
             rates[name].append(turn(contender, amount, 1000 * round_, args.seconds))
             print(
-                f"round {round_ + 1}/{args.rounds}  {name:26} {rates[name][-1]:12,.1f}", flush=True
+                f"round {round_ + 1}/{args.rounds}  {name:42} {rates[name][-1]:12,.1f}", flush=True
             )
 
     lines = [
@@ -231,6 +251,13 @@ def main() -> None:
         lines.append(
             f"| {name} | {statistics.median(rates[name]):,.0f} {unit} | "
             f"{statistics.median(ratios):.1f} | {min(ratios):.1f} to {max(ratios):.1f} |"
+        )
+    for name in [name for name in table if "Stable" in name]:
+        ours = rates["pgjax, 8 environments"]
+        ratios = [a / b for a, b in zip(ours, rates[name], strict=True)]
+        lines.append(
+            f"| pgjax, 8 environments, over {name} | | {statistics.median(ratios):.1f} | "
+            f"{min(ratios):.1f} to {max(ratios):.1f} |"
         )
     where = readme.date_and_machine()
     details = {
