@@ -22,6 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import jax
@@ -32,7 +33,7 @@ import readme
 import torch
 
 import pgjax
-from pgjax.collect.dispatch import compile_for
+from pgjax.collect.dispatch import BLOCK, compile_for
 
 HERE = Path(__file__).parent
 ENV_ID, LONGEST = "CartPole-v1", 500
@@ -146,7 +147,7 @@ class Peer:
 
 
 def breakdown(seconds: float = 2.0) -> list[str]:
-    """Where a step of one environment goes: each part alone, and the two in turns as in training.
+    """Where a step of one environment goes: each part alone, and in turns with the environment.
 
     Alone, a part finds its own code and data in the processor's caches; in turns, it does not.
     """
@@ -186,11 +187,15 @@ def breakdown(seconds: float = 2.0) -> list[str]:
 
     env.reset()
     act(), call()
-    parts = {"env.step": step, "the policy (act)": act, "a trivial compiled call": call}
+    parts = {"env.step": step, "a call of the policy": act, "a trivial compiled call": call}
     lines = ["| part of a step | alone, us | in turns, us |", "|---|---|---|"]
     for name, part in parts.items():
         other = act if part is step else step
         lines.append(f"| {name} | {both(part, nothing):.1f} | {both(part, other):.1f} |")
+    lines.append(
+        f"| the policy in the compiled loop | {looped(compiled, params, nothing, seconds):.1f} | "
+        f"{looped(compiled, params, step, seconds):.1f} |"
+    )
     pgjax.collect_episodes(env, algorithm, state, 64)
     begun, steps, updates = time.perf_counter(), 0, 0
     while time.perf_counter() - begun < seconds:
@@ -200,6 +205,26 @@ def breakdown(seconds: float = 2.0) -> list[str]:
     spent = 1e6 * (time.perf_counter() - begun) / steps
     lines.append(f"| `collect_episodes`, 64 episodes, a step | | {spent:.1f} |")
     return lines
+
+
+def looped(compiled: Any, params: Any, step: Callable[[], None], seconds: float) -> float:
+    """Microseconds a step that `collect_episodes` takes to act, where `step` is called in turns."""
+    rows = np.zeros((BLOCK + 1, 8, compiled.layout.widths[0]), np.float32)
+    actions = np.zeros((BLOCK, 8), np.int32)
+    inside = 0.0
+
+    def timed(t: int) -> bool:
+        nonlocal inside
+        begun = time.perf_counter()
+        step()
+        inside += time.perf_counter() - begun
+        return False
+
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        compiled.act(params, [rows], actions, 0, BLOCK, timed)
+        count += BLOCK
+    return 1e6 * (time.perf_counter() - begun - inside) / count
 
 
 def turn(contender: Callable[[int, int], float], amount: int, seed: int, seconds: float) -> float:

@@ -100,7 +100,10 @@ class HostLoop:
         finally:
             _runs.remove(run)
         if run.error is not None:
-            raise run.error
+            try:
+                raise run.error
+            finally:
+                run.error = None  # its traceback refers to `run`
         self._possible = run.here
         return run.t, run.stopped
 
@@ -156,6 +159,7 @@ def _answer() -> Generator[None, int, None]:
     while True:
         try:
             while True:
+                run = None  # keep nothing of the loop alive
                 frame = (yield) >> 3
                 if extension := words[frame + _EXTENSION]:
                     metadata = words[extension + _METADATA >> 3]

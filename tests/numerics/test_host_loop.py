@@ -1,9 +1,12 @@
+import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +135,30 @@ def test_loops_in_several_threads():
         thread.join()
     assert len(done) == 60
     assert all(each.results[:, 0, 0].tolist() == [1, 5, 13, 29, 61, 125] for each in done)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_loop_stays_alive(loop, fails):
+    class Env:
+        pass
+
+    def collect():
+        env = Env()
+
+        def use(t):
+            assert env
+            if fails and t == 1:
+                raise ValueError
+
+        with contextlib.suppress(ValueError):
+            Recorded(loop)(then=use)
+        return weakref.ref(env)
+
+    gc.disable()
+    try:
+        assert collect()() is None
+    finally:
+        gc.enable()
 
 
 SIGNALS = """
