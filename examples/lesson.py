@@ -20,8 +20,7 @@ from flax import linen as nn
 import pgjax
 
 pgjax.enable_compile_cache()  # later runs start faster
-# Each step makes one small JAX call; on CPU such calls are several times faster without
-# asynchronous dispatch, which passes them to another thread.
+# On CPU, collecting is several times faster if JAX computes in the calling thread.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
