@@ -9,10 +9,13 @@ Where that is impossible (on a GPU, inside another such loop, or where XLA runs 
 thread, in which signals such as Ctrl-C would not arrive), each step is a call from Python.
 """
 
+import contextlib
 import ctypes
 import functools
+import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import jax
@@ -27,7 +30,15 @@ _API_VERSION = 0, 3  # of jax 0.10: major and minor
 # Places in XLA_FFI_CallFrame and XLA_FFI_Buffer, in words of eight bytes.
 _EXTENSION, _ARGS, _RETS, _DATA = 1, 9, 14, 3
 # Places in the extension that asks for the version, in bytes.
-_METADATA, _MAJOR, _MINOR = 24, 24, 28
+_TYPE, _METADATA, _MAJOR, _MINOR = 8, 24, 24, 28
+_ASKS_VERSION = 1
+_DEPTH = 50  # of calls that Python must still allow: an error in `_answer` would end the process
+# Signals whose handlers may raise exceptions; Windows lacks most of them.
+_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
 
 
 class HostLoop:
@@ -53,6 +64,7 @@ class HostLoop:
         self.call = jax.jit(fn, compiler_options=options)
         loop = functools.wraps(fn)(functools.partial(_loop, fn))
         self._loop = jax.jit(loop, compiler_options=options)
+        self._fn, self._fits = fn, dict[Any, bool]()
         self._possible = (
             jax.default_backend() == "cpu"
             and not jax.config.values["jax_cpu_enable_async_dispatch"]
@@ -73,39 +85,59 @@ class HostLoop:
 
         Args:
           constant: the same in all steps.
-          rows: contiguous arrays [T, ...] with T > end. `step(t)` may write their elements t + 1.
-          results: contiguous array [T, ...] with T >= end.
+          rows: arrays [T, ...] with T > end. `step(t)` may write their elements t + 1.
+          results: array [T, ...] with T >= end.
           begin: the first step.
           end: the step to stop before.
           step: called with the number of the step; returns whether to stop. May raise.
         """
-        if self._possible and begin < end and _lock.acquire(blocking=False):
-            try:
-                begin, stopped = self._run(constant, rows, results, begin, end, step)
-            finally:
-                _lock.release()
-            if stopped:
+        nested = getattr(_local, "run", None) is not None
+        if begin < end and self._possible and not nested and self._fit(constant, rows, results):
+            run = _Run(rows, results, begin, end, step)
+            self._run(run, constant, [row[begin] for row in rows])
+            if run.stopped:
                 return
+            begin = run.t
         for t in range(begin, end):
             results[t] = np.asarray(self.call(constant, *[row[t] for row in rows]))
             if step(t):
                 return
 
-    def _run(self, constant: Any, rows: Any, results: Any, *span: Any) -> tuple[int, bool]:
-        """Run the compiled loop; return the step to go on with, and whether there is none."""
-        run = _Run(rows, results, *span)
-        _runs.append(run)
-        try:
-            self._loop(constant, *[row[run.t] for row in rows]).block_until_ready()
-        finally:
-            _runs.remove(run)
+    def _fit(self, constant: Any, rows: Sequence[np.ndarray], results: np.ndarray) -> bool:
+        """Whether the memory of the arrays is what XLA reads and writes."""
+        config = jax.config.values
+        if config["jax_debug_nans"] or config["jax_debug_infs"]:  # they look at results of calls
+            return False
+        arrays = *rows, results
+        key = (
+            config["jax_enable_x64"],
+            *((x.shape[1:], x.dtype, x.flags.c_contiguous) for x in arrays),
+        )
+        if key not in self._fits:
+            like = [np.zeros(x.shape[1:], x.dtype) for x in arrays]
+            expected = jax.eval_shape(lambda *x: (x[1:], self._fn(*x)), constant, *like[:-1])
+            self._fits[key] = all(x.flags.c_contiguous for x in arrays) and all(
+                x.shape == y.shape and x.dtype == y.dtype
+                for x, y in zip(like, [*expected[0], expected[1]], strict=True)
+            )
+        return self._fits[key]
+
+    def _run(self, run: "_Run", constant: Any, rows: Sequence[np.ndarray]) -> None:
+        """Run the compiled loop, and raise what `step` raised."""
+        _check_depth(_DEPTH)
+        with run.signals_only_in_steps():
+            try:
+                _local.run = run
+                self._loop(constant, *rows).block_until_ready()
+            finally:
+                _local.run = None
         if run.error is not None:
             try:
                 raise run.error
             finally:
                 run.error = None  # its traceback refers to `run`
-        self._possible = run.here
-        return run.t, run.stopped
+        if run.t == run.begin:
+            self._possible = False  # XLA called another thread
 
 
 class _Run:
@@ -114,20 +146,79 @@ class _Run:
     def __init__(
         self, rows: Any, results: Any, begin: int, end: int, step: Callable[[int], bool]
     ) -> None:
-        self.thread = threading.get_ident()
         self.rows = [(_address(row), row.strides[0]) for row in rows]
         self.results, self.size = _address(results), results.strides[0]
-        self.t, self.begin, self.end, self.step = begin, begin, end, step
-        self.stopped, self.here = False, True
+        self.t, self.begin, self.end, self._step = begin, begin, end, step
+        self.stopped = False
         self.error: BaseException | None = None
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._pending: list[int] = []  # signals that arrived outside a step
+        self._may_raise = True
+
+    def step(self) -> bool:
+        """Make the next step; return whether the loop ends. Raises nothing."""
+        try:
+            self._may_raise = True
+            if self._pending:
+                self._handle_pending()
+            self.stopped = self._step(self.t)
+        except BaseException as e:
+            self.error = e
+        finally:
+            self._may_raise = False
+        self.t += 1
+        self.stopped = self.error is not None or self.stopped or self.t == self.end
+        return self.stopped
+
+    @contextlib.contextmanager
+    def signals_only_in_steps(self) -> Iterator[None]:
+        """Handle signals only within `step` and at the end, where handlers may raise.
+
+        An exception that a handler raises as XLA calls Python could not be caught: ctypes would
+        print it and return a wild pointer to XLA.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        handlers = {n: signal.getsignal(n) for n in _SIGNALS} if main else {}
+        try:
+            for n, handler in handlers.items():
+                if isinstance(stale := getattr(handler, "__self__", None), _Run):
+                    handler = stale._handlers[n]  # a signal interrupted the end of that run
+                if callable(handler):
+                    self._handlers[n] = handler
+                    signal.signal(n, self._handle)
+            self._may_raise = False
+            yield
+        finally:
+            self._may_raise = True  # so that `_handle` is harmless even if it stays
+            for n in self._handlers:
+                if signal.getsignal(n) == self._handle:
+                    signal.signal(n, self._handlers[n])
+            self._handle_pending()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._may_raise:
+            self._handlers[number](number, frame)
+        else:
+            self._pending.append(number)
+
+    def _handle_pending(self) -> None:
+        with contextlib.ExitStack() as stack:  # all of them, even if one raises
+            while self._pending:
+                number = self._pending.pop()
+                stack.callback(self._handlers[number], number, None)
+
+
+_local = threading.local()  # `run`: the loop of a thread
 
 
 def _address(x: np.ndarray) -> int:
     return x.__array_interface__["data"][0]
 
 
-_lock = threading.Lock()  # a loop inside or beside another one calls step by step
-_runs: list[_Run] = []  # none or one
+def _check_depth(n: int) -> None:
+    """Raise RecursionError unless n more calls are possible."""
+    if n:
+        _check_depth(n - 1)
 
 
 def _loop(fn: Callable[..., Any], constant: Any, *rows: Any) -> jax.Array:
@@ -142,61 +233,42 @@ def _loop(fn: Callable[..., Any], constant: Any, *rows: Any) -> jax.Array:
         answer, *rows = call(fn(constant, *rows), count)
         return count + 1, answer, rows
 
-    # Python answers with the number of the call to go on. If it did not answer, because a signal
-    # raised an exception before, the memory holds another number, and the loop ends as well.
+    # Python answers with the number of the call to go on.
     zero = jnp.zeros((), jnp.int32)
     return lax.while_loop(lambda carry: carry[0] == carry[1], body, (zero, zero, list(rows)))[0]
 
 
-def _answer() -> Generator[None, int, None]:
-    """Answer the calls of XLA, each with the address of its XLA_FFI_CallFrame.
+_words = (ctypes.c_uint64 * 2**59).from_address(0)  # the memory of the process
+_int32 = ctypes.c_int32.from_address
 
-    It is a generator, because Python handles signals when it enters a function, where no exception
-    could be caught: ctypes would print and drop it. A generator is resumed within its `try`.
-    """
-    words = (ctypes.c_uint64 * 2**59).from_address(0)  # the memory of the process
-    int32, move, here = ctypes.c_int32.from_address, ctypes.memmove, threading.get_ident
-    while True:
-        try:
-            while True:
-                run = None  # keep nothing of the loop alive
-                frame = (yield) >> 3
-                if extension := words[frame + _EXTENSION]:
-                    metadata = words[extension + _METADATA >> 3]
-                    int32(metadata + _MAJOR).value, int32(metadata + _MINOR).value = _API_VERSION
-                    continue
-                run = _runs[0]
-                rets = words[frame + _RETS] >> 3
-                answer = int32(words[(words[rets] >> 3) + _DATA])
-                answer.value = -1  # to stop, unless all goes well
-                if run.thread != here():
-                    run.here = False
-                if run.error is not None or not run.here:
-                    continue
-                t = run.t
-                arg = words[words[frame + _ARGS] >> 3] >> 3
-                move(run.results + t * run.size, words[arg + _DATA], run.size)
-                stop = run.step(t)
-                run.t = t = t + 1
-                if stop or t == run.end:
-                    run.stopped = True
-                    continue
-                for i, (row, size) in enumerate(run.rows, start=1):
-                    move(words[(words[rets + i] >> 3) + _DATA], row + t * size, size)
-                answer.value = t - run.begin
-        except GeneratorExit:
-            return
-        except BaseException as e:
-            for run in _runs:
-                run.error = e
+
+def _answer(address: int) -> None:
+    """Answer a call of XLA, given the address of its XLA_FFI_CallFrame. Must not raise."""
+    frame = address >> 3
+    if extension := _words[frame + _EXTENSION]:
+        if _int32(extension + _TYPE).value == _ASKS_VERSION:
+            metadata = _words[extension + _METADATA >> 3]
+            _int32(metadata + _MAJOR).value, _int32(metadata + _MINOR).value = _API_VERSION
+        return
+    rets = _words[frame + _RETS] >> 3
+    answer = _int32(_words[(_words[rets] >> 3) + _DATA])
+    answer.value = -1  # to stop
+    run = getattr(_local, "run", None)
+    if run is None or run.stopped:
+        return
+    arg = _words[_words[frame + _ARGS] >> 3] >> 3
+    ctypes.memmove(run.results + run.t * run.size, _words[arg + _DATA], run.size)
+    if run.step():
+        return
+    for i, (row, size) in enumerate(run.rows, start=1):
+        ctypes.memmove(_words[(_words[rets + i] >> 3) + _DATA], row + run.t * size, size)
+    answer.value = run.t - run.begin
 
 
 @functools.cache
 def _register() -> bool:
     """Make `_answer` known to XLA; return whether XLA accepts its version of the interface."""
-    answers = _answer()
-    next(answers)
-    function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(answers.send)
+    function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_answer)
     _forever.append(function)
     try:
         jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(function), platform="cpu")

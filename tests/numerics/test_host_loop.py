@@ -92,7 +92,9 @@ def test_a_function_that_ignores_its_rows_is_called_in_each_step():
 
 
 @pytest.mark.parametrize("make", [HostLoop, step_by_step])
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()]
+)
 def test_what_python_raises_ends_the_loop_and_arrives(make, error):
     def fail(t):
         if t == 2:
@@ -162,7 +164,7 @@ def test_nothing_of_a_loop_stays_alive(loop, fails):
 
 
 SIGNALS = """
-import os, signal, sys, threading, time
+import os, signal, threading
 import jax
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 import jax.numpy as jnp, numpy as np
@@ -193,6 +195,88 @@ def test_ctrl_c_is_never_lost():
         [sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.stderr, done.returncode) == ("20\n", "", 0)
+
+
+OFTEN = """
+import gc, random, signal
+import jax
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+import numpy as np
+from pgjax.numerics.host_loop import HostLoop
+gc.disable()  # an exception in a callback of the garbage collector is lost anywhere
+loop = HostLoop(lambda constant, row: row @ row + constant)
+rows, results = np.zeros((5, 8, 8), np.float32), np.zeros((4, 8, 8), np.float32)
+raised = caught = 0
+def handler(*_):
+    global raised
+    raised += 1
+    raise KeyboardInterrupt
+def step(t):
+    return False
+signal.signal(signal.SIGALRM, handler)
+loop(np.float32(0), [rows], results, 0, 4, step)
+for _ in range(5000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 3e-4))
+        while True:
+            loop(np.float32(0), [rows], results, 0, 4, step)
+    except KeyboardInterrupt:
+        caught += 1
+assert loop._possible
+print(raised, caught)
+"""
+
+
+def test_signals_at_any_moment_are_raised_once():
+    done = subprocess.run(
+        [sys.executable, "-c", OFTEN], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("5000 5000\n", "", 0)
+
+
+def test_two_signals_in_one_step(loop):
+    def both(t):
+        for number in (signal.SIGALRM, signal.SIGUSR1):
+            signal.raise_signal(number)
+
+    seen = []
+
+    def handler(number, frame):
+        seen.append(number)
+        raise TimeoutError(number)
+
+    numbers = (signal.SIGALRM, signal.SIGUSR1)
+    before = [signal.signal(n, handler) for n in numbers]
+    try:
+        with pytest.raises(TimeoutError):
+            Recorded(loop)(then=both)
+        assert [signal.getsignal(n) for n in numbers] == [handler, handler]
+    finally:
+        for n, old in zip(numbers, before, strict=True):
+            signal.signal(n, old)
+    assert seen == [signal.SIGALRM]  # its exception ends the step
+    assert Recorded(loop)().times == list(range(T))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows, results: (rows.astype(np.float64), results),
+        lambda rows, results: (rows, results.astype(np.int32)),
+        lambda rows, results: (rows, np.asfortranarray(results)),
+        lambda rows, results: (np.zeros((T + 1, 4, 3), np.float32)[:, ::2], results),
+    ],
+)
+def test_arrays_that_xla_cannot_read_or_write_are_converted(loop, change):
+    done = Recorded(loop)
+    done.rows[0], done.results = change(done.rows[0], done.results)
+    done.loop = lambda constant, *rest: loop(np.float32(constant), *rest)
+    assert done().results[:, 0, 0].tolist() == [1, 5, 13, 29, 61, 125]
+
+
+def test_debug_nans_finds_the_nan_of_a_step():
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        Recorded(HostLoop(lambda constant, row: jnp.log(row - constant)))()
 
 
 ELSEWHERE = """
