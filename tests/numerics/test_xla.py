@@ -78,3 +78,57 @@ def test_options_that_xla_does_not_know_are_left_out():
     with_it = xla.cpu_options(xla_backend_optimization_level="1")
     assert with_it == {"xla_backend_optimization_level": "1"}
     assert xla.cpu_options(xla_backend_optimization_level="1", no_such_option=True) == {}
+
+
+def test_computing_few_at_once_changes_no_array():
+    special = np.array([np.nan, -0.0, np.inf, -np.inf, 1.5], np.float32)
+    arrays = [special * k for k in range(1, 9)] + [
+        np.zeros((0, 3), np.float32),
+        np.arange(6).reshape(2, 3),
+        np.float32(7),
+        np.array([True, False]),
+        *(special[::-1] for _ in range(9)),
+        special.astype(jnp.bfloat16),
+    ]
+    key = jax.random.key(3)
+    done, same_key = jax.jit(lambda *x: xla.few_at_once((x[:-1], x[-1])))(*arrays, key)
+    assert [x.dtype for x in done] == [jnp.asarray(x).dtype for x in arrays]
+    assert [np.asarray(x).tobytes() for x in done] == [
+        np.asarray(x, y.dtype).tobytes() for x, y in zip(arrays, done, strict=True)
+    ]
+    assert jax.random.key_data(same_key).tolist() == jax.random.key_data(key).tolist()
+
+
+SWITCHES = """
+import pathlib, threading
+import jax
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+import numpy as np, optax, pgjax
+
+def waits():  # how often the other threads of this process have waited
+    here = str(threading.get_native_id())
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        if task.name != here:
+            lines = (task / "status").read_text().splitlines()
+            yield next(int(x.split()[1]) for x in lines if x.startswith("voluntary"))
+
+algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2), optax.adam(0.01))
+state = algorithm.init(jax.random.key(0), np.zeros(4, np.float32))
+one, no = np.ones((64, 1), np.float32), np.zeros((64, 1), bool)
+obs = np.ones((64, 1, 4), np.float32)
+rollout = pgjax.Rollout(obs, no.astype(np.int32), one, no, no, obs, one)
+algorithm.update(state, rollout)
+before = sum(waits())
+for _ in range(200):
+    state, info = algorithm.update(state, rollout)
+print(sum(waits()) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_an_update_of_a_small_policy_wakes_no_thread():
+    done = subprocess.run(
+        [sys.executable, "-c", SWITCHES], capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr == ""
+    assert int(done.stdout) < 20  # of 200 updates
