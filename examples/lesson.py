@@ -43,9 +43,10 @@ def describe(name: str, policy: nn.Module, state: pgjax.TrainState) -> None:
     angle, speed = np.meshgrid(np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 17))
     obs = np.stack([np.cos(angle), np.sin(angle), speed], -1).reshape(-1, 3).astype(np.float32)
     dist = jax.jit(policy.apply)(state.params, obs)
+    mean, std = np.asarray(dist.mean), np.asarray(dist.std)
     print(
-        f"  {name:20} mean torque from {dist.mean.min():6.2f} to {dist.mean.max():6.2f}, "
-        f"std from {dist.std.min():5.2f} to {dist.std.max():.2f}"
+        f"  {name:20} mean torque from {mean.min():6.2f} to {mean.max():6.2f}, "
+        f"std from {std.min():5.2f} to {std.max():.2f}"
     )
 
 
