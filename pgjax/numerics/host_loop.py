@@ -9,6 +9,7 @@ Where that is impossible (on a GPU, inside another such loop, or where XLA runs 
 thread, in which signals such as Ctrl-C would not arrive), each step is a call from Python.
 """
 
+import _signal  # what `signal` wraps, without the time that its enums take
 import contextlib
 import ctypes
 import functools
@@ -91,7 +92,7 @@ class HostLoop:
           end: the step to stop before.
           step: called with the number of the step; returns whether to stop. May raise.
         """
-        nested = getattr(_local, "run", None) is not None
+        nested = _local.run is not None
         if begin < end and self._possible and not nested and self._fit(constant, rows, results):
             run = _Run(rows, results, begin, end, step)
             self._run(run, constant, [row[begin] for row in rows])
@@ -105,12 +106,12 @@ class HostLoop:
 
     def _fit(self, constant: Any, rows: Sequence[np.ndarray], results: np.ndarray) -> bool:
         """Whether the memory of the arrays is what XLA reads and writes."""
-        config = jax.config.values
-        if config["jax_debug_nans"] or config["jax_debug_infs"]:  # they look at results of calls
+        config: Any = jax.config
+        if config.jax_debug_nans or config.jax_debug_infs:  # they look at results of calls
             return False
         arrays = *rows, results
         key = (
-            config["jax_enable_x64"],
+            config.jax_enable_x64,
             *((x.shape[1:], x.dtype, x.flags.c_contiguous) for x in arrays),
         )
         if key not in self._fits:
@@ -178,22 +179,23 @@ class _Run:
         print it and return a wild pointer to XLA.
         """
         main = threading.current_thread() is threading.main_thread()
-        handlers = {n: signal.getsignal(n) for n in _SIGNALS} if main else {}
+        handlers = {n: _signal.getsignal(n) for n in _SIGNALS} if main else {}
         try:
             for n, handler in handlers.items():
                 if isinstance(stale := getattr(handler, "__self__", None), _Run):
                     handler = stale._handlers[n]  # a signal interrupted the end of that run
                 if callable(handler):
                     self._handlers[n] = handler
-                    signal.signal(n, self._handle)
+                    _signal.signal(n, self._handle)
             self._may_raise = False
             yield
         finally:
             self._may_raise = True  # so that `_handle` is harmless even if it stays
             for n in self._handlers:
-                if signal.getsignal(n) == self._handle:
-                    signal.signal(n, self._handlers[n])
-            self._handle_pending()
+                if _signal.getsignal(n) == self._handle:
+                    _signal.signal(n, self._handlers[n])
+            if self._pending:
+                self._handle_pending()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._may_raise:
@@ -208,7 +210,11 @@ class _Run:
                 stack.callback(self._handlers[number], number, None)
 
 
-_local = threading.local()  # `run`: the loop of a thread
+class _Local(threading.local):
+    run: _Run | None = None  # the loop of this thread
+
+
+_local = _Local()
 
 
 def _address(x: np.ndarray) -> int:
@@ -253,7 +259,7 @@ def _answer(address: int) -> None:
     rets = _words[frame + _RETS] >> 3
     answer = _int32(_words[(_words[rets] >> 3) + _DATA])
     answer.value = -1  # to stop
-    run = getattr(_local, "run", None)
+    run = _local.run
     if run is None or run.stopped:
         return
     arg = _words[_words[frame + _ARGS] >> 3] >> 3
