@@ -27,7 +27,7 @@ from pgjax.types import Algorithm, Params, TrainState
 # Policies always act on this many rows at a time, since a batch of another size is computed, and
 # so rounded, differently. Eight rows take no longer than two.
 ROWS = 8
-BLOCK = 64  # steps of noise drawn in one call; a larger block is mostly wasted on short episodes
+BLOCK = 128  # steps of noise drawn in one call: drawing too many costs less than calling again
 
 
 class NoiseBlocks:
