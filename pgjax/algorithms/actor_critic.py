@@ -21,7 +21,7 @@ from pgjax.algorithms import checks
 from pgjax.errors import ConfigError, check_count
 from pgjax.numerics import running_moments
 from pgjax.numerics.dtypes import at_least_float32, standard_promotion
-from pgjax.numerics.sums import CHUNK_SIZE, Sharding, check_sharding, fusion_barrier
+from pgjax.numerics.sums import CHUNK_SIZE, Sharding, check_sharding
 from pgjax.numerics.xla import jit_fast_compile, jit_with_metrics
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, known_number, type_name
 
@@ -241,48 +241,6 @@ def entropy_coef_at(objective: Objective, step: ArrayLike) -> Any:
         return coef(step)
     known = known_number("entropy_coef", coef)
     return coef if known is None else known
-
-
-def apply_gradient(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    total: jax.Array,
-    loss: jax.Array,
-    n: jax.Array,
-    unravel: Callable[[jax.Array], Params],
-) -> tuple[Params, Any, jax.Array]:
-    """Make one optimiser step with the gradient `unravel(total / n)`, in at least float32.
-
-    Args:
-      objective: its sharding decides whether XLA may fuse the step with the code around it.
-      optimizer: an optax transformation.
-      state: the parameters, of which only the trained ones change, and the optimiser's state.
-      total: the sum of the gradients, as one vector [P].
-      loss: the sum of the losses, []; the optimiser is given loss / n.
-      n: what the sums are divided by, [].
-      unravel: from [P] to a tree like the trained parameters.
-
-    Returns:
-      (trained parameters, optimiser state, L2 norm of the gradient []).
-    """
-    before = trained(state.params)
-
-    def step(total: jax.Array, loss: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
-        grads = unravel(total / n.astype(total.dtype))
-        updates, opt_state = checks.optimizer_step(
-            optimizer, grads, state.opt_state, before, loss / n.astype(loss.dtype)
-        )
-        after = optax.apply_updates(before, updates)
-        params = {
-            name: jax.tree.map(lambda x, old: x.astype(old.dtype), after[name], state.params[name])
-            for name in after
-        }
-        return params, opt_state, optax.tree.norm(grads)
-
-    if objective.sharding.num_shards > 1:
-        step = fusion_barrier(step, state.step >= 0)  # always true, but unknown at compile time
-    return step(total, loss, n)
 
 
 def check_parts(objective: Objective, params: Params, obs: ArrayLike) -> None:

@@ -6,15 +6,14 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import optax
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from pgjax import losses
 from pgjax.advantages import Estimator, normalized, reward_to_go
-from pgjax.algorithms import actor_critic, batches
+from pgjax.algorithms import actor_critic, batches, gradients
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
-from pgjax.numerics.dtypes import at_least_float32
+from pgjax.algorithms.gradients import Terms
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type
 
@@ -209,32 +208,29 @@ def update(
     """
     check_type(state, TrainState)
     chunks, n, info = batches.prepare(objective, state.params, rollout)
-    trained = actor_critic.trained(state.params)
     coef = actor_critic.entropy_coef_at(objective, state.step)
     before = batches.moments_before(objective, state.params, chunks)
-    # Gradients are summed as one vector: one addition per chunk, not one per leaf.
-    _, unravel = ravel_pytree(trained)
 
-    def gradient(chunk: Batch) -> Any:
-        def loss(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return chunk_loss(objective, {**state.params, **trained}, coef, chunk)
+    def loss(trained: Params, chunk: Batch) -> tuple[jax.Array, Terms]:
+        return chunk_loss(objective, {**state.params, **trained}, coef, chunk)
 
-        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-        return ravel_pytree(grads)[0], value, sums, batches.moment_sums(before, chunk)
-
-    counts = batches.count_real(chunks.weight)
-    total, value, sums, added = sum_chunks(gradient, chunks, counts, objective.sharding)
-    params, opt_state, grad_norm = actor_critic.apply_gradient(
-        objective, optimizer, state, total, value, n, unravel
+    summed = gradients.sum_gradients(
+        loss,
+        actor_critic.trained(state.params),
+        chunks,
+        batches.count_real(chunks.weight),
+        objective.sharding,
+        add=functools.partial(batches.moment_sums, before),
     )
-    params = {**state.params, **params, **batches.merge_moments(before, added)}
-    info = batches.loss_info(sums, n, info) | {"grad_norm": grad_norm}
-    return TrainState(params, opt_state, state.key, state.step + 1), info
+    state, grad_norm = gradients.step_along(objective, optimizer, state, summed, n)
+    params = {**state.params, **batches.merge_moments(before, summed.added)}
+    info = batches.loss_info(summed.terms, n, info) | {"grad_norm": grad_norm}
+    return state._replace(params=params, step=state.step + 1), info
 
 
 def chunk_loss(
     objective: Objective, params: Params, entropy_coef: Any, chunk: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, Terms]:
     """Return weighted sums over the rows of a chunk: of the loss, and of its terms by name.
 
     Use it under `sum_chunks`, to sum a loss or its gradient over a batch.
@@ -266,18 +262,11 @@ def chunk_loss(
       >>> round(float(total), 3)  # (1 + 2) log 2
       2.079
     """
-    distribution: Any = objective.policy.apply(params, chunk.obs)
-    log_p = at_least_float32(distribution.log_prob(chunk.action))
-    terms = {
-        "policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage),
-        "entropy": at_least_float32(distribution.entropy()),
-    }
-    total = terms["policy_loss"]
-    # A coefficient of 0 skips the term: 0 * entropy is NaN where the entropy is infinite.
-    if not isinstance(entropy_coef, float) or entropy_coef:
-        total = total - entropy_coef * terms["entropy"]
-    if objective.critic is not None:
-        value: Any = objective.critic.apply(actor_critic.of_critic(params), chunk.obs)
-        terms["value_loss"] = losses.value_loss(at_least_float32(value), chunk.target)
-        total = total + objective.value_coef * terms["value_loss"]
-    return batches.weighted_sums((total, terms), chunk.weight)
+    return gradients.loss_sums(
+        objective,
+        params,
+        entropy_coef,
+        chunk,
+        lambda log_p: {"policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage)},
+        lambda value: losses.value_loss(value, chunk.target),
+    )
