@@ -10,6 +10,7 @@ from . import (
     returns,
     runs,
 )
+from .algorithms.ppo import ppo
 from .algorithms.reinforce import reinforce
 from .collect.episodes import collect_episodes
 from .collect.on_device import collect_episodes_on_device, init_on_device, training_step
@@ -93,6 +94,7 @@ __all__ = [
     "losses",
     "plot",
     "policies",
+    "ppo",
     "reinforce",
     "render",
     "resume",

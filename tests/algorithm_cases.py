@@ -1,4 +1,4 @@
-"""REINFORCE without and with a critic, and rollouts for each, shared by tests of algorithms."""
+"""REINFORCE without and with a critic, PPO, and rollouts for each, shared by tests."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import pgjax
 from pgjax import advantages
 
 OBS = np.zeros(4, np.float32)
-KINDS = ["softmax", "critic"]
+KINDS = ["softmax", "critic", "ppo"]
 
 
 def gaussian_actions(rng):
@@ -34,6 +34,17 @@ def with_critic(**options):
     )
 
 
+@functools.cache
+def plain_ppo(**options):
+    defaults = dict(num_epochs=3, minibatch_size=50, entropy_coef=0.01, value_clip=0.5)
+    return pgjax.ppo(
+        pgjax.GaussianPolicy(2, (8,)),
+        optax.adam(0.01),
+        critic=pgjax.ValueNetwork((8,)),
+        **{**defaults, **options},
+    )
+
+
 class AlgorithmCase(NamedTuple):
     algorithm: pgjax.Algorithm
     state: pgjax.TrainState
@@ -42,7 +53,7 @@ class AlgorithmCase(NamedTuple):
 
 @functools.cache
 def algorithm_case(kind):
-    algorithm = {"softmax": plain, "critic": with_critic}[kind]()
+    algorithm = {"softmax": plain, "critic": with_critic, "ppo": plain_ppo}[kind]()
 
     def rollout(rng, lengths, **options):
         action = None if kind == "softmax" else gaussian_actions(rng)

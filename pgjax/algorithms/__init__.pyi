@@ -1,5 +1,7 @@
+from .ppo import ppo
 from .reinforce import reinforce
 
 __all__ = [
+    "ppo",
     "reinforce",
 ]

@@ -211,24 +211,30 @@ def sum_chunks(
     return lax.scan(add, zero, sums)[0]
 
 
-def map_chunks(
-    fn: Callable[[jax.Array], jax.Array], chunks: jax.Array, counts: jax.Array
-) -> jax.Array:
-    """Return `fn(chunk)` for each of the chunks [shards, n, chunk_size, ...].
+def map_chunks(fn: Callable[[Any], Any], chunks: Any, counts: jax.Array) -> Any:
+    """Return `fn(chunk)` for each of the chunks [shards, n, chunk_size, ...], stacked likewise.
 
     Only the first `counts[i]` chunks of shard i are computed; the results of the rest are zeros.
     The loop has no reverse-mode derivative.
-    """
-    like = jax.eval_shape(lambda x: fn(x[0, 0]), chunks)
 
-    def map_shard(shard: tuple[jax.Array, jax.Array]) -> jax.Array:
+    Args:
+      fn: chunk with leaves [chunk_size, ...] -> pytree of arrays.
+      chunks: pytree of arrays [shards, n, chunk_size, ...].
+      counts: [shards] int.
+    """
+    like = jax.eval_shape(lambda x: fn(jax.tree.map(lambda leaf: leaf[0, 0], x)), chunks)
+    length = jax.tree.leaves(chunks)[0].shape[1]
+
+    def map_shard(shard: tuple[Any, jax.Array]) -> Any:
         rows, count = shard
 
-        def put(i: jax.Array, results: jax.Array) -> jax.Array:
-            value = fn(lax.dynamic_index_in_dim(rows, i, 0, False))
-            return lax.dynamic_update_index_in_dim(results, value, i, 0)
+        def put(i: jax.Array, results: Any) -> Any:
+            value = fn(jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, False), rows))
+            return jax.tree.map(
+                lambda all_, one: lax.dynamic_update_index_in_dim(all_, one, i, 0), results, value
+            )
 
-        results = jnp.zeros((len(rows), *like.shape), like.dtype)
+        results = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), like)
         return lax.fori_loop(0, max_over_vmap(count), put, results)
 
     return lax.map(map_shard, (chunks, counts))

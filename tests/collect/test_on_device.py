@@ -105,7 +105,8 @@ import optax, pgjax
 from jax.sharding import PartitionSpec as P
 env = pgjax.envs.make("Pendulum-v1", max_episode_steps=70)
 sharding = pgjax.Sharding(8, "devices")  # for 12 episodes: two columns each, some of them empty
-algorithm = pgjax.reinforce(
+make = {make}
+algorithm = make(
     pgjax.GaussianPolicy(1), optax.adam(0.02), critic=pgjax.ValueNetwork((16,)),
     estimator=pgjax.advantages.normalized(pgjax.advantages.gae(0.95, 0.9)),
     sharding=sharding,
@@ -123,9 +124,16 @@ for n in (1, 8):
 
 
 @pytest.mark.slow
-def test_1_and_8_devices_give_the_same_bits():
+@pytest.mark.parametrize(
+    "make",
+    [
+        "pgjax.reinforce",
+        "lambda *x, **options: pgjax.ppo(*x, num_epochs=3, minibatch_size=200, **options)",
+    ],
+)
+def test_1_and_8_devices_give_the_same_bits(make):
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES],
+        [sys.executable, "-c", DEVICES.replace("{make}", make)],
         capture_output=True,
         text=True,
         check=True,
