@@ -1,8 +1,8 @@
 """Shuffled minibatches, whose members do not depend on padding, threads or devices.
 
 A step is known by its column and its time: it draws a number with a key of its own, and the real
-steps of a shard are taken in the order of these numbers. Each shard gives its part of a minibatch,
-so that rows stay on their device.
+steps of a shard are taken in the order of these numbers. Each shard gives its part of a minibatch
+while it has steps left, so that rows stay on their device.
 """
 
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.numerics.sums import CHUNK_SIZE, Sharding
+from pgjax.numerics.sums import Sharding
 
-_SHUFFLE = 2**32 - 1  # stands for the number of an episode in the keys of a run; none has it
+_SHUFFLE = 2**32 - 1  # the keys of a run's episodes fold in smaller numbers
 
 
 class Shuffled(NamedTuple):
@@ -61,18 +61,16 @@ def quota(size: int, sharding: Sharding) -> int:
     return -(-size // sharding.num_shards)
 
 
-def count(shuffled: Shuffled, size: int, sharding: Sharding) -> jax.Array:
-    """Return the number of minibatches of an epoch, []; the last ones may have fewer steps."""
-    return jnp.max(sharding.gather(-(-shuffled.num_real // quota(size, sharding))))
+def count(shuffled: Shuffled, each: int, sharding: Sharding) -> jax.Array:
+    """Return the number of minibatches of an epoch, [], if a shard gives each of them `each` steps.
+
+    The last ones may have fewer.
+    """
+    return jnp.max(sharding.gather(-(-shuffled.num_real // each)))
 
 
 def take(
-    tree: Any,
-    shuffled: Shuffled,
-    number: jax.Array,
-    size: int,
-    chunk_size: int | None,
-    sharding: Sharding,
+    tree: Any, shuffled: Shuffled, number: jax.Array, each: int, chunk_size: int | None
 ) -> tuple[Any, jax.Array]:
     """Return the rows of a minibatch in chunks, and which of them are real.
 
@@ -80,16 +78,16 @@ def take(
       tree: leaves [shards, n, chunk_size, ...], as shuffled.
       shuffled: the order of their rows.
       number: of the minibatch, [] int.
-      size: steps in a minibatch.
-      chunk_size: rows in a chunk, at most.
-      sharding: its number of shards divides a minibatch.
+      each: steps that a shard gives to a minibatch.
+      chunk_size: rows in a chunk, at most; None for one chunk. Otherwise there are two or more, as
+        from `split_rows`.
 
     Returns:
       (leaves [shards, m, rows in a chunk, ...], bool [shards, m, rows in a chunk])
     """
-    each = quota(size, sharding)
-    chunk = min(chunk_size or CHUNK_SIZE, each)
-    padded = max(2, -(-each // chunk)) * chunk  # XLA would fuse a single chunk with what is around
+    needed = min(each, shuffled.order.shape[1])
+    chunk = needed if chunk_size is None else min(chunk_size, each)
+    padded = needed if chunk_size is None else max(2, -(-needed // chunk)) * chunk
     places = jnp.arange(padded)[None]
     among = number * each + places
     real = (places < each) & (among < shuffled.num_real[:, None])

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from pgjax import losses
 from pgjax.advantages import Estimator, gae, normalized
-from pgjax.algorithms import actor_critic, batches, gradients, minibatches
+from pgjax.algorithms import actor_critic, batches, checks, gradients, minibatches
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
 from pgjax.algorithms.gradients import Terms
@@ -77,14 +77,16 @@ def ppo(
     The log-probabilities to compare with are those of the parameters that the update is given.
 
     Each real step falls into one minibatch of each epoch; which one follows from the run's key, the
-    number of the update, the epoch, and the step's column and time. So padding, the number of
-    environments, threads and devices change no bit of the result.
+    number of the update, the epoch, and the step's column and time. So padding in time, the number
+    of environments, threads and devices change no bit of the result.
 
-    Metrics are means over the last epoch: policy_loss, value_loss, entropy, grad_norm,
-    clip_fraction (steps whose ratio is outside 1 - clip and 1 + clip) and approx_kl, the mean of
-    (r - 1) - log r, where r is the ratio of probabilities: an estimate of KL(old, new) that is
-    never negative (Schulman 2020, Approximating KL Divergence, k3). optimizer_steps counts the
-    steps of the update.
+    Metrics are means over the last epoch, each taken before the optimiser step of its minibatch:
+    policy_loss, value_loss, entropy, grad_norm, clip_fraction (the share of steps whose ratio is
+    outside 1 - clip and 1 + clip) and approx_kl, the mean of (r - 1) - log r, where r is the ratio
+    of probabilities: an estimate of KL(old, new) that is never negative (Schulman 2020,
+    Approximating KL Divergence, k3). So with one epoch of one minibatch approx_kl is 0.
+    explained_variance is that of the critic before the update, and optimizer_steps counts the steps
+    of the update. Counts and returns of episodes are as from `reinforce`.
 
     Args:
       policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution.
@@ -99,8 +101,9 @@ def ppo(
         or an optax schedule over the updates made so far.
       num_epochs: passes over the rollout, at least 1.
       minibatch_size: steps in a minibatch, at least 1; the last one of an epoch may have fewer.
-        With shards it is rounded up to a multiple of their number. None takes all steps together,
-        and so does a number larger than the batch, with a warning.
+        With shards it is rounded up to a multiple of their number, and shards that have no steps
+        left give none to the last minibatches. None takes all steps together, and so does a number
+        larger than the rollout, with a warning.
       entropy_coef: as for `reinforce`.
       value_coef: at least 0.
       value_clip: None, or the range > 0 of `losses.clipped_value_loss`.
@@ -110,7 +113,7 @@ def ppo(
         approx_kl exceeds 1.5 times this number.
       chunk_size: rows summed together, as for `reinforce`.
       normalize_rewards: as for `reinforce`.
-      sharding: as for `reinforce`; each minibatch takes equally many steps from each shard.
+      sharding: as for `reinforce`; each shard gives an equal part of each minibatch.
 
     Returns:
       Algorithm(init, act, log_prob, loss, update), as from `reinforce`. `loss` is that of a whole
@@ -147,6 +150,9 @@ def ppo(
         normalize_rewards=normalize_rewards,
         sharding=sharding,
     )
+    num_epochs = check_count("num_epochs", num_epochs)
+    if minibatch_size is not None:
+        minibatch_size = check_count("minibatch_size, if not None,", minibatch_size)
     options = Options(clip, num_epochs, minibatch_size, value_clip, recompute_advantages, target_kl)
     _check_options(options)
     return actor_critic.make_algorithm(
@@ -158,9 +164,6 @@ def ppo(
 
 
 def _check_options(options: Options) -> None:
-    check_count("num_epochs", options.num_epochs)
-    if options.minibatch_size is not None:
-        check_count("minibatch_size, if not None,", options.minibatch_size)
     if not isinstance(options.recompute_advantages, bool):
         raise ConfigError(
             f"recompute_advantages must be True or False, got {options.recompute_advantages!r}"
@@ -263,7 +266,8 @@ def update(
     check_type(state, TrainState)
     chunks, _, info = batches.prepare(objective, state.params, rollout)
     counts = batches.count_real(chunks.weight)
-    old = map_chunks(functools.partial(_old, options, objective, state.params), chunks, counts)
+    given = {**state.params, **actor_critic.trained(state.params)}  # as in the loss
+    old = map_chunks(functools.partial(_old, options, objective, given), chunks, counts)
     step = functools.partial(_step, options, objective, optimizer)
 
     def advance(progress: _Progress, sample: Sample) -> _Progress:
@@ -322,23 +326,22 @@ def _minibatches(
     time, columns = rollout.reward.shape[0], rollout.reward.shape[1] * sharding.num_devices()
     if size > time * columns:
         warnings.warn(
-            f"minibatch_size={size} is larger than the batch: all {time * columns} steps are taken "
-            "together",
+            f"minibatch_size={size} is larger than the rollout of {time} x {columns} steps, which "
+            "are taken together",
             stacklevel=2,
         )
     num_columns = sharding.pad(columns) // sharding.num_shards
     key = minibatches.shuffling_key(progress.state.key, progress.state.step, progress.epoch)
-    real = sample.batch.weight > 0
-    shuffled = minibatches.shuffle(key, real.reshape(len(real), -1), num_columns, sharding)
+    real = (sample.batch.weight > 0).reshape(len(sample.batch.weight), -1)
+    shuffled = minibatches.shuffle(key, real, num_columns, sharding)
+    each = real.shape[1] if size > time * columns else minibatches.quota(size, sharding)
 
     def taken(number: jax.Array) -> Sample:
-        rows, real = minibatches.take(
-            sample, shuffled, number, size, objective.chunk_size, sharding
-        )
+        rows, real = minibatches.take(sample, shuffled, number, each, objective.chunk_size)
         weight = jnp.where(real, rows.batch.weight, 0.0)
         return rows._replace(batch=rows.batch._replace(weight=weight))
 
-    return taken, minibatches.count(shuffled, size, sharding)
+    return taken, minibatches.count(shuffled, each, sharding)
 
 
 def _step(
@@ -370,6 +373,9 @@ def _step(
     )
     rows, steps = jnp.maximum(summed.added, 1), jnp.int32(1)
     stepped, grad_norm = gradients.step_along(objective, optimizer, state, summed, rows)
+    with checks.as_config_error("the optimizer", "its state must keep its structure"):
+        opt_state = jax.tree.map(_as_before, state.opt_state, stepped.opt_state)
+    stepped = stepped._replace(opt_state=opt_state)
     if options.target_kl is not None:
         too_far = summed.terms["approx_kl"] / rows > _KL_MARGIN * options.target_kl
         steps = jnp.where(too_far, 0, 1)
@@ -395,6 +401,12 @@ def _old(
         return log_prob, None
     value: Any = objective.critic.apply(actor_critic.of_critic(params), chunk.obs)
     return log_prob, at_least_float32(value)
+
+
+def _as_before(old: Any, new: Any) -> jax.Array:
+    """Return part of an optimiser's state in its dtype before the step; some change it."""
+    old, new = jnp.asarray(old), jnp.asarray(new)
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def _at(number: ArrayLike | optax.Schedule, step: ArrayLike) -> Any:

@@ -154,7 +154,7 @@ def training_step(
     if objective is not None and sharding not in (None, own):
         raise ConfigError(
             f"the algorithm was made with {own}, not {sharding}: leave out sharding here, or give "
-            "reinforce the same"
+            "the algorithm the same"
         )
     shards = own if sharding is None else sharding
 

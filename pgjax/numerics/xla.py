@@ -132,6 +132,7 @@ def few_at_once(tree: Any) -> Any:
 
     def wait(x: Any) -> Any:
         nonlocal ready, count
+        x = jnp.asarray(x)
         if jnp.issubdtype(x.dtype, jax.dtypes.extended) or not x.size:
             return x
         if ready is not None:

@@ -4,9 +4,10 @@ import numpy as np
 import optax
 import pytest
 from algorithm_cases import OBS, gaussian_actions, plain_ppo
-from conftest import make_rollout
+from conftest import assert_trees_equal, make_rollout
 
 import pgjax
+from pgjax import losses
 from pgjax.advantages import gae, normalized
 from pgjax.algorithms import minibatches
 
@@ -81,8 +82,9 @@ def members(real, num_columns, size, epoch=0, step=0, sharding=ONE_SHARD, key=0)
     run_key = minibatches.shuffling_key(jax.random.key(key), step, epoch)
     shuffled = minibatches.shuffle(run_key, rows(real), num_columns // shards, sharding)
     result = []
-    for number in range(int(minibatches.count(shuffled, size, sharding))):
-        taken, mask = minibatches.take(where, shuffled, number, size, 128, sharding)
+    each = minibatches.quota(size, sharding)
+    for number in range(int(minibatches.count(shuffled, each, sharding))):
+        taken, mask = minibatches.take(where, shuffled, number, each, 128)
         result.append([tuple(x) for x in np.asarray(taken)[np.asarray(mask)].tolist()])
     return result
 
@@ -155,9 +157,82 @@ def test_the_number_of_optimiser_steps(batch):
 
 def test_a_minibatch_larger_than_the_batch_takes_all_of_it(batch):
     algorithm = plain_ppo(minibatch_size=4096)
-    with pytest.warns(UserWarning, match="larger than the batch: all 120 steps"):
+    with pytest.warns(UserWarning, match="larger than the rollout of 40 x 3 steps"):
         _, info = algorithm.update(started(algorithm), batch)
     assert int(info["optimizer_steps"]) == 3
+
+
+def test_the_last_minibatches_take_nothing_from_shards_that_have_no_steps_left():
+    found = members(real_steps([40, 1, 1, 1], 40), 4, 16, sharding=pgjax.Sharding(4))
+    assert [len(x) for x in found] == [7, *[4] * 9]
+
+
+def test_running_moments_are_merged_once_as_by_reinforce(batch):
+    policy = pgjax.NormalizedObs(pgjax.GaussianPolicy(2, (8,)))
+    parts = {
+        "critic": pgjax.NormalizedObs(pgjax.ValueNetwork((8,))),
+        "estimator": normalized(gae(0.99, 0.95)),
+        "normalize_rewards": 0.9,
+    }
+    ppo = pgjax.ppo(policy, optax.adam(0.01), num_epochs=3, minibatch_size=50, **parts)
+    reinforce = pgjax.reinforce(policy, optax.adam(0.01), **parts)
+    state = started(ppo)
+    ours, theirs = (x.update(state, batch)[0].params for x in (ppo, reinforce))
+    kept = ours.keys() - {"params", "critic"}
+    assert len(kept) == 2
+    for name in kept:
+        assert_trees_equal(ours[name], theirs[name])
+
+
+def test_16_bit_parameters_are_compared_as_they_are_trained(batch):
+    """The ratios of probabilities are 1 before the first step, also where both are rounded."""
+    algorithm = whole_batch(num_epochs=1)
+    state = started(algorithm)
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.params)
+    narrow["params"]["log_std"] -= 2
+    batch = batch._replace(
+        obs=jnp.asarray(batch.obs, jnp.bfloat16), next_obs=jnp.asarray(batch.next_obs, jnp.bfloat16)
+    )
+    _, info = algorithm.update(state._replace(params=narrow), batch)
+    assert float(info["approx_kl"]) < 1e-6
+    assert float(info["clip_fraction"]) == 0
+
+
+def test_an_optimizer_whose_state_changes_its_dtype(batch):
+    """As that of optax.inject_hyperparams does under x64."""
+
+    def step(grads, count, params=None):
+        return jax.tree.map(lambda g: -0.01 * g, grads), count + jnp.float32(1)
+
+    counting = optax.GradientTransformation(lambda params: 0, step)
+    algorithm = pgjax.ppo(
+        pgjax.GaussianPolicy(2, (8,)), counting, critic=pgjax.ValueNetwork((8,)), num_epochs=2,
+        minibatch_size=40,
+    )  # fmt: skip
+    state, _ = algorithm.update(started(algorithm), batch)
+    assert int(state.opt_state) == 4
+
+
+def test_the_clipped_surrogate_has_no_gradient_beyond_the_range():
+    """For A > 0 above 1.2 and for A < 0 below 0.8, up to ratios that float32 cannot hold."""
+    log_ratio = jnp.log(jnp.array([0.5, 0.5, 1.0, 1.0, 2.0, 2.0]))
+    log_ratio = jnp.append(log_ratio, jnp.array([100.0, 100.0, -200.0]))
+    advantage = jnp.array([2.0, -2.0, 2.0, -2.0, 2.0, -2.0, 1.0, 0.0, -1.0])
+    value, gradient = jax.vmap(jax.value_and_grad(losses.ppo_clip_loss), (0, None, 0, None))(
+        log_ratio, 0.0, advantage, 0.2
+    )
+    np.testing.assert_allclose(value, [-1.0, 1.6, -2.0, 2.0, -2.4, 4.0, -1.2, 0.0, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [-1.0, 0, -2.0, 2.0, 0, 4.0, 0, 0, 0], rtol=1e-6)
+
+
+def test_the_clipped_value_loss_is_the_larger_of_two():
+    value, old = jnp.array([3.0, 3.0, 1.2]), jnp.array([1.0, 1.0, 1.0])
+    target = jnp.array([4.0, 0.0, 4.0])
+    loss, gradient = jax.vmap(jax.value_and_grad(losses.clipped_value_loss), (0, 0, 0, None))(
+        value, old, target, 0.5
+    )
+    np.testing.assert_allclose(loss, [2.5**2 / 2, 9 / 2, 2.8**2 / 2], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [0.0, 3.0, -2.8], rtol=1e-6)
 
 
 def test_a_large_kl_ends_the_update_before_its_step(batch):

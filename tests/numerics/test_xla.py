@@ -97,6 +97,7 @@ def test_computing_few_at_once_changes_no_array():
         np.asarray(x, y.dtype).tobytes() for x, y in zip(arrays, done, strict=True)
     ]
     assert jax.random.key_data(same_key).tolist() == jax.random.key_data(key).tolist()
+    assert jax.jit(lambda: xla.few_at_once({"a": 3, "b": 0.5}))() == {"a": 3, "b": 0.5}
 
 
 SWITCHES = """
