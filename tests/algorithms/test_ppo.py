@@ -152,7 +152,7 @@ def test_minibatches_are_uniform():
 def test_the_number_of_optimiser_steps(batch):
     algorithm = plain_ppo()
     _, info = algorithm.update(started(algorithm), batch)
-    assert int(info["optimizer_steps"]) == 3 * 2  # 80 real steps in minibatches of 50 and 30
+    assert int(info["optimizer_steps"]) == 3 * 8  # 80 real steps in minibatches of 10
 
 
 def test_a_minibatch_larger_than_the_batch_takes_all_of_it(batch):

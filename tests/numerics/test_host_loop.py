@@ -164,7 +164,7 @@ def test_nothing_of_a_loop_stays_alive(loop, fails):
 
 
 SIGNALS = """
-import os, signal, threading
+import signal
 import jax
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 import jax.numpy as jnp, numpy as np
@@ -174,12 +174,13 @@ loop = HostLoop(lambda constant, row: jnp.sin(row @ jnp.full((200, 200), 0.01)) 
 assert loop._possible
 rows, results = np.zeros((10**4 + 1, 20, 200), np.float32), np.zeros((10**4, 20, 200), np.float32)
 caught = 0
+signal.signal(signal.SIGALRM, signal.default_int_handler)  # a thread might wait long to send SIGINT
 for round in range(20):
     times = []
     def step(t):
         times.append(t)
         if t == 3:
-            threading.Timer(0.0005 * (round % 5), os.kill, (os.getpid(), signal.SIGINT)).start()
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + 0.0005 * (round % 5))
         return False
     try:
         loop(np.float32(0), [rows], results, 0, 10**4, step)
