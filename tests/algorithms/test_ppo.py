@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from algorithm_cases import OBS, gaussian_actions, plain_ppo
-from conftest import assert_trees_equal, make_rollout
+from conftest import make_rollout
 
 import pgjax
 from pgjax import losses
@@ -180,8 +180,9 @@ def test_running_moments_are_merged_once_as_by_reinforce(batch):
     ours, theirs = (x.update(state, batch)[0].params for x in (ppo, reinforce))
     kept = ours.keys() - {"params", "critic"}
     assert len(kept) == 2
-    for name in kept:
-        assert_trees_equal(ours[name], theirs[name])
+    for name in kept:  # two programs may round differently
+        for x, y in zip(jax.tree.leaves(ours[name]), jax.tree.leaves(theirs[name]), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 def test_16_bit_parameters_are_compared_as_they_are_trained(batch):
