@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-_MOST = 80.0  # of a log-ratio: exp of it is finite in float32
+_MAX_LOG_RATIO = 80.0  # its exponential is finite in float32
 
 
 def policy_gradient_loss(log_prob: ArrayLike, advantage: ArrayLike) -> jax.Array:
@@ -99,7 +99,7 @@ def ppo_clip_loss(
     log_prob, old_log_prob, advantage = map(jnp.asarray, (log_prob, old_log_prob, advantage))
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
     # A ratio of infinity has a NaN gradient, also where it is clipped.
-    log_ratio = jnp.minimum(log_prob - lax.stop_gradient(old_log_prob), _MOST)
+    log_ratio = jnp.minimum(log_prob - lax.stop_gradient(old_log_prob), _MAX_LOG_RATIO)
     ratio = jnp.exp(log_ratio)
     advantage = lax.stop_gradient(advantage)
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)

@@ -34,8 +34,8 @@ def shuffle(key: jax.Array, real: jax.Array, num_columns: int, sharding: Shardin
     """Shuffle the rows of each of this device's shards.
 
     Args:
-      key: of the epoch.
-      real: whether rows are real steps, [shards, rows]; time-major within a shard.
+      key: typed key [] of the epoch.
+      real: whether rows are real steps, [shards, rows] bool; time-major within a shard.
       num_columns: of each shard.
       sharding: how shards are divided among devices.
     """

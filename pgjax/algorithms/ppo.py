@@ -212,7 +212,20 @@ def chunk_loss(
     clip: Any,
     chunk: Sample,
 ) -> tuple[jax.Array, Terms]:
-    """Return weighted sums over the rows of a chunk: of the loss, and of its terms by name."""
+    """Return weighted sums over the rows of a chunk: of the loss, and of its terms by name.
+
+    Args:
+      options: what PPO adds to the objective.
+      objective: an Objective.
+      params: variables of policy and critic, as in `TrainState.params`.
+      entropy_coef: [] float; a Python float of 0 leaves the entropy out of the loss.
+      clip: [] float in (0, 1).
+      chunk: leaves [chunk_size, ...].
+
+    Returns:
+      (sum of the loss [], sums [] of policy_loss, entropy, approx_kl, clip_fraction and, with a
+      critic, value_loss).
+    """
     batch = chunk.batch
 
     def policy_terms(log_prob: jax.Array) -> Terms:
@@ -287,10 +300,10 @@ def update(
             batch = batches.prepare(objective, progress.state.params, rollout)[0]
         sample, sums = Sample(batch, *old), jax.tree.map(jnp.zeros_like, progress.sums)
         progress = progress._replace(minibatch=jnp.int32(0), sums=sums)
-        if options.minibatch_size is None:
+        if (size := options.minibatch_size) is None:
             progress = advance(progress, sample)
         else:
-            taken, count = _minibatches(options, objective, progress, sample, rollout)
+            taken, count = _minibatches(size, objective, progress, sample, rollout)
             progress = lax.while_loop(
                 lambda progress: (progress.minibatch < count) & ~progress.stopped,
                 lambda progress: advance(progress, taken(progress.minibatch)),
@@ -315,14 +328,14 @@ def update(
 
 
 def _minibatches(
-    options: Options,
+    size: int,
     objective: Objective,
     progress: _Progress,
     sample: Sample,
     rollout: Rollout,
 ) -> tuple[Callable[[jax.Array], Sample], jax.Array]:
     """Return (number -> minibatch, how many there are) of an epoch."""
-    sharding, size = objective.sharding, options.minibatch_size or 1
+    sharding = objective.sharding
     time, columns = rollout.reward.shape[0], rollout.reward.shape[1] * sharding.num_devices()
     if size > time * columns:
         warnings.warn(

@@ -116,7 +116,7 @@ def jit_fast_compile(fn: Callable[..., Any]) -> Any:
     return _by_caller(jax.jit(fn), lambda: jax.jit(fn, compiler_options=fast_compile()))
 
 
-_AT_ONCE = 6
+_AT_ONCE = 6  # fewer than the eight that wake threads, since other operations are ready as well
 
 
 def few_at_once(tree: Any) -> Any:

@@ -78,8 +78,9 @@ def torch_update(params, rollout, minibatches, options):
         for rows in parts:
             dist, value = distribution(policy, obs[rows]), mlp(critic, obs[rows])[:, 0]
             log_ratio = dist.log_prob(action[rows]) - old[rows]
-            ratio, good = log_ratio.exp(), advantage[rows]
-            surrogate = torch.min(ratio * good, ratio.clamp(1 - clip, 1 + clip) * good)
+            ratio = log_ratio.exp()
+            clamped = ratio.clamp(1 - clip, 1 + clip)
+            surrogate = torch.min(ratio * advantage[rows], clamped * advantage[rows])
             error = (value - target[rows]) ** 2
             if value_clip is not None:
                 moved = (value - old_value[rows]).clamp(-value_clip, value_clip)
