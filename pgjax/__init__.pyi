@@ -10,6 +10,7 @@ from . import (
     returns,
     runs,
 )
+from .algorithms.gradients import scale_by_updates
 from .algorithms.ppo import ppo
 from .algorithms.reinforce import reinforce
 from .collect.episodes import collect_episodes
@@ -100,6 +101,7 @@ __all__ = [
     "resume",
     "returns",
     "runs",
+    "scale_by_updates",
     "train",
     "train_seeds",
     "training_step",

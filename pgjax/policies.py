@@ -24,12 +24,18 @@ from pgjax.errors import ConfigError, check_count
 from pgjax.numerics import running_moments
 
 Activation = Callable[[jax.Array], jax.Array]
+Initializer = jax.nn.initializers.Initializer
+_DEFAULT = nn.initializers.lecun_normal()  # Flax's own
 # Near-uniform at first: no action is preferred before there is a reason to.
 _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 
 def _hidden_layers(
-    x: jax.Array, sizes: Sequence[int], activation: Activation, torso: nn.Module | None = None
+    x: jax.Array,
+    sizes: Sequence[int],
+    activation: Activation,
+    torso: nn.Module | None = None,
+    kernel_init: Initializer = _DEFAULT,
 ) -> jax.Array:
     """Apply the torso, if there is one, and then the hidden layers."""
     if torso is not None:
@@ -37,7 +43,7 @@ def _hidden_layers(
     if not isinstance(sizes, Sequence):
         raise ConfigError(f"hidden_sizes must be a tuple such as (16, 16), got {sizes!r}")
     for size in sizes:
-        x = activation(nn.Dense(check_count("a hidden size", size))(x))
+        x = activation(nn.Dense(check_count("a hidden size", size), kernel_init=kernel_init)(x))
     return x
 
 
@@ -50,6 +56,7 @@ class SoftmaxPolicy(nn.Module):
       num_actions: number of actions, at least 1.
       hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
       torso: module applied to the observations first, such as ConvTorso; or None.
+      kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
 
     Example:
       >>> import jax
@@ -65,11 +72,12 @@ class SoftmaxPolicy(nn.Module):
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
     torso: nn.Module | None = None
+    kernel_init: Initializer = _DEFAULT
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Categorical:
         """Map obs [..., d] to a Categorical with logits [..., num_actions]."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         return Categorical(
             nn.Dense(check_count("num_actions", self.num_actions), kernel_init=_SMALL)(x)
         )
@@ -86,6 +94,7 @@ class GaussianPolicy(nn.Module):
       hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
       squash: whether actions pass through a tanh (see `pgjax.distributions.SquashedGaussian`).
       torso: module applied to the observations first, such as ConvTorso; or None.
+      kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
 
     Example:
       >>> import jax
@@ -102,11 +111,12 @@ class GaussianPolicy(nn.Module):
     activation: Activation = nn.relu
     squash: bool = False
     torso: nn.Module | None = None
+    kernel_init: Initializer = _DEFAULT
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian | SquashedGaussian:
         """Map obs [..., d] to a distribution over actions [..., action_dim]; std starts at 1."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         size = check_count("action_dim", self.action_dim)
         mean = nn.Dense(size, kernel_init=_SMALL)(x)
         log_std = self.param("log_std", nn.initializers.zeros, (size,))
@@ -123,6 +133,7 @@ class MultiSoftmaxPolicy(nn.Module):
       nvec: number of options of each choice.
       hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
       torso: module applied to the observations first, such as ConvTorso; or None.
+      kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
 
     Example:
       >>> import jax
@@ -138,11 +149,12 @@ class MultiSoftmaxPolicy(nn.Module):
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
     torso: nn.Module | None = None
+    kernel_init: Initializer = _DEFAULT
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> MultiCategorical:
         """Map obs [..., d] to a MultiCategorical with logits [..., n] for each choice."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         sizes = [check_count("a number of nvec", n) for n in self.nvec]
         return MultiCategorical(tuple(nn.Dense(n, kernel_init=_SMALL)(x) for n in sizes))
 
@@ -156,6 +168,7 @@ class BernoulliPolicy(nn.Module):
       num_coins: number of coins.
       hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
       torso: module applied to the observations first, such as ConvTorso; or None.
+      kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
 
     Example:
       >>> import jax
@@ -171,11 +184,12 @@ class BernoulliPolicy(nn.Module):
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
     torso: nn.Module | None = None
+    kernel_init: Initializer = _DEFAULT
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Bernoulli:
         """Map obs [..., d] to a Bernoulli with logits [..., num_coins]."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         return Bernoulli(nn.Dense(check_count("num_coins", self.num_coins), kernel_init=_SMALL)(x))
 
 
@@ -189,6 +203,7 @@ class JointPolicy(nn.Module):
         they need hidden layers of their own.
       hidden_sizes, activation: widths of the shared layers (() for none); function after each.
       torso: module applied to the observations first, such as ConvTorso; or None.
+      kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
 
     Example:
       >>> import jax
@@ -204,11 +219,12 @@ class JointPolicy(nn.Module):
     hidden_sizes: Sequence[int] = (16, 16)
     activation: Activation = nn.relu
     torso: nn.Module | None = None
+    kernel_init: Initializer = _DEFAULT
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> Joint:
         """Map obs [..., d] to the Joint of what the heads return."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         return Joint(tuple(head(x) for head in self.heads))
 
 
@@ -254,6 +270,7 @@ class ValueNetwork(nn.Module):
     Args:
       hidden_sizes, activation: widths of the hidden layers (() for none); function after each.
       torso: module applied to the observations first, such as ConvTorso; or None.
+      kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
 
     Example:
       >>> import jax
@@ -268,11 +285,12 @@ class ValueNetwork(nn.Module):
     hidden_sizes: Sequence[int] = (64, 64)
     activation: Activation = nn.tanh
     torso: nn.Module | None = None
+    kernel_init: Initializer = _DEFAULT
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
         """Map obs [..., d] to values [...]."""
-        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso)
+        x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         return nn.Dense(1)(x).squeeze(-1)
 
 

@@ -41,6 +41,7 @@ class Objective(NamedTuple):
     mean_over: Literal["episodes", "steps"] = "episodes"
     chunk_size: int | None = CHUNK_SIZE
     normalize_rewards: ArrayLike | None = None  # discount of the returns whose RMS divides rewards
+    reward_clip: ArrayLike | None = None
     sharding: Sharding = Sharding()
 
 
@@ -120,6 +121,10 @@ def check_objective(objective: Objective) -> None:
         known = known_number("normalize_rewards", discount)
         if known is not None and not 0.0 <= known <= 1.0:
             raise ConfigError(f"normalize_rewards must be None or in [0, 1], got {discount}")
+    if (limit := objective.reward_clip) is not None:
+        known = known_number("reward_clip", limit)
+        if known is not None and not 0.0 < known < float("inf"):
+            raise ConfigError(f"reward_clip must be None, or finite and above 0, got {limit}")
 
 
 def resolve_value_target(
@@ -193,11 +198,11 @@ def init(
     check_parts(objective, params, obs)
     with checks.as_config_error("the optimizer", "init takes the parameters"):
         opt_state = optimizer.init(trained(params))
-    loss, grads = jnp.float32(0), trained(params)
+    loss, grads, step = jnp.float32(0), trained(params), jnp.zeros((), jnp.int32)
     jax.eval_shape(
-        functools.partial(checks.optimizer_step, optimizer), grads, opt_state, grads, loss
+        functools.partial(checks.optimizer_step, optimizer), grads, opt_state, grads, loss, step
     )
-    return TrainState(params, opt_state, run_key, jnp.zeros((), jnp.int32))
+    return TrainState(params, opt_state, run_key, step)
 
 
 def act(objective: Objective, params: Params, key: jax.Array, obs: ArrayLike) -> jax.Array:

@@ -70,6 +70,9 @@ def prepare(
         # Fused into a recursion, the product would round differently for other lengths.
         scaled = fusion_barrier(jnp.multiply, info["env_steps"] >= 0)(scale, whole.reward)
         whole = whole._replace(reward=scaled)
+    if objective.reward_clip is not None:
+        limit = jnp.asarray(objective.reward_clip, whole.reward.dtype)
+        whole = whole._replace(reward=jnp.clip(whole.reward, -limit, limit))
     fns = objective.estimator, objective.value_target
     advantage, target = estimates(*fns, whole, value, next_value)
     if value is not None:

@@ -65,10 +65,11 @@ def optimizer_step(
     opt_state: Any,
     params: Params,
     loss: jax.Array,
+    num_updates: jax.Array,
 ) -> tuple[Params, Any]:
-    """Return (updates, state) of an optimiser, which is given the loss if it takes it."""
+    """Return (updates, state) of an optimiser, which is given the loss etc. if it takes them."""
     accepted = inspect.signature(optimizer.update).parameters
-    extra = {"value": loss, "grad": grads}
+    extra = {"value": loss, "grad": grads, "num_updates": num_updates}
     if not any(x.kind is inspect.Parameter.VAR_KEYWORD for x in accepted.values()):
         extra = {name: x for name, x in extra.items() if name in accepted}
     with as_config_error(

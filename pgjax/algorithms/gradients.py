@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -110,7 +111,7 @@ def step_along(
     def step(total: jax.Array, loss: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:
         grads = unravel(total / n.astype(total.dtype))
         updates, opt_state = checks.optimizer_step(
-            optimizer, grads, state.opt_state, before, loss / n.astype(loss.dtype)
+            optimizer, grads, state.opt_state, before, loss / n.astype(loss.dtype), state.step
         )
         after = optax.apply_updates(before, updates)
         params = {
@@ -123,3 +124,38 @@ def step_along(
         step = fusion_barrier(step, state.step >= 0)  # always true, but unknown at compile time
     params, opt_state, norm = step(summed.gradient, summed.loss, n)
     return state._replace(params={**state.params, **params}, opt_state=opt_state), norm
+
+
+def scale_by_updates(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Scale by minus a learning rate that is a schedule over updates.
+
+    Use it at the end of an optax chain to anneal the learning rate of an algorithm that makes
+    several optimiser steps per update, such as `ppo`. optax's own schedules count these steps, of
+    which an update may make different numbers.
+
+    Args:
+      schedule: number of updates made so far -> learning rate.
+
+    Returns:
+      An optax transformation without state, to which `Algorithm.update` passes the number of
+      updates made so far as `num_updates`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pgjax
+      >>> rate = pgjax.scale_by_updates(optax.linear_schedule(0.1, 0.0, transition_steps=10))
+      >>> optimizer = optax.chain(optax.scale_by_adam(), rate)  # for pgjax.ppo
+      >>> updates, _ = rate.update(jnp.ones(1), rate.init(jnp.ones(1)), num_updates=5)
+      >>> round(float(updates[0]), 3)  # half of the updates are made
+      -0.05
+    """
+
+    def init(params: Any) -> optax.EmptyState:
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None, *, num_updates: Any, **_: Any) -> Any:
+        rate = schedule(num_updates)
+        return jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -19,7 +19,7 @@ from pgjax.algorithms import actor_critic, batches, checks, gradients, minibatch
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
 from pgjax.algorithms.gradients import Terms
-from pgjax.errors import ConfigError, check_count
+from pgjax.errors import ConfigError, RunWarning, check_count
 from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, map_chunks, sum_chunks
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type, known_number
@@ -63,6 +63,7 @@ def ppo(
     target_kl: ArrayLike | None = None,
     chunk_size: int | None = CHUNK_SIZE,
     normalize_rewards: ArrayLike | None = None,
+    reward_clip: ArrayLike | None = None,
     sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Algorithm:
     """PPO with a clipped surrogate, as five pure, jitted functions.
@@ -91,7 +92,8 @@ def ppo(
     Args:
       policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution.
       optimizer: an optax transformation; it updates the parameters of policy and critic. Its
-        schedules count optimiser steps, of which an update makes many.
+        schedules count optimiser steps, of which an update makes many; `pgjax.scale_by_updates`
+        takes a schedule over updates.
       critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None, with an
         estimator that needs no values.
       estimator: (rollout, value, next_value) -> advantage [T, B]; by default
@@ -112,7 +114,7 @@ def ppo(
       target_kl: None, or a number > 0: the update ends, without a step, at a minibatch whose
         approx_kl exceeds 1.5 times this number.
       chunk_size: rows summed together, as for `reinforce`.
-      normalize_rewards: as for `reinforce`.
+      normalize_rewards, reward_clip: as for `reinforce`.
       sharding: as for `reinforce`; each shard gives an equal part of each minibatch.
 
     Returns:
@@ -148,6 +150,7 @@ def ppo(
         mean_over="steps",
         chunk_size=chunk_size,
         normalize_rewards=normalize_rewards,
+        reward_clip=reward_clip,
         sharding=sharding,
     )
     num_epochs = check_count("num_epochs", num_epochs)
@@ -341,6 +344,7 @@ def _minibatches(
         warnings.warn(
             f"minibatch_size={size} is larger than the rollout of {time} x {columns} steps, which "
             "are taken together",
+            RunWarning,
             stacklevel=2,
         )
     num_columns = sharding.pad(columns) // sharding.num_shards

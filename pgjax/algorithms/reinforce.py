@@ -30,6 +30,7 @@ def reinforce(
     mean_over: Literal["episodes", "steps"] = "episodes",
     chunk_size: int | None = CHUNK_SIZE,
     normalize_rewards: ArrayLike | None = None,
+    reward_clip: ArrayLike | None = None,
     sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
 ) -> Algorithm:
     """REINFORCE, with or without a critic, as five pure, jitted functions.
@@ -72,6 +73,8 @@ def reinforce(
         and gives up that guarantee.
       normalize_rewards: None, or a discount in [0, 1]: the estimator then sees rewards divided by
         the root mean square of the returns-to-go, with that discount, of all previous updates.
+      reward_clip: None, or a number > 0: the estimator then sees rewards clipped to
+        [-reward_clip, reward_clip], after they are normalised.
       sharding: Sharding(num_shards) groups the columns of a rollout, in order, into shards that are
         summed separately; their number changes the rounding. Sharding(num_shards, axis_name)
         distributes the shards over the devices of a mapped axis (jax.shard_map); the number of
@@ -121,6 +124,7 @@ def reinforce(
         mean_over=mean_over,
         chunk_size=chunk_size,
         normalize_rewards=normalize_rewards,
+        reward_clip=reward_clip,
         sharding=sharding,
     )
     return actor_critic.make_algorithm(objective, optimizer, reinforce_loss, update)

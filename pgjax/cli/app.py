@@ -1,5 +1,6 @@
 """The pgjax command: parse arguments, run a command, and turn errors into exit codes."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import io
@@ -9,18 +10,29 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import gymnasium as gym
 import jax
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.commands import COMMANDS
-from pgjax.cli.devices import exit_process
-from pgjax.cli.train import TrainArguments, train_command
-from pgjax.config.presets import PRESETS
+from pgjax.cli.devices import RuntimeOptions, exit_process
+from pgjax.cli.train import RunOptions, train_command
+from pgjax.config.groups import (
+    CollectSettings,
+    NetworkSettings,
+    OptimizerSettings,
+    PPOSettings,
+    ReturnSettings,
+)
+from pgjax.config.presets import preset_values
+from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError, RunWarning
+
+_Group = TypeVar("_Group")
+_Flat = Annotated[_Group, OmitArgPrefixes]
 
 _TRACEBACK = "--traceback"
 _DESCRIPTION = (
@@ -72,25 +84,63 @@ def _parse(argv: Sequence[str]) -> Callable[[], None]:
 
 
 def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    # The environment must come first: --help then shows its preset, and options override it.
-    named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else "-"
-    env_id: Any = tyro.MISSING if named.startswith("-") else named
-    default = TrainArguments(**{"env_id": env_id, **PRESETS.get(named, {})})
-
-    def train(training: Annotated[TrainArguments, OmitArgPrefixes] = default) -> None:
-        """Train an agent, evaluate it, and write a run folder."""
-        if training.env_id != named:
-            raise ConfigError(
-                "the environment must be the first argument: pgjax train ENV_ID [options]"
-            )
-        train_command(training)
-
-    commands: dict[str, Callable[..., None]] = {"train": train, **COMMANDS}
+    commands: dict[str, Callable[..., None]] = {"train": _train_command(argv), **COMMANDS}
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
         raise ConfigError(
             f"there is no command {argv[0]!r}: use one of {', '.join(commands)} (see pgjax -h)"
         )
     return {name: _deferred(command) for name, command in commands.items()}
+
+
+def _train_command(argv: Sequence[str]) -> Callable[..., None]:
+    """Return `pgjax train`, with a preset as the default values of its options."""
+    # The environment must come first: --help then shows its preset, and options override it.
+    named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else "-"
+    env_id: Any = tyro.MISSING if named.startswith("-") else named
+    values = preset_values(named, _algorithm_in(argv))
+
+    def group(cls: type[_Group]) -> _Group:
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: values[name] for name in names if name in values})
+
+    def train(
+        env_id: Annotated[Positional[str], arg(metavar="ENV_ID")] = env_id,
+        *,
+        run: _Flat[RunOptions] = group(RunOptions),  # noqa: B008  (frozen, as all of these)
+        environments: _Flat[CollectSettings] = group(CollectSettings),  # noqa: B008
+        networks: _Flat[NetworkSettings] = group(NetworkSettings),  # noqa: B008
+        returns: _Flat[ReturnSettings] = group(ReturnSettings),  # noqa: B008
+        optimizer: _Flat[OptimizerSettings] = group(OptimizerSettings),  # noqa: B008
+        ppo: _Flat[PPOSettings] = group(PPOSettings),  # noqa: B008
+        runtime: _Flat[RuntimeOptions] = RuntimeOptions(),  # noqa: B008
+    ) -> None:
+        """Train an agent, evaluate it, and write a run folder.
+
+        Args:
+            env_id: Gymnasium id of the environment, such as CartPole-v1; must be the first
+                argument.
+        """
+        if env_id != named:
+            raise ConfigError(
+                "the environment must be the first argument: pgjax train ENV_ID [options]"
+            )
+        settings: dict[str, Any] = {}
+        for chosen in (run, environments, networks, returns, optimizer, ppo):
+            settings |= vars(chosen)
+        num_seeds = settings.pop("seeds")
+        train_command(TrainConfig(env_id, **settings), num_seeds, runtime)
+
+    return train
+
+
+def _algorithm_in(argv: Sequence[str]) -> str:
+    """Return the value of --algorithm, which decides the preset; reinforce without it."""
+    found = "reinforce"
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--algorithm":
+            found = value if equals else after
+    return found
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:

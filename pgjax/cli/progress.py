@@ -1,5 +1,6 @@
 """Progress of a run: a bar in a terminal (rich), else plain lines."""
 
+import dataclasses
 import functools
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from pgjax.config.presets import PRESETS, preset_values
+from pgjax.config.settings import TrainConfig, option
 from pgjax.errors import counted
 from pgjax.gym import spaces
 from pgjax.policies import NormalizedObs
@@ -18,6 +21,7 @@ if TYPE_CHECKING:  # slow to import
     from pgjax.gradcheck.compare import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
+_METHODS = {"reinforce": "REINFORCE", "ppo": "PPO"}
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -53,7 +57,7 @@ class Terminal:
         name = type(getattr(run.policy, "module", run.policy)).__name__
         normalized = ", normalised numbers" * isinstance(run.policy, NormalizedObs)
         say(f"  policy        {name}, hidden layers {layers}{normalized}", highlight=False)
-        method = "REINFORCE with a critic" if config.critic else "REINFORCE"
+        method = _METHODS[config.algorithm] + " with a critic" * config.critic
         updates, each = counted(config.updates, "update"), config.episodes_per_update
         of_each = counted(each, "episode")
         if config.collect == "steps":
@@ -63,6 +67,7 @@ class Terminal:
             f"  method        {method}, {config.estimator}, {updates} of {of_each}, {envs}",
             highlight=False,
         )
+        say(f"  settings      {_settings(config)}", highlight=False)
         self._updates, self._last_update = config.updates, time.monotonic()
         self._task = self._bar.add_task(
             "", total=config.updates, counts=self._counts(), figures="compiling"
@@ -109,6 +114,17 @@ class Terminal:
         """Stop the progress bar."""
         if self._bar.live.is_started:
             self._bar.stop()
+
+
+def _settings(config: TrainConfig) -> str:
+    """Say which preset a run uses, and what differs from it."""
+    algorithm = config.algorithm
+    tuned = config.env_id in PRESETS[algorithm]
+    name = f"preset of {algorithm} for {config.env_id}" if tuned else f"defaults of {algorithm}"
+    preset = TrainConfig(config.env_id, **preset_values(config.env_id, algorithm))
+    same = dataclasses.replace(preset, seed=config.seed, run_dir=config.run_dir)
+    changed = [name for name, value in vars(config).items() if value != getattr(same, name)]
+    return f"{name}, except {', '.join(map(option, changed))}" if changed else name
 
 
 def _seeds(run: RunInfo) -> str:

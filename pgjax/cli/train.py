@@ -4,16 +4,16 @@ import dataclasses
 import sys
 import types
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 from rich.console import Console
-from tyro.conf import Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.progress import Terminal, make_console
 from pgjax.cli.signals import Signals
 from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
+from pgjax.config.groups import GROUPS, RunSettings
 from pgjax.config.settings import TrainConfig, warn_of_similar_presets
 from pgjax.errors import ConfigError, DivergedError, counted
 from pgjax.evaluation.evaluate import compile_evaluation, evaluate, evaluation_sentence
@@ -27,20 +27,12 @@ from pgjax.types import field_docs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArguments(RuntimeOptions, TrainConfig):
-    """Settings of the run, devices, processes and trackers."""
+class RunOptions(RunSettings):
+    """What to run, and how long."""
 
-    env_id: Annotated[Positional[str], arg(metavar="ENV_ID")]
-    """Gymnasium id of the environment, such as CartPole-v1; must be the first argument."""
     seeds: int = 1
     """Number of seeds to train in one on-device program, starting at --seed; each writes a run
     folder seed-N."""
-
-    def __post_init__(self) -> None:
-        pass  # TrainConfig checks the values after parsing, so that an error is one line
-
-
-_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 
 def _describe_options(cls: type) -> None:
@@ -52,21 +44,20 @@ def _describe_options(cls: type) -> None:
             field.metadata = types.MappingProxyType({**field.metadata, "help": text})
 
 
-for _cls in (TrainConfig, RuntimeOptions, TrainArguments):
+for _cls in (*GROUPS, RuntimeOptions, RunOptions):
     _describe_options(_cls)
 
 
-def train_command(arguments: TrainArguments) -> None:
+def train_command(config: TrainConfig, num_seeds: int, runtime: RuntimeOptions) -> None:
     """Run `pgjax train`."""
-    warn_of_similar_presets(arguments.env_id)
-    config = TrainConfig(**{name: getattr(arguments, name) for name in _SETTINGS})
+    warn_of_similar_presets(config.env_id, config.algorithm)
 
     def work(observers: Sequence[Observer]) -> list[Run]:
-        if arguments.seeds == 1:
-            return [train(config, observers, num_devices=arguments.num_devices)]
-        return train_seeds(config, arguments.seeds, observers, num_devices=arguments.num_devices)
+        if num_seeds == 1:
+            return [train(config, observers, num_devices=runtime.num_devices)]
+        return train_seeds(config, num_seeds, observers, num_devices=runtime.num_devices)
 
-    train_and_report(arguments, arguments.seeds, work)
+    train_and_report(runtime, num_seeds, work)
 
 
 def train_and_report(

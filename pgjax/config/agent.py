@@ -12,6 +12,8 @@ import numpy as np
 import optax
 
 from pgjax import advantages
+from pgjax.algorithms.gradients import scale_by_updates
+from pgjax.algorithms.ppo import ppo
 from pgjax.algorithms.reinforce import reinforce
 from pgjax.config.env import OpenEnv
 from pgjax.config.settings import TrainConfig
@@ -49,14 +51,15 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
     parts = image_parts(env.observation_space)
     torso = _torso(parts)
     activation = _ACTIVATIONS[config.activation]
-    policy = policy_for(env.action_space, config.hidden_sizes, activation, config.squash, torso)
-    critic: nn.Module | None = None
-    if config.critic:
-        critic = ValueNetwork(config.hidden_sizes, activation, torso)
+    init_hidden = nn.initializers.orthogonal(2**0.5)
+    layers: dict[str, Any] = {"kernel_init": init_hidden} if config.orthogonal_init else {}
+    layers |= {"hidden_sizes": config.hidden_sizes, "activation": activation, "torso": torso}
+    policy = policy_for(env.action_space, squash=config.squash, **layers)
+    critic: nn.Module | None = ValueNetwork(**layers) if config.critic else None
     if config.normalize_obs and any(shape is None for _, shape in parts):
         mixed = tuple(parts) if torso else ()
         policy, critic = NormalizedObs(policy, mixed), critic and NormalizedObs(critic, mixed)
-    shard = functools.partial(_reinforce, config, policy, critic)
+    shard = functools.partial(_algorithm, config, policy, critic)
     algorithm = shard(Sharding(config.num_shards if config.on_device else 1))
 
     def init(seed: int | jax.Array) -> TrainState:
@@ -116,20 +119,32 @@ def _is_far(space: gym.spaces.Box) -> bool:
     return bool(((reached < 0.1 * (high - low)) | (reached < 0.2)).any())
 
 
-def _reinforce(
+def _algorithm(
     config: TrainConfig, policy: nn.Module, critic: nn.Module | None, sharding: Sharding
 ) -> Algorithm:
-    return reinforce(
-        policy,
-        make_optimizer(config),
+    shared: dict[str, Any] = dict(
         estimator=make_estimator(config),
         critic=critic,
         entropy_coef=_schedule(config, config.entropy_coef, config.anneal_entropy),
         value_coef=config.value_coef,
-        mean_over=config.mean_over,
         chunk_size=config.chunk_size,
         normalize_rewards=config.gamma if config.normalize_rewards else None,
+        reward_clip=config.reward_clip,
         sharding=sharding,
+    )
+    optimizer = make_optimizer(config)
+    if config.algorithm == "reinforce":
+        return reinforce(policy, optimizer, mean_over=config.mean_over, **shared)
+    return ppo(
+        policy,
+        optimizer,
+        clip=_schedule(config, config.clip, config.anneal_clip),
+        num_epochs=config.num_epochs,
+        minibatch_size=config.minibatch_size,
+        value_clip=config.value_clip,
+        recompute_advantages=config.recompute_advantages,
+        target_kl=config.target_kl,
+        **shared,
     )
 
 
@@ -152,9 +167,14 @@ def make_estimator(config: TrainConfig) -> advantages.Estimator:
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Make Adam with a constant or annealed learning rate, preceded by clipping if configured."""
-    rate = _schedule(config, config.learning_rate, config.anneal_lr)
+    schedule = optax.linear_schedule(config.learning_rate, 0.0, config.updates)
+    rate = (
+        scale_by_updates(schedule)
+        if config.anneal_lr
+        else optax.scale_by_learning_rate(config.learning_rate)
+    )
     # Flattened, since with small networks most of Adam's time is overhead per parameter array.
-    adam = optax.flatten(optax.adam(rate))
+    adam = optax.flatten(optax.chain(optax.scale_by_adam(eps=config.adam_eps), rate))
     if config.max_grad_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)

@@ -1,9 +1,34 @@
-"""Tuned settings of some environments; benchmarks/README.md describes how they were found."""
+"""Settings that `pgjax train` starts from, for each algorithm and environment.
+
+benchmarks/README.md describes how they were found.
+"""
 
 from typing import Any
 
-# Presets override the defaults of TrainConfig; options on the command line override presets.
-PRESETS: dict[str, dict[str, Any]] = {
+# Settings of an algorithm replace the defaults of TrainConfig, those of an environment replace
+# both, and options on the command line replace all.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "reinforce": {},
+    # As in most implementations: 2,048 steps per update, and a million steps in all.
+    "ppo": dict(
+        updates=488,
+        collect="steps",
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        orthogonal_init=True,
+        normalize_obs=True,
+        critic=True,
+        estimator="gae",
+        normalize_rewards=True,
+        reward_clip=10.0,
+        learning_rate=3e-4,
+        anneal_lr=True,
+        adam_eps=1e-5,
+        max_grad_norm=0.5,
+    ),
+}
+
+_REINFORCE: dict[str, dict[str, Any]] = {
     # leave_one_out compares each step with the same time step of other episodes, so late steps,
     # which have little return left, do not look bad. Once every episode reaches the time limit, the
     # advantages are 0 and the policy stays there.
@@ -81,3 +106,32 @@ PRESETS: dict[str, dict[str, Any]] = {
         leave_one_out=True,
     ),
 }
+
+_PPO: dict[str, dict[str, Any]] = {
+    # Stable-Baselines3's settings for this task (RL Zoo), apart from the initialisation.
+    "CartPole-v1": dict(
+        updates=390,
+        num_steps=32,
+        normalize_obs=False,
+        normalize_rewards=False,
+        reward_clip=None,
+        gamma=0.98,
+        gae_lambda=0.8,
+        learning_rate=1e-3,
+        minibatch_size=256,
+        num_epochs=20,
+        anneal_clip=True,
+    ),
+}
+
+PRESETS = {"reinforce": _REINFORCE, "ppo": _PPO}
+
+
+def preset_values(env_id: str, algorithm: str) -> dict[str, Any]:
+    """Return the settings that `pgjax train` starts from, where they are not the defaults.
+
+    Empty for an algorithm that does not exist.
+    """
+    if algorithm not in list(PRESETS):  # it may be anything, a list too
+        return {}
+    return {"algorithm": algorithm, **ALGORITHMS[algorithm], **PRESETS[algorithm].get(env_id, {})}

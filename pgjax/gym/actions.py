@@ -21,6 +21,7 @@ from pgjax.policies import (
     Activation,
     BernoulliPolicy,
     GaussianPolicy,
+    Initializer,
     JointPolicy,
     MultiSoftmaxPolicy,
     SoftmaxPolicy,
@@ -123,6 +124,7 @@ def policy_for(
     activation: Activation = nn.relu,
     squash: bool = False,
     torso: nn.Module | None = None,
+    kernel_init: Initializer | None = None,
 ) -> nn.Module:
     """Return the policy for an action space.
 
@@ -136,6 +138,7 @@ def policy_for(
       activation: applied after each hidden layer.
       squash: pass a Gaussian through tanh (for a Box). Collect with the same value.
       torso: a module applied to observations before the hidden layers, e.g. ConvTorso for images.
+      kernel_init: initialiser of the hidden layers; by default the policy's own.
 
     Returns:
       A Flax module: policy.apply(params, obs [..., d]) -> a distribution.
@@ -149,7 +152,9 @@ def policy_for(
       >>> type(policy).__name__, policy.num_actions
       ('SoftmaxPolicy', 3)
     """
-    layers = {"hidden_sizes": hidden_sizes, "activation": activation, "torso": torso}
+    layers: _Layers = {"hidden_sizes": hidden_sizes, "activation": activation, "torso": torso}
+    if kernel_init is not None:
+        layers["kernel_init"] = kernel_init
     return actions(space, squash).policy(layers)
 
 

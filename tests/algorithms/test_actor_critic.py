@@ -205,6 +205,43 @@ def test_acting_on_rows_is_acting_on_each(rows):
     np.testing.assert_allclose(algorithm.act(params, keys, obs), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_rewards_are_clipped_for_the_estimator_but_not_for_the_metrics(rng):
+    batch = make_rollout(rng, [5, 3])
+    reward = np.where(batch.weight > 0, 3 * rng.normal(size=batch.reward.shape), 0)
+    batch = batch._replace(reward=reward.astype(np.float32))
+    clipped = batch._replace(reward=batch.reward.clip(-0.5, 0.5))
+    algorithm, without = (
+        pgjax.reinforce(pgjax.SoftmaxPolicy(2, ()), optax.adam(0.01), **options)
+        for options in ({"reward_clip": 0.5}, {})
+    )
+    params = algorithm.init(jax.random.key(0), OBS).params
+    (loss, info), (expected, _) = algorithm.loss(params, batch), without.loss(params, clipped)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(info["mean_return"], batch.reward.sum() / 2, rtol=1e-5)
+    assert abs(loss - without.loss(params, batch)[0]) > 1e-3
+
+
+def test_normalised_rewards_are_clipped_after_the_division(rng):
+    """Returns of 4 before: the second update divides rewards by 4, and then clips them to 0.5."""
+    batch = make_rollout(rng, [1, 1])
+    batch = batch._replace(reward=np.float32([[4.0, 4.0]]))
+    later = batch._replace(reward=np.float32([[8.0, 1.0]]))
+    estimator = advantages.reward_to_go(0.9)
+    algorithm, plain_algorithm = (
+        pgjax.reinforce(
+            pgjax.SoftmaxPolicy(2, ()), optax.set_to_zero(), estimator=estimator, **options
+        )
+        for options in ({"reward_clip": 0.5, "normalize_rewards": 0.9}, {})
+    )
+    state, _ = algorithm.update(algorithm.init(jax.random.key(0), OBS), batch)
+    seen = later._replace(reward=np.float32([[0.5, 0.25]]))
+    np.testing.assert_allclose(
+        algorithm.loss(state.params, later)[0],
+        plain_algorithm.loss(state.params, seen)[0],
+        rtol=1e-6,
+    )
+
+
 def test_hyperparameters_may_be_traced(rng):
     """vmap over them gives what a Python loop gives, and jitted constants are checked."""
     batch = make_rollout(rng, [5, 3], action=lambda shape: rng.normal(size=(*shape, 1)))

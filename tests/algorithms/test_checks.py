@@ -208,6 +208,8 @@ def test_columns_that_fill_the_shards_are_no_episodes(num_shards, rng):
         (None, {"entropy_coef": np.array([0.1, 0.2])}, "entropy_coef must be one number"),
         (None, {"entropy_coef": jnp.float32(-1)}, "entropy_coef must be finite"),
         (None, {"normalize_rewards": 1.5}, "normalize_rewards"),
+        (None, {"reward_clip": 0}, "reward_clip must be None, or finite and above 0, got 0"),
+        (None, {"reward_clip": np.inf}, "reward_clip"),
     ],
 )
 def test_parts_of_the_wrong_type_are_refused(args, options, words):

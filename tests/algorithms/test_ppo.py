@@ -155,9 +155,28 @@ def test_the_number_of_optimiser_steps(batch):
     assert int(info["optimizer_steps"]) == 3 * 8  # 80 real steps in minibatches of 10
 
 
+def test_a_schedule_over_updates_is_the_same_for_every_step_of_one(batch):
+    """At a rate of 0 in the first update, and 0.5 in the second, SGD changes only in the second."""
+    rate = pgjax.scale_by_updates(lambda made: 0.5 * jnp.minimum(made, 1))
+    algorithm = pgjax.ppo(
+        pgjax.GaussianPolicy(2, (8,)), rate, critic=pgjax.ValueNetwork((8,)), num_epochs=2,
+        minibatch_size=40,
+    )  # fmt: skip
+    begun = started(algorithm)
+    first, _ = algorithm.update(begun, batch)
+    second, info = algorithm.update(first, batch)
+    assert int(info["optimizer_steps"]) == 4
+    unchanged = [
+        [np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, pair), strict=True)]
+        for pair in ((begun.params, first.params), (first.params, second.params))
+    ]
+    assert all(unchanged[0])
+    assert not any(unchanged[1])
+
+
 def test_a_minibatch_larger_than_the_batch_takes_all_of_it(batch):
     algorithm = plain_ppo(minibatch_size=4096)
-    with pytest.warns(UserWarning, match="larger than the rollout of 40 x 3 steps"):
+    with pytest.warns(pgjax.RunWarning, match="larger than the rollout of 40 x 3 steps"):
         _, info = algorithm.update(started(algorithm), batch)
     assert int(info["optimizer_steps"]) == 3
 

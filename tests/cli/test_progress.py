@@ -50,6 +50,31 @@ def test_a_long_episode_shows_its_step(terminal, monkeypatch):
     assert "an episode is at step 12,345 (--max-episode-steps" in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("config", "method", "settings"),
+    [
+        (pgjax.TrainConfig.preset("CartPole-v1", seed=7), "REINFORCE", "reinforce for CartPole-v1"),
+        (
+            pgjax.TrainConfig.preset("CartPole-v1", algorithm="ppo", run_dir="there"),
+            "PPO with a critic",
+            "ppo for CartPole-v1",
+        ),
+        (
+            pgjax.TrainConfig.preset("CartPole-v1", algorithm="ppo", num_steps=3, clip=0.3),
+            "PPO with a critic",
+            "ppo for CartPole-v1, except --num-steps, --clip",
+        ),
+        (pgjax.TrainConfig.preset("Some-v0", algorithm="ppo"), "PPO with a critic", "of ppo"),
+    ],
+)
+def test_the_header_names_the_algorithm_and_its_preset(config, method, settings):
+    lines = started(config)[1].getvalue().splitlines()
+    assert any(line.startswith(f"  method        {method}, ") for line in lines)
+    tuned = config.env_id == "CartPole-v1"
+    name = "preset of " if tuned else "defaults "
+    assert f"  settings      {name}{settings}" in lines
+
+
 def test_what_a_run_compiles_is_shown():
     shown, out = started(force_terminal=True)
     shown.compiling(1024)

@@ -26,9 +26,10 @@ OBS = spaces.Box(-np.inf, np.inf, (3,))
 DISCRETE, CONTINUOUS = spaces.Discrete(2), spaces.Box(-2.0, 2.0, (2,))
 LEARNING = {"hidden_sizes": (4,), "normalize_advantages": False, "updates": 4}
 WITH_CRITIC = {**LEARNING, "critic": True, "estimator": "gae"}
+WITH_PPO = {**WITH_CRITIC, "algorithm": "ppo", "minibatch_size": 8}
 
 SMALL, CRITIC = pgjax.SoftmaxPolicy(2, (4,), nn.relu), pgjax.ValueNetwork((4,), nn.relu)
-DECAY = optax.linear_schedule(0.01, 0.0, 4)
+ORTHOGONAL = nn.initializers.orthogonal(2**0.5)
 RETURNS, GAE = advantages.reward_to_go(0.99), advantages.gae(0.99, 0.95)
 
 
@@ -37,12 +38,22 @@ def by_hand(policy=SMALL, optimizer=None, *, estimator=GAE, critic=CRITIC, **opt
     return pgjax.reinforce(policy, optimizer, estimator=estimator, critic=critic, **options)
 
 
+def ppo(minibatch_size=8, **options):
+    options |= {"critic": CRITIC, "estimator": GAE, "minibatch_size": minibatch_size}
+    return pgjax.ppo(SMALL, adam(0.01), **options)
+
+
 def without_critic(**options):
     return by_hand(critic=None, **{"estimator": RETURNS, **options})
 
 
-def adam(learning_rate):
-    return optax.flatten(optax.adam(learning_rate))
+def adam(learning_rate, **options):
+    return optax.flatten(optax.adam(learning_rate, **options))
+
+
+def annealed_adam():
+    rate = pgjax.scale_by_updates(optax.linear_schedule(0.01, 0.0, 4))
+    return optax.flatten(optax.chain(optax.scale_by_adam(), rate))
 
 
 class Row(NamedTuple):
@@ -74,7 +85,7 @@ ROWS = {
         CONTINUOUS,
     ),
     "learning_rate": Row({"learning_rate": 0.1}, lambda: by_hand(optimizer=adam(0.1))),
-    "anneal_lr": Row({"anneal_lr": True}, lambda: by_hand(optimizer=adam(DECAY))),
+    "anneal_lr": Row({"anneal_lr": True}, lambda: by_hand(optimizer=annealed_adam())),
     "max_grad_norm": Row(
         {"max_grad_norm": 0.1},
         lambda: by_hand(optimizer=optax.chain(optax.clip_by_global_norm(0.1), adam(0.01))),
@@ -114,12 +125,26 @@ ROWS = {
         {**WITH_CRITIC, "entropy_coef": 0.2},
     ),
     "updates": Row(
-        {"updates": 4}, lambda: by_hand(optimizer=adam(DECAY)),
+        {"updates": 4}, lambda: by_hand(optimizer=annealed_adam()),
         {**WITH_CRITIC, "updates": 2, "anneal_lr": True},
     ),
     "value_coef": Row({"value_coef": 2.0}, lambda: by_hand(value_coef=2.0)),
     "mean_over": Row({"mean_over": "steps"}, lambda: by_hand(mean_over="steps")),
     "chunk_size": Row({"chunk_size": 4}, lambda: by_hand(chunk_size=4)),
+    "adam_eps": Row({"adam_eps": 1e-5}, lambda: by_hand(optimizer=adam(0.01, eps=1e-5))),
+    "reward_clip": Row({"reward_clip": 0.1}, lambda: by_hand(reward_clip=0.1)),
+    "algorithm": Row({"algorithm": "ppo", "minibatch_size": 8}, ppo),
+    "clip": Row({"clip": 0.1}, lambda: ppo(clip=0.1), WITH_PPO),
+    "anneal_clip": Row(
+        {"anneal_clip": True}, lambda: ppo(clip=optax.linear_schedule(0.2, 0.0, 4)), WITH_PPO
+    ),
+    "num_epochs": Row({"num_epochs": 2}, lambda: ppo(num_epochs=2), WITH_PPO),
+    "minibatch_size": Row({"minibatch_size": 5}, lambda: ppo(minibatch_size=5), WITH_PPO),
+    "value_clip": Row({"value_clip": 0.3}, lambda: ppo(value_clip=0.3), WITH_PPO),
+    "recompute_advantages": Row(
+        {"recompute_advantages": True}, lambda: ppo(recompute_advantages=True), WITH_PPO
+    ),
+    "target_kl": Row({"target_kl": 0.02}, lambda: ppo(target_kl=0.02), WITH_PPO),
     "num_shards": Row(
         {"num_shards": 2},
         lambda: by_hand(sharding=Sharding(2)),
@@ -146,7 +171,9 @@ OTHERS = {
 
 
 def test_every_field_is_checked():
-    assert {*ROWS, *OTHERS} == {field.name for field in dataclasses.fields(pgjax.TrainConfig)}
+    assert {*ROWS, *OTHERS, "orthogonal_init"} == {
+        field.name for field in dataclasses.fields(pgjax.TrainConfig)
+    }
 
 
 def agent_of(settings, action_space=DISCRETE):
@@ -194,6 +221,17 @@ def test_other_fields_do_not_change_the_algorithm(name):
     assert program(found) == program_before(tuple(before.items()), False)
 
 
+def test_orthogonal_init_reaches_the_hidden_layers_of_policy_and_critic():
+    settings = {**WITH_CRITIC, "hidden_sizes": (3, 3), "orthogonal_init": True}
+    params = agent_of(settings).init(0).params
+    for network in (params["params"], params["critic"]):
+        for layer in ("Dense_0", "Dense_1"):
+            kernel = np.asarray(network[layer]["kernel"])
+            np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(3), atol=1e-5)
+        assert abs(network["Dense_2"]["kernel"]).max() > 0
+    assert abs(params["params"]["Dense_2"]["kernel"]).max() < 0.05  # the policy's head is small
+
+
 def test_the_entropy_coefficient_of_each_update():
     # In four updates to zero: the first with 0.2, the second with 0.15.
     settings = {**LEARNING, "hidden_sizes": (2,), "entropy_coef": 0.2, "anneal_entropy": True}
@@ -210,9 +248,9 @@ def test_annealing_ends_at_a_learning_rate_of_zero():
     config = pgjax.TrainConfig("CartPole-v1", learning_rate=0.5, anneal_lr=True, updates=4)
     optimizer = make_optimizer(config)
     state, sizes = optimizer.init(np.zeros(1)), []
-    for _ in range(5):
+    for made in range(5):
         # With the same gradient each time, Adam's step is the rate itself.
-        update, state = optimizer.update(np.ones(1), state)
+        update, state = optimizer.update(np.ones(1), state, num_updates=made)
         sizes.append(-float(update[0]))
     np.testing.assert_allclose(sizes, [0.5, 0.375, 0.25, 0.125, 0.0], rtol=1e-4)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.config.presets import PRESETS
+from pgjax.config.presets import ALGORITHMS, PRESETS
 from pgjax.runs.checkpoints import settings_digest
 
 # Lowest and highest value of each setting that is a number, written by hand.
@@ -25,6 +25,8 @@ INTEGERS = {
     "frame_stack": (1, 64),
     "chunk_size": (1, 128),
     "eval_episodes": (1, 2147483647),
+    "num_epochs": (1, 2147483647),
+    "minibatch_size": (1, 2147483647),
 }
 NUMBERS = {
     "step_timeout": (0.01, 1e9),
@@ -36,8 +38,13 @@ NUMBERS = {
     "entropy_coef": (0.0, 1e38),
     "value_coef": (0.0, 1e38),
     "checkpoint_seconds": (0.0, 1e9),
+    "adam_eps": (1e-30, 1e38),
+    "reward_clip": (1e-30, 1e38),
+    "value_clip": (1e-30, 1e38),
+    "target_kl": (1e-30, 1e38),
 }
 CHOICES = {
+    "algorithm": ("reinforce", "ppo"),
     "collect": ("episodes", "steps"),
     "vectorization": ("sync", "async", "envpool"),
     "activation": ("relu", "tanh"),
@@ -45,8 +52,16 @@ CHOICES = {
     "mean_over": ("episodes", "steps"),
 }
 FLAGS = """on_device normalize_obs squash anneal_lr critic normalize_rewards leave_one_out
-    normalize_advantages time_discount anneal_entropy""".split()
-OPTIONAL = {"max_episode_steps", "max_grad_norm", "chunk_size", "run_dir"}  # accept None
+    normalize_advantages time_discount anneal_entropy
+    orthogonal_init anneal_clip recompute_advantages""".split()
+OPTIONAL = {  # accept None
+    "max_episode_steps", "max_grad_norm", "chunk_size", "run_dir", "minibatch_size", "reward_clip",
+    "value_clip", "target_kl",
+}  # fmt: skip
+OF_PPO = {
+    "num_epochs", "minibatch_size", "clip", "anneal_clip", "value_clip", "recompute_advantages",
+    "target_kl",
+}  # fmt: skip
 
 # A valid value of each setting that is not its default, and what it needs to be valid.
 CHANGES = {
@@ -76,10 +91,22 @@ CHANGES = {
     "chunk_size": None,
     "checkpoint_seconds": 1e9,
     "eval_episodes": 7,
+    "algorithm": "ppo",
+    "adam_eps": 1e-5,
+    "reward_clip": 10,
+    "num_epochs": 3,
+    "minibatch_size": None,
+    "clip": 0.1 + 0.2,
+    "value_clip": 0.2,
+    "target_kl": 0.01,
     "run_dir": Path("runs/elsewhere"),
     **{name: name != "normalize_advantages" for name in FLAGS},
 }
-NEEDS = {"collect": {"critic": True}, "estimator": {"critic": True}}
+NEEDS = {
+    "collect": {"critic": True},
+    "estimator": {"critic": True},
+    **{name: {"algorithm": "ppo"} for name in OF_PPO},
+}
 # Settings that no update depends on. `updates` is one as long as nothing is annealed.
 WITHOUT_EFFECT = {"updates", "step_timeout", "checkpoint_seconds", "eval_episodes", "run_dir"}
 
@@ -91,7 +118,9 @@ def option(name):
 
 
 def make(**settings):
-    return pgjax.TrainConfig(**{"env_id": "CartPole-v1", **settings})
+    """A config in which the settings of PPO are allowed, if some are given."""
+    ppo = {"algorithm": "ppo"} if settings.keys() & OF_PPO else {}
+    return pgjax.TrainConfig(**{"env_id": "CartPole-v1", **ppo, **settings})
 
 
 def changed(name):
@@ -116,6 +145,8 @@ def accepted_value(name):
     if name in NUMBERS:
         low, high = NUMBERS[name]
         return f"a number from {low:g} to {high:.12g}"
+    if name == "clip":
+        return "a number between 0 and 1, both excluded"
     if name in CHOICES:
         return " or ".join(map(repr, CHOICES[name]))
     if name == "hidden_sizes":
@@ -127,7 +158,7 @@ def of_wrong_type(name):
     """Values that a setting cannot have, whatever its range."""
     if name in INTEGERS:
         values = ["1", True, False, 2.0, 1 + 0j, [1], math.nan, math.inf]
-    elif name in NUMBERS:
+    elif name in NUMBERS or name == "clip":
         values = ["0.5", True, False, 0.5 + 0j, [0.5], math.nan, math.inf, -math.inf]
     elif name in CHOICES:
         values = ["", "Episodes", "no such choice", 0, True, list(CHOICES[name]), CHOICES[name]]
@@ -149,7 +180,8 @@ def assert_refused(name, value):
 
 
 def test_the_tables_hold_every_setting():
-    tables = [*INTEGERS, *NUMBERS, *CHOICES, *FLAGS, "env_id", "hidden_sizes", "run_dir"]
+    others = ["env_id", "hidden_sizes", "run_dir", "clip"]
+    tables = [*INTEGERS, *NUMBERS, *CHOICES, *FLAGS, *others]
     assert sorted(tables) == sorted(CHANGES) == sorted(NAMES)
 
 
@@ -180,6 +212,22 @@ def test_numbers_from_the_lowest_to_the_highest_are_accepted(name):
         assert getattr(make(**{name: value}), name) == value
     for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf), -1, 10**400):
         assert_refused(name, value)
+
+
+def test_the_ends_of_the_range_of_clip_are_excluded():
+    for value in (5e-324, 0.2, math.nextafter(1, 0)):
+        assert make(clip=value).clip == value
+    for value in (0, 0.0, 1, 1.0, -0.1, 1.1):
+        assert_refused("clip", value)
+
+
+@pytest.mark.parametrize("name", sorted(OF_PPO))
+def test_a_setting_of_ppo_is_refused_with_another_algorithm(name):
+    with pytest.raises(pgjax.ConfigError) as caught:
+        make(algorithm="reinforce", **{name: CHANGES[name]})
+    assert str(caught.value) == f"{option(name)} is a setting of ppo: add --algorithm ppo"
+    default = getattr(pgjax.TrainConfig("CartPole-v1"), name)
+    make(algorithm="reinforce", **{name: default})
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -259,7 +307,7 @@ def test_digest_is_the_same_for_any_folder_and_after_json():
     assert settings_digest(config) == settings_digest(read_back)
 
 
-@pytest.mark.parametrize("name", [None, "anneal_lr", "anneal_entropy"])
+@pytest.mark.parametrize("name", [None, "anneal_lr", "anneal_entropy", "anneal_clip"])
 def test_digest_depends_on_the_number_of_updates_only_if_something_is_annealed(name):
     annealed = {} if name is None else {name: True}
     few, many = (settings_digest(make(updates=updates, **annealed)) for updates in (2, 3))
@@ -267,7 +315,7 @@ def test_digest_depends_on_the_number_of_updates_only_if_something_is_annealed(n
 
 
 def test_presets_exist_for_the_environments_of_the_readme():
-    assert set(PRESETS) == {
+    assert set(PRESETS["reinforce"]) == {
         "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3",
         "InvertedPendulum-v5", "HalfCheetah-v5",
     }  # fmt: skip
@@ -275,12 +323,17 @@ def test_presets_exist_for_the_environments_of_the_readme():
     assert not pgjax.TrainConfig("Pendulum-v1").critic
 
 
-@pytest.mark.parametrize("env_id", PRESETS)
-def test_arguments_override_the_preset_and_the_preset_the_defaults(env_id):
-    config = pgjax.TrainConfig.preset(env_id, seed=3, updates=7)
-    expected = {"seed": 3, **PRESETS[env_id], "updates": 7}
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"),
+    [(algorithm, env_id) for algorithm, presets in PRESETS.items() for env_id in presets],
+)
+def test_arguments_override_the_preset_and_presets_the_defaults(algorithm, env_id):
+    config = pgjax.TrainConfig.preset(env_id, algorithm=algorithm, seed=3, updates=7)
+    general = {**ALGORITHMS[algorithm], "algorithm": algorithm}
+    expected = {**general, "seed": 3, **PRESETS[algorithm][env_id], "updates": 7}
     assert config == pgjax.TrainConfig(env_id, **expected)
-    assert pgjax.TrainConfig.preset("NoPreset-v0") == pgjax.TrainConfig("NoPreset-v0")
+    other = pgjax.TrainConfig.preset("NoPreset-v0", algorithm=algorithm)
+    assert other == pgjax.TrainConfig("NoPreset-v0", **general)
 
 
 def test_a_path_may_be_a_string_and_a_tuple_a_list():
@@ -322,6 +375,9 @@ def test_a_name_near_that_of_a_preset_gives_a_warning(env_id):
 
 def test_a_name_like_no_other_gives_none():
     assert pgjax.TrainConfig.preset("Taxi-v3").env_id == "Taxi-v3"
+    for wrong in ("pp", None, 3, ["ppo"]):
+        with pytest.raises(pgjax.ConfigError, match="--algorithm must be 'reinforce' or 'ppo'"):
+            pgjax.TrainConfig.preset("CartPole-v1", algorithm=wrong)
     with pytest.raises(pgjax.ConfigError, match="named by its id|given by its id"):
         pgjax.TrainConfig.preset(3)
     for train in (pgjax.train, lambda config: pgjax.train_seeds(config, 2)):

@@ -1,0 +1,95 @@
+"""Types and ranges of settings: the annotations that give them, and what they accept."""
+
+import dataclasses
+import functools
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+
+class Between(typing.NamedTuple):
+    """Range of a setting, as metadata of its annotation."""
+
+    low: float
+    high: float
+    ends: bool = True  # whether the ends are allowed too
+
+
+_UNIONS = (typing.Union, types.UnionType)
+_TYPE_NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    Path: "a path",
+    types.NoneType: "None",
+}
+_LARGEST_INT, _LARGEST = 2**31 - 1, 1e38  # limits of int32 and, roughly, float32
+_MOST = 2**14  # limit for settings that allocate memory before training starts
+
+Count = Annotated[int, Between(1, _LARGEST_INT)]
+Width = Annotated[int, Between(1, _MOST)]
+UnitInterval = Annotated[float, Between(0, 1)]
+NonNegative = Annotated[float, Between(0, _LARGEST)]
+Positive = Annotated[float, Between(1e-30, _LARGEST)]
+
+
+@functools.cache
+def annotations(cls: type) -> dict[str, Any]:
+    """Return the annotation of each field of a dataclass."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def plain(annotation: Any, value: Any) -> Any:
+    """Return a value as plain Python: arrays, lists and NumPy's numbers are what users may write.
+
+    A string becomes a path where the annotation allows one.
+    """
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # of NumPy or JAX
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(plain(None, x) for x in value)
+    if isinstance(value, str) and Path in typing.get_args(annotation):
+        return Path(value)
+    return value
+
+
+def fits(annotation: Any, value: Any) -> bool:
+    """Whether a value has the type and range that an annotation gives."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _UNIONS:
+        return any(fits(each, value) for each in arguments)
+    if origin is Annotated:
+        between: Between = arguments[1]
+        if not fits(arguments[0], value) or not between.low <= value <= between.high:
+            return False
+        return between.ends or value not in (between.low, between.high)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return (
+            isinstance(value, tuple) and bool(value) and all(fits(arguments[0], x) for x in value)
+        )
+    if annotation in (int, float):
+        accepted = int if annotation is int else int | float
+        return isinstance(value, accepted) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+def describe(annotation: Any) -> str:
+    """Say which values an annotation accepts."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _UNIONS:
+        return " or ".join(map(describe, arguments))
+    if origin is Annotated:
+        low, high, ends = arguments[1]
+        if not ends:
+            return f"{describe(arguments[0])} between {low} and {high}, both excluded"
+        return f"{describe(arguments[0])} from {low} to {high:.15g}"
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"a tuple of one or more values, each {describe(arguments[0])}"
+    return _TYPE_NAMES[annotation]
