@@ -13,8 +13,10 @@ from . import (
 from .algorithms.gradients import scale_by_updates
 from .algorithms.ppo import ppo
 from .algorithms.reinforce import reinforce
+from .collect.device_loop import init_on_device, training_step
+from .collect.device_streams import DeviceStream, collect_steps_on_device, init_stream
 from .collect.episodes import collect_episodes
-from .collect.on_device import collect_episodes_on_device, init_on_device, training_step
+from .collect.on_device import collect_episodes_on_device
 from .collect.steps import Stream, collect_steps
 from .config.settings import TrainConfig
 from .errors import (
@@ -56,6 +58,7 @@ __all__ = [
     "BernoulliPolicy",
     "ConfigError",
     "ConvTorso",
+    "DeviceStream",
     "DivergedError",
     "GaussianPolicy",
     "Info",
@@ -83,6 +86,7 @@ __all__ = [
     "collect_episodes",
     "collect_episodes_on_device",
     "collect_steps",
+    "collect_steps_on_device",
     "diagnostics",
     "distributions",
     "enable_compile_cache",
@@ -91,6 +95,7 @@ __all__ = [
     "export",
     "gradcheck",
     "init_on_device",
+    "init_stream",
     "load",
     "losses",
     "plot",

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import io
+import itertools
 import os
 import signal
 import sys
@@ -136,7 +137,7 @@ def _train_command(argv: Sequence[str]) -> Callable[..., None]:
 def _algorithm_in(argv: Sequence[str]) -> str:
     """Return the value of --algorithm, which decides the preset; reinforce without it."""
     found = "reinforce"
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    for word, after in itertools.pairwise([*argv, ""]):
         name, equals, value = word.partition("=")
         if name == "--algorithm":
             found = value if equals else after

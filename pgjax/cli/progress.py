@@ -62,7 +62,9 @@ class Terminal:
         of_each = counted(each, "episode")
         if config.collect == "steps":
             of_each = f"{counted(config.num_steps, 'step')} per environment"
-        envs = "on the device" if config.on_device else counted(config.num_envs, "environment")
+        envs = counted(config.num_envs, "environment")
+        if config.on_device:
+            envs = "on the device" if config.collect == "episodes" else f"{envs} on the device"
         say(
             f"  method        {method}, {config.estimator}, {updates} of {of_each}, {envs}",
             highlight=False,
@@ -123,7 +125,11 @@ def _settings(config: TrainConfig) -> str:
     name = f"preset of {algorithm} for {config.env_id}" if tuned else f"defaults of {algorithm}"
     preset = TrainConfig(config.env_id, **preset_values(config.env_id, algorithm))
     same = dataclasses.replace(preset, seed=config.seed, run_dir=config.run_dir)
-    changed = [name for name, value in vars(config).items() if value != getattr(same, name)]
+    changed = [
+        f"no_{name}" if value is False else name
+        for name, value in vars(config).items()
+        if value != getattr(same, name)
+    ]
     return f"{name}, except {', '.join(map(option, changed))}" if changed else name
 
 

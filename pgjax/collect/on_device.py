@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pgjax.algorithms import actor_critic
 from pgjax.collect.noise import Noise, episode_keys, noise_at, reset_seeds, split_noise
 from pgjax.collect.policy_fit import check_action, choices_of, raw_actions
 from pgjax.envs import base, wrappers
@@ -23,7 +22,6 @@ from pgjax.numerics.dtypes import standard_promotion
 from pgjax.numerics.sums import Sharding, check_sharding, max_over_vmap
 from pgjax.types import (
     Algorithm,
-    Info,
     Params,
     Rollout,
     TrainState,
@@ -106,105 +104,6 @@ def collect_episodes_on_device(
     return _collect(env, algorithm.act, state, num_episodes, squash, sharding)
 
 
-def training_step(
-    algorithm: Algorithm,
-    env: base.Env,
-    num_episodes: int,
-    *,
-    squash: bool = False,
-    sharding: Sharding | None = None,
-) -> Callable[[TrainState], tuple[TrainState, Info]]:
-    """Return one update, collecting included, as a pure function of a TrainState.
-
-    Use it to write a training loop in JAX: jit it, scan it to make many updates per dispatch, map
-    it over seeds, or shard it. `lax.map` over seeds gives the bits of a single run if there are two
-    shards or more; `vmap` is faster but rounds differently. To shard it, make the algorithm with
-    `reinforce(sharding=)`, and call it under jax.shard_map with a replicated state.
-
-    Args:
-      algorithm: `act` and `update` are used.
-      env: an environment with a time limit.
-      num_episodes: episodes per update, at least 1.
-      squash: as in `collect_episodes_on_device`.
-      sharding: as in `collect_episodes_on_device`; by default that of the algorithm, and no other
-        is accepted. For an algorithm that pgjax did not make, the default is one shard.
-
-    Returns:
-      step: (TrainState) -> (TrainState, Info). It raises what `collect_episodes_on_device` raises,
-        and a ConfigError if the estimator needs more episodes than num_episodes.
-
-    Raises:
-      ConfigError: an argument has the wrong type, num_episodes is not an integer of at least 1, or
-        the sharding is not that of the algorithm.
-
-    Example:
-      >>> import jax, optax, pgjax
-      >>> env = pgjax.envs.make("Pendulum-v1", max_episode_steps=8)
-      >>> algorithm = pgjax.reinforce(pgjax.GaussianPolicy(1, (4,)), optax.adam(0.01))
-      >>> step = jax.jit(pgjax.training_step(algorithm, env, num_episodes=3))
-      >>> state, info = step(pgjax.init_on_device(algorithm, env, jax.random.key(0)))
-      >>> int(state.step), int(info["env_steps"])
-      (1, 24)
-    """
-    num_episodes = check_count("num_episodes", num_episodes)
-    base.check_env(env)
-    check_type(algorithm, Algorithm)
-    objective = actor_critic.objective_of(algorithm)
-    own = Sharding() if objective is None else objective.sharding
-    if objective is not None and sharding not in (None, own):
-        raise ConfigError(
-            f"the algorithm was made with {own}, not {sharding}: leave out sharding here, or give "
-            "the algorithm the same"
-        )
-    shards = own if sharding is None else sharding
-
-    def step(state: TrainState) -> tuple[TrainState, Info]:
-        rollout = collect_episodes_on_device(
-            env, algorithm, state, num_episodes, squash=squash, sharding=shards
-        )
-        if objective is not None:  # on the episodes of all devices, without the padding
-            actor_critic.check_estimates(objective, _with_columns(rollout, num_episodes))
-        return algorithm.update(state, rollout)
-
-    return step
-
-
-def _with_columns(rollout: Rollout, columns: int) -> Any:
-    """Return the shapes and dtypes of a rollout with another number of columns."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0], columns, *x.shape[2:]), x.dtype), rollout
-    )
-
-
-def init_on_device(algorithm: Algorithm, env: base.Env, key: jax.Array) -> TrainState:
-    """Return the initial TrainState for the observations of a functional environment.
-
-    Use it in place of `algorithm.init`, which needs an example of a flattened observation.
-
-    Args:
-      algorithm: `init` is used.
-      env: a functional environment.
-      key: a typed key [], the root of all randomness of the run. It is kept as `state.key`.
-
-    Returns:
-      TrainState with step 0.
-
-    Raises:
-      ConfigError: an argument has the wrong type. Otherwise as `algorithm.init`.
-
-    Example:
-      >>> import jax, optax, pgjax
-      >>> env = pgjax.envs.make("CartPole-v1")
-      >>> algorithm = pgjax.reinforce(pgjax.SoftmaxPolicy(2, (4,)), optax.adam(0.01))
-      >>> int(pgjax.init_on_device(algorithm, env, jax.random.key(0)).step)
-      0
-    """
-    base.check_env(env)
-    check_type(algorithm, Algorithm)
-    space = wrappers.flatten_observations(env).observation_space
-    return algorithm.init(key, jnp.zeros(space.shape, space.dtype))
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 3, 4, 5))
 @standard_promotion
 def _collect(
@@ -216,19 +115,17 @@ def _collect(
     sharding: Sharding,
 ) -> Rollout:
     env = wrappers.bound_actions(wrappers.flatten_observations(env), squash)
-    column, columns = _share(num_episodes, sharding)
-    # Extra episodes fill the last block of rows; they count as ended from the start.
-    width = -(-columns // 8) * 8 if columns <= _ROWS else -(-columns // _ROWS) * _ROWS
+    column, columns = share(num_episodes, sharding)
+    width = width_of(columns)  # extra episodes count as ended from the start
     numbers = column + jnp.arange(width, dtype=jnp.uint32)
     over = (jnp.arange(width) >= columns) | (numbers >= num_episodes)
     first = jnp.asarray(state.step).astype(jnp.uint32) * num_episodes
     keys = episode_keys(state.key, first + numbers)
     reset_keys, step_keys = jax.vmap(base.environment_keys)(reset_seeds(keys))
     env_state, obs = jax.vmap(env.reset)(reset_keys)
-    like, choices = choices_of(act, state.params, state.key, obs[0])
-    check_action(raw_actions(env.action_space), like, choices)
+    check_policy(env, act, state, obs[0])
     draw, act_on = split_noise(act, state.params, state.key, obs[0])
-    step = _vector_step(env, _in_blocks(act_on, state.params, width), step_keys)
+    step = _vector_step(env, act_in_blocks(act_on, state.params, width), step_keys)
 
     def noise(times: jax.Array) -> Noise:
         return noise_at(draw, keys, times, time_axis=0)
@@ -296,7 +193,18 @@ def _run(
     return lax.while_loop(unfinished, block, (jnp.uint32(0), begin, log))[2]
 
 
-def _share(num_episodes: int, sharding: Sharding) -> tuple[jax.Array, int]:
+def check_policy(env: base.Env, act: Callable[..., Any], state: TrainState, obs: Any) -> None:
+    """Raise SpaceError unless the actions for an observation [d] fit those that an env accepts."""
+    like, choices = choices_of(act, state.params, state.key, obs)
+    check_action(raw_actions(env.action_space), like, choices)
+
+
+def width_of(columns: int) -> int:
+    """Return how many rows the policy acts on for so many columns: whole blocks of rows."""
+    return -(-columns // 8) * 8 if columns <= _ROWS else -(-columns // _ROWS) * _ROWS
+
+
+def share(num_episodes: int, sharding: Sharding) -> tuple[jax.Array, int]:
     """Return the first of this device's columns, and how many columns it has."""
     if sharding.axis_name is None:
         return jnp.uint32(0), num_episodes
@@ -304,7 +212,7 @@ def _share(num_episodes: int, sharding: Sharding) -> tuple[jax.Array, int]:
     return lax.axis_index(sharding.axis_name).astype(jnp.uint32) * columns, columns
 
 
-def _in_blocks(
+def act_in_blocks(
     act_on: Callable[[Params, Any, jax.Array], jax.Array], params: Params, width: int
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Return (noise, obs [width, d]) -> actions [width, ...], which acts on blocks of rows.

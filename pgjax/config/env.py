@@ -244,7 +244,7 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
     """
     if config.on_device:
         return None  # it is a pure function of its key
-    if config.collect == "steps":
+    if config.restarts_episodes:
         return "a resumed stream of steps restarts its episodes"
     try:  # one environment at a time, since there may be only one
         episodes = [_probe(config, seeds) for seeds in ((1, 2, 1), (1,))]

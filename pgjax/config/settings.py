@@ -65,6 +65,11 @@ class TrainConfig(
         """Whether the number of updates changes what each update does."""
         return self.anneal_lr or self.anneal_entropy or self.anneal_clip
 
+    @property
+    def restarts_episodes(self) -> bool:
+        """Whether a resumed run begins new episodes: Gymnasium's cannot be saved."""
+        return self.collect == "steps" and not self.on_device
+
     def to_json(self) -> dict[str, Any]:
         """Settings as JSON values, without run_dir, which may differ between machines."""
         values = {"env_id": self.env_id, **dataclasses.asdict(self)}
@@ -192,7 +197,7 @@ def _check_streams(config: TrainConfig) -> None:
     """Raise ConfigError for settings that cannot be combined with --collect steps."""
     if not config.critic:
         raise ConfigError("--collect steps bootstraps from a critic: add --critic")
-    for name in ("on_device", "leave_one_out", "time_discount"):
+    for name in ("leave_one_out", "time_discount"):
         if getattr(config, name):
             raise ConfigError(
                 f"{option(name)} needs whole episodes: leave out --collect steps, or, if a preset "

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import flax.serialization
 import jax
@@ -11,7 +12,10 @@ import jax.numpy as jnp
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import RunError, RunWarning
 from pgjax.runs import store
+from pgjax.runs.states import RunState
 from pgjax.types import TrainState
+
+_State = TypeVar("_State", bound=RunState)
 
 
 def settings_digest(config: TrainConfig) -> str:
@@ -58,8 +62,8 @@ def refuse_changed_logs(path: Path) -> None:
             )
 
 
-def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> TrainState:
-    """Read the TrainState of a checkpoint.
+def restore(checkpoint: store.Checkpoint, init: Callable[[], RunState]) -> RunState:
+    """Read the state of a run from a checkpoint.
 
     Args:
       checkpoint: from `valid_checkpoints`.
@@ -68,7 +72,8 @@ def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> Tra
     Raises:
       RunError: if the shapes or dtypes of the checkpoint differ.
     """
-    like = jax.eval_shape(lambda: with_key_data(init()))
+    typed = jax.eval_shape(init)
+    like = jax.eval_shape(with_key_data, typed)
     leaves = jax.tree.leaves(like)
     least = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     try:
@@ -80,11 +85,22 @@ def restore(checkpoint: store.Checkpoint, init: Callable[[], TrainState]) -> Tra
                 raise ValueError(f"{new.dtype}{new.shape} in place of {old.dtype}{old.shape}")
     except Exception as e:  # on damaged bytes, parsers raise many types of exceptions
         raise RunError(f"{checkpoint.path} does not fit its run ({e}): train again") from None
-    return with_typed_key(state)
+    return with_typed_keys(state, typed)
 
 
-def with_key_data(state: TrainState) -> TrainState:
-    """Replace the typed key of a state with its data, which can be saved.
+def with_typed_keys(state: _State, like: _State) -> _State:
+    """Make the keys of a state typed again, where they are in `like`, arrays or their shapes."""
+
+    def typed(x: Any, like: Any) -> jax.Array:
+        if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+            return jnp.asarray(x)
+        return jax.random.wrap_key_data(jnp.asarray(x))
+
+    return jax.tree.map(typed, state, like)
+
+
+def with_key_data(state: _State) -> _State:
+    """Replace the typed keys of a state with their data, which can be saved.
 
     Use it to save a state of your own loop with flax.serialization; `to_orbax` does so for Orbax.
 
@@ -105,7 +121,12 @@ def with_key_data(state: TrainState) -> TrainState:
       >>> bool((again.key == state.key).all()), int(again.step)
       (True, 0)
     """
-    return state._replace(key=jax.random.key_data(state.key))
+
+    def data(x: Any) -> Any:
+        typed = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if typed else x
+
+    return jax.tree.map(data, state)
 
 
 def with_typed_key(state: TrainState) -> TrainState:

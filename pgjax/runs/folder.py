@@ -5,7 +5,7 @@ metrics.jsonl       one line per update; it depends only on config and seed
 digests.jsonl       one line per update: a digest of the parameters after it
 timings.jsonl       one line per update: seconds, steps per second
 manifest.json       versions, platform, threads, params_sha256
-checkpoints/N.ckpt  the TrainState after N updates: the last three and the best
+checkpoints/N.ckpt  the state after N updates: the last three and the best
 failure.json        if the environment failed: the reset seed and the actions that led to it
 evaluation.json     statistics of the final evaluation
 learning_curve.png

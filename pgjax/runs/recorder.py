@@ -18,7 +18,7 @@ from pgjax.runs.checkpoints import settings_digest, with_key_data
 from pgjax.runs.digests import params_sha256
 from pgjax.runs.folder import seeds_in, write_seeds
 from pgjax.runs.provenance import differences, machine_facts, source
-from pgjax.types import TrainState
+from pgjax.runs.states import RunState
 
 LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
 TOTALS = ("total_episodes", "total_env_steps")
@@ -94,7 +94,7 @@ class Recorder:
         ends = store.append(self.path, self._now[1], lines)
         self._before, self._now = self._now, (metrics[-1], ends)
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: RunState) -> None:
         """Write a checkpoint of the state after the last, or second-to-last, call of `record`."""
         if int(state.step) != self.last["update"]:
             self._now = self._before
@@ -111,7 +111,7 @@ class Recorder:
             )
             self._saved = last["update"]
 
-    def finish(self, state: TrainState, diverged: str | None = None) -> None:
+    def finish(self, state: RunState, diverged: str | None = None) -> None:
         """Add the results to the manifest, with the reason if the run ended early."""
         self._manifest |= {
             "params_sha256": params_sha256(state.params),
@@ -199,19 +199,19 @@ class SeedRecorders:
             for i, recorder in self._running:
                 recorder.record(metrics[i], digests[i], timings)
 
-    def save(self, states: list[TrainState]) -> None:
+    def save(self, states: list[RunState]) -> None:
         """Write a checkpoint of every seed that has not ended."""
         with self._writing():
             for i, recorder in self._running:
                 recorder.save(states[i])
 
-    def finish(self, states: list[TrainState]) -> None:
+    def finish(self, states: list[RunState]) -> None:
         """Add the results to the manifest of every seed that has not ended."""
         with self._writing():
             for i, recorder in self._running:
                 recorder.finish(states[i])
 
-    def end_seed(self, i: int, state: TrainState, reason: str) -> None:
+    def end_seed(self, i: int, state: RunState, reason: str) -> None:
         """Save the state of a seed that has diverged, say so in its manifest, and warn."""
         if not self._recorders:
             return

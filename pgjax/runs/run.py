@@ -12,6 +12,7 @@ from pgjax.errors import RunError
 from pgjax.runs import provenance
 from pgjax.runs.checkpoints import refuse_changed_logs, restore, valid_checkpoints, warn_of_damage
 from pgjax.runs.folder import absolute, read_config, read_lines
+from pgjax.runs.states import train_state, with_stream
 from pgjax.types import TrainState
 
 
@@ -96,7 +97,8 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
         warn_of_damage(problem)
     with open_env(config, 1) as env:
         agent = make_agent(config, env)
-    return Run(path, config, agent, restore(checkpoint, lambda: agent.init(config.seed)))
+    state = restore(checkpoint, lambda: with_stream(config, env.env, agent.init(config.seed)))
+    return Run(path, config, agent, train_state(state))
 
 
 def run_path(run: RunLike) -> Path:

@@ -14,9 +14,9 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax import envs
+from pgjax.collect.device_loop import init_on_device, training_step
 from pgjax.collect.episode_log import EpisodeLog
 from pgjax.collect.episodes import run_episodes
-from pgjax.collect.on_device import init_on_device, training_step
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import Agent
 from pgjax.config.settings import TrainConfig
@@ -25,6 +25,7 @@ from pgjax.numerics.packing import pack, unpack
 from pgjax.numerics.sums import Sharding
 from pgjax.numerics.xla import compile_in_background, fast_compile
 from pgjax.runs.digests import params_digest, to_hex
+from pgjax.runs.states import RunState, StreamState, train_state, with_stream
 from pgjax.types import Algorithm, Rollout, TrainState
 
 AXIS = "devices"
@@ -52,9 +53,9 @@ class Watch(NamedTuple):
 class Engine(NamedTuple):
     """Runs updates of one or more seeds, one or more per call."""
 
-    begin: Callable[[list[TrainState]], Any]  # one state per seed -> the states for `advance`
+    begin: Callable[[list[Any]], Any]  # one RunState per seed -> the states for `advance`
     advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, number of updates)
-    end: Callable[[Any], list[TrainState]]  # inverse of `begin`
+    end: Callable[[Any], list[Any]]  # inverse of `begin`
     most: int  # the largest number of updates per call
 
 
@@ -167,12 +168,18 @@ def device_engine(
     bit-identical to those of training it alone.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    share = PartitionSpec() if sharding.axis_name else PartitionSpec(AXIS)
+    whole, of_seeds = PartitionSpec(), PartitionSpec(AXIS)
+    share: Any = of_seeds
+    share_log = of_seeds
+    if sharding.axis_name:  # axis 0 is that of the seeds, of which there is one
+        share, share_log = whole, whole
+        if config.collect == "steps":
+            share = StreamState(whole, whole, whole, whole, PartitionSpec(None, AXIS))
     mapped = jax.shard_map(
         _many_updates(config, env, algorithm, sharding),
         mesh=mesh,
         in_specs=(share, PartitionSpec()),
-        out_specs=share,
+        out_specs=(share, share_log),
         check_vma=False,
     )
     jit = functools.partial(jax.jit, in_shardings=everywhere, out_shardings=everywhere)
@@ -182,24 +189,27 @@ def device_engine(
     # Pad to the same number of seeds per device; surplus results are dropped.
     surplus = 0 if sharding.axis_name else -num_seeds % mesh.size
 
-    def begin(states: list[TrainState]) -> TrainState:
+    def begin(states: list[RunState]) -> RunState:
         return send(states + states[-1:] * surplus)
 
-    def compile_() -> Callable[[TrainState, np.int32], Any]:
-        state = jax.eval_shape(functools.partial(init_on_device, algorithm, env), jax.random.key(0))
+    def init(key: jax.Array) -> RunState:
+        return with_stream(config, env, init_on_device(algorithm, env, key))
+
+    def compile_() -> Callable[[RunState, np.int32], Any]:
+        state = jax.eval_shape(init, jax.random.key(0))
         states = jax.eval_shape(send, [state] * (num_seeds + surplus))
         options = fast_compile()
         return jit(mapped, compiler_options=options).lower(states, np.int32(0)).compile()
 
     compiled = compile_in_background(compile_)
 
-    def advance(states: TrainState, count: int) -> tuple[TrainState, UpdateRecords]:
+    def advance(states: RunState, count: int) -> tuple[RunState, UpdateRecords]:
         begun = time.perf_counter()
         states, log = compiled.result()(states, np.int32(count))
         log, digests = jax.tree.map(lambda x: np.asarray(x)[:num_seeds, :count], log)
         return states, _records(log, digests, (time.perf_counter() - begun) / count)
 
-    def end(states: TrainState) -> list[TrainState]:
+    def end(states: RunState) -> list[RunState]:
         return take(jax.tree.map(lambda x: x.addressable_data(0), states))
 
     return Engine(begin, advance, end, _MOST)
@@ -207,18 +217,16 @@ def device_engine(
 
 def _many_updates(
     config: TrainConfig, env: envs.Env, algorithm: Algorithm, sharding: Sharding
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, Any]]:
+) -> Callable[[RunState, jax.Array], tuple[RunState, Any]]:
     """(states of the seeds, number of updates) -> (states, log of up to _MOST updates per seed)."""
-    step = training_step(
-        algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding
-    )
+    step = _step(config, env, algorithm, sharding)
 
-    def packed(state: TrainState) -> tuple[TrainState, Any]:
+    def packed(state: RunState) -> tuple[RunState, Any]:
         state, info = step(state)
         return state, (pack(info), params_digest(state.params))
 
-    def run(state: TrainState, count: jax.Array) -> tuple[TrainState, Any]:
-        def one_more(i: jax.Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+    def run(state: RunState, count: jax.Array) -> tuple[RunState, Any]:
+        def one_more(i: jax.Array, carry: tuple[RunState, Any]) -> tuple[RunState, Any]:
             state, info = packed(carry[0])
             put = functools.partial(lax.dynamic_update_index_in_dim, index=i, axis=0)
             return state, jax.tree.map(put, carry[1], info)
@@ -227,10 +235,27 @@ def _many_updates(
         infos = jax.tree.map(lambda x: jnp.zeros((_MOST, *x.shape), x.dtype), like)
         return lax.fori_loop(0, count, one_more, (state, infos))
 
-    def run_seeds(states: TrainState, count: jax.Array) -> tuple[TrainState, Any]:
+    def run_seeds(states: RunState, count: jax.Array) -> tuple[RunState, Any]:
         return lax.map(functools.partial(run, count=count), states)
 
     return run_seeds
+
+
+def _step(
+    config: TrainConfig, env: envs.Env, algorithm: Algorithm, sharding: Sharding
+) -> Callable[[Any], tuple[Any, dict[str, jax.Array]]]:
+    """Return one update of a seed: RunState -> (RunState, metrics)."""
+    options: dict[str, Any] = {"squash": config.squash, "sharding": sharding}
+    if config.collect == "episodes":
+        return training_step(algorithm, env, config.episodes_per_update, **options)
+    sizes: dict[str, Any] = {"num_envs": config.num_envs, "num_steps": config.num_steps}
+    step = training_step(algorithm, env, **sizes, **options)
+
+    def on_stream(state: StreamState) -> tuple[StreamState, dict[str, jax.Array]]:
+        new, stream, info = step(train_state(state), state.stream)
+        return StreamState(new.params, new.opt_state, new.key, new.step, stream), info
+
+    return on_stream
 
 
 def _records(log: Any, digests: np.ndarray, seconds: float) -> UpdateRecords:

@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import DivergedError
 from pgjax.numerics.xla import translate_xla_errors
+from pgjax.runs.states import RunState
 from pgjax.training.engines import Engine, UpdateRecords, Watch
-from pgjax.types import TrainState
 
 _SECONDS_PER_DISPATCH = 0.25
 _LARGEST_RETURN = 1e18  # its square is near the largest float32
@@ -116,10 +116,10 @@ def watcher(observers: Sequence[Observer]) -> Watch:
 def run_updates(
     engine: Engine,
     seeds: list[int],
-    states: list[TrainState],
+    states: list[RunState],
     last: list[dict[str, Any]],
     updates: int,
-    end_seed: Callable[[int, TrainState, str], None] | None = None,
+    end_seed: Callable[[int, RunState, str], None] | None = None,
 ) -> Iterator[tuple[UpdateRecords, Any]]:
     """Train all seeds up to `updates`, yielding after each dispatch.
 
@@ -181,7 +181,7 @@ def run_updates(
             size = _agreed(min(2 * size, max(1, round(_SECONDS_PER_DISPATCH / seconds))))
 
 
-def _finite_updates(metrics: list[list[dict[str, Any]]], states: list[TrainState]) -> list[int]:
+def _finite_updates(metrics: list[list[dict[str, Any]]], states: list[RunState]) -> list[int]:
     """For each seed, the number of updates before the first one that is not finite.
 
     `states`, if any, are the states after the last update.

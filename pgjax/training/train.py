@@ -29,6 +29,7 @@ from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
 from pgjax.runs.run import Run, RunLike, run_path
+from pgjax.runs.states import RunState, train_state, with_stream
 from pgjax.runs.store import Checkpoint
 from pgjax.training.engines import Engine, make_engine
 from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
@@ -227,7 +228,7 @@ def _train(
         resumed_from: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:
             resumed_from = _last_common_checkpoints(paths, configs)
-        states = states_at(configs, agent, resumed_from)
+        states = states_at(configs, env.env, agent, resumed_from)
         done = int(states[0].step)
         if done > config.updates:
             raise ConfigError(
@@ -240,28 +241,29 @@ def _train(
             folders.begin()
         last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
         states = _record_updates(engine, configs, states, last, folders, observers, run_dir)
-    return [Run(p, c, agent, s) for p, c, s in zip(paths, configs, states, strict=True)]
+    runs = zip(paths, configs, states, strict=True)
+    return [Run(path, config, agent, train_state(state)) for path, config, state in runs]
 
 
 def _record_updates(
     engine: Engine,
     configs: list[TrainConfig],
-    states: list[TrainState],
+    states: list[RunState],
     last: list[dict[str, Any]],
     folders: SeedRecorders,
     observers: Sequence[Observer],
     run_dir: Path,
-) -> list[TrainState]:
+) -> list[RunState]:
     """Run the remaining updates and record them; always save the progress."""
     config, seeds = configs[0], [config.seed for config in configs]
     current, saved, recorded = None, float("-inf"), last[0]["update"] > 0
-    ended: dict[int, TrainState] = {}
+    ended: dict[int, RunState] = {}
 
-    def end_seed(i: int, state: TrainState, reason: str) -> None:
+    def end_seed(i: int, state: RunState, reason: str) -> None:
         ended[i] = state
         folders.end_seed(i, state, reason)
 
-    def finish() -> list[TrainState]:
+    def finish() -> list[RunState]:
         final = states if current is None else engine.end(current)
         final = [ended.get(i, state) for i, state in enumerate(final)]
         folders.save(final)
@@ -323,24 +325,31 @@ def _last_common_checkpoints(
 def _last_state(path: Path, config: TrainConfig, agent: Agent) -> TrainState:
     """The state of a run's last valid checkpoint, or the initial one, the same in all processes."""
     found = next(checkpoints.valid_checkpoints(path, config), None)
-    return states_at([config], agent, [found if jax.process_index() == 0 else None])[0]
+    with open_env(config, 1) as env:
+        first = found if jax.process_index() == 0 else None
+        return train_state(states_at([config], env.env, agent, [first])[0])
 
 
 def states_at(
-    configs: list[TrainConfig], agent: Agent, resumed_from: Sequence[Checkpoint | None]
-) -> list[TrainState]:
+    configs: list[TrainConfig], env: Any, agent: Agent, resumed_from: Sequence[Checkpoint | None]
+) -> list[RunState]:
     """Restore or initialise the state of each seed, the same in all processes."""
+
+    def init(seed: Any) -> RunState:
+        return with_stream(configs[0], env, agent.init(seed))
+
     if resumed_from[0] is not None:
-        init = functools.partial(agent.init, configs[0].seed)
-        states = [checkpoints.restore(at, init) for at in resumed_from if at is not None]
+        like = functools.partial(init, configs[0].seed)
+        states = [checkpoints.restore(at, like) for at in resumed_from if at is not None]
     else:
-        # Runs once and only draws random numbers, whose bits did not depend on compiler options in
-        # any test.
-        fresh = jax.jit(agent.init, compiler_options=fastest_compile())
+        # Runs once and mostly draws random numbers, whose bits did not depend on compiler options
+        # in any test.
+        fresh = jax.jit(init, compiler_options=fastest_compile())
         with translate_xla_errors():
             states = [fresh(np.uint32(config.seed)) for config in configs]
     if jax.process_count() > 1:
         plain = [checkpoints.with_key_data(state) for state in states]
         plain = multihost_utils.broadcast_one_to_all(plain)
-        states = [checkpoints.with_typed_key(state) for state in plain]
+        pairs = zip(plain, states, strict=True)
+        states = [checkpoints.with_typed_keys(state, like) for state, like in pairs]
     return states

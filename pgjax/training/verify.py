@@ -20,10 +20,10 @@ from pgjax.runs.folder import read_config
 from pgjax.runs.provenance import differences, machine_facts
 from pgjax.runs.recorder import LOGS, zero_totals
 from pgjax.runs.run import RunLike, run_path
+from pgjax.runs.states import RunState, with_stream
 from pgjax.training.engines import make_engine
 from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
 from pgjax.training.train import states_at
-from pgjax.types import TrainState
 
 
 def verify(
@@ -98,7 +98,7 @@ class _Difference(NamedTuple):
 
     update: int
     names: dict[str, list[Any]]  # recorded and new values
-    before: list[TrainState]  # the state before it
+    before: list[RunState]  # the state before it
     metrics: dict[str, Any]  # the new metrics of the update
 
 
@@ -106,7 +106,7 @@ def _last_to_compare(
     path: Path, config: TrainConfig, count: int, first: int, last: int | None
 ) -> int:
     most, why = count, "are recorded"
-    if config.collect == "steps" and _first_resumed(path) < count:
+    if config.restarts_episodes and _first_resumed(path) < count:
         most = _first_resumed(path)
         why = "can be compared: a resumed stream of steps restarts its episodes"
     last = most if last is None else check_count("the last of --updates", last)
@@ -126,7 +126,7 @@ def _first_difference(
 ) -> _Difference | None:
     """Train again up to the first update that differs; None if all match."""
     checkpoint = None
-    if config.collect == "episodes":  # a stream cannot continue from a checkpoint
+    if not config.restarts_episodes:
         valid = valid_checkpoints(path, config)
         checkpoint = next((at for at in valid if at.update < first), None)
     totals = zero_totals()
@@ -139,7 +139,7 @@ def _first_difference(
         spaces = env.observation_space, env.action_space
         info = RunInfo([config], [path], *spaces, agent.policy, env.time_limit)
         stack.enter_context(observing(observers, info))
-        states = states_at([config], agent, [checkpoint])
+        states = states_at([config], env.env, agent, [checkpoint])
         before = states
         for records, after in run_updates(engine, [config.seed], states, [totals], last):
             rows = zip(records.metrics[0], records.digests[0], records.timings, strict=True)
@@ -184,7 +184,8 @@ def _misfits(path: Path, config: TrainConfig, recorded: _Recorded) -> list[str]:
         return [*found, f"there is no intact checkpoint of update {updates}"]
     with open_env(config, 1) as env:
         agent = make_agent(config, env)
-    params = restore(newest, lambda: agent.init(config.seed)).params
+    state = restore(newest, lambda: with_stream(config, env.env, agent.init(config.seed)))
+    params = state.params
     if params_sha256(params) != sha256:
         found.append("the parameters of the last checkpoint are not those that the manifest names")
     if to_hex(np.asarray(params_digest(params))) != recorded.digests[-1].get("params"):

@@ -60,9 +60,11 @@ def test_a_long_episode_shows_its_step(terminal, monkeypatch):
             "ppo for CartPole-v1",
         ),
         (
-            pgjax.TrainConfig.preset("CartPole-v1", algorithm="ppo", num_steps=3, clip=0.3),
+            pgjax.TrainConfig.preset(
+                "CartPole-v1", algorithm="ppo", num_steps=3, anneal_clip=False
+            ),
             "PPO with a critic",
-            "ppo for CartPole-v1, except --num-steps, --clip",
+            "ppo for CartPole-v1, except --num-steps, --no-anneal-clip",
         ),
         (pgjax.TrainConfig.preset("Some-v0", algorithm="ppo"), "PPO with a critic", "of ppo"),
     ],

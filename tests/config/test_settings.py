@@ -248,7 +248,6 @@ def test_each_hidden_layer_has_1_to_16384_units():
     [
         ({"estimator": "gae"}, "add --critic"),
         ({"collect": "steps"}, "add --critic"),
-        ({"collect": "steps", "critic": True, "on_device": True}, "leave out --collect steps"),
         ({"collect": "steps", "critic": True, "leave_one_out": True}, "whole episodes"),
         ({"collect": "steps", "critic": True, "time_discount": True}, "whole episodes"),
         (

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 from conftest import assert_trees_equal
 
@@ -53,3 +54,39 @@ def test_envpool(tmp_path):
     with pytest.raises(pgjax.ConfigError, match="envpool cannot make"):
         pgjax.train(pgjax.TrainConfig("NoSuchThing-v1", **other))
     assert not (tmp_path / "other").exists()
+
+
+ON_DEVICE = dict(
+    CONFIG, on_device=True, algorithm="ppo", num_epochs=2, minibatch_size=16, updates=5,
+    max_episode_steps=40, num_shards=2,
+)  # fmt: skip
+
+
+def test_a_stream_run_on_the_device_resumes_to_the_bit(tmp_path):
+    configs = (
+        pgjax.TrainConfig("CartPole-v1", run_dir=tmp_path / str(n), **{**ON_DEVICE, "updates": n})
+        for n in (5, 2)
+    )
+    whole, stopped = map(pgjax.train, configs)
+    [resumed] = pgjax.resume(stopped.path, updates=5)
+    assert_trees_equal(resumed.state, whole.state)
+    assert type(resumed.state) is pgjax.TrainState
+    assert resumed.metrics == whole.metrics
+    assert_trees_equal(pgjax.load(resumed.path).state, whole.state)
+    assert verify(resumed.path, first=4) == {"identical": True, "first": 4, "last": 5}
+    assert json.loads((whole.path / "manifest.json").read_text())["bit_exact"]
+
+
+@pytest.mark.slow
+def test_a_seed_of_several_on_the_device_is_as_alone(tmp_path):
+    config = pgjax.TrainConfig("CartPole-v1", run_dir=tmp_path / "seeds", **ON_DEVICE)
+    runs = pgjax.train_seeds(config, 2)
+    alone = pgjax.TrainConfig("CartPole-v1", run_dir=tmp_path / "alone", seed=1, **ON_DEVICE)
+    assert_trees_equal(runs[1].state, pgjax.train(alone).state)
+
+
+def test_environments_that_devices_cannot_share_are_refused():
+    env = pgjax.envs.make("CartPole-v1")
+    sharding = pgjax.Sharding(4, "devices")
+    with pytest.raises(pgjax.ConfigError, match="choose --num-envs as a multiple of --num-shards"):
+        pgjax.init_stream(env, jax.random.key(0), 6, sharding=sharding)
