@@ -11,6 +11,7 @@ from . import (
     runs,
 )
 from .algorithms.gradients import scale_by_updates
+from .algorithms.npg import npg
 from .algorithms.ppo import ppo
 from .algorithms.reinforce import reinforce
 from .collect.device_loop import init_on_device, training_step
@@ -98,6 +99,7 @@ __all__ = [
     "init_stream",
     "load",
     "losses",
+    "npg",
     "plot",
     "policies",
     "ppo",

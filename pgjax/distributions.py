@@ -1,7 +1,8 @@
-"""Action distributions: small immutable pytrees that all have the same four methods.
+"""Action distributions: small immutable pytrees that all have the same five methods.
 
   .sample(key) -> action      .log_prob(action) -> [...]
   .entropy() -> [...]         .mode() -> action
+  .kl(other) -> [...]         KL(self || other) in nats, for another one of the same kind
 
 `[...]` are the batch axes of the parameters. Use each key only once. Parameters may be JAX or NumPy
 arrays. Noise, log-probabilities and entropies are computed and returned in float32, or in float64
@@ -73,6 +74,11 @@ class Categorical(NamedTuple):
         # its gradient finite.
         return -jnp.sum(p * jnp.where(p > 0, log_p, 0.0), -1)
 
+    def kl(self, other: "Categorical") -> jax.Array:
+        """Return KL(self || other) in nats, [...]; infinite if `other` rules out a choice."""
+        log_p, log_q = (jax.nn.log_softmax(x._logits()) for x in (self, other))
+        return _expected_difference(log_p, log_q)
+
     def mode(self) -> jax.Array:
         """Return the most likely actions, [...] int32; the first one in a tie."""
         return jnp.argmax(self.logits, -1).astype(jnp.int32)
@@ -119,6 +125,12 @@ class DiagonalGaussian(NamedTuple):
         """Return the differential entropy in nats, [...]."""
         _, std = self._wide()
         return jnp.sum(0.5 + _LOG_SQRT_2PI + jnp.log(std), -1)
+
+    def kl(self, other: "DiagonalGaussian") -> jax.Array:
+        """Return KL(self || other) in nats, summed over the dimensions, [...]."""
+        (mean, std), (other_mean, other_std) = self._wide(), other._wide()
+        ratio, shift = std / other_std, (mean - other_mean) / other_std
+        return jnp.sum(0.5 * (ratio**2 + shift**2 - 1.0) - jnp.log(ratio), -1)
 
     def mode(self) -> jax.Array:
         """Return the mean, [..., d]."""
@@ -170,6 +182,10 @@ class SquashedGaussian(NamedTuple):
         mean, std = at_least_float32(self.mean), at_least_float32(self.std)
         return DiagonalGaussian(mean, std).entropy() + jnp.sum(mean_log_tanh_slope(mean, std), -1)
 
+    def kl(self, other: "SquashedGaussian") -> jax.Array:
+        """Return KL(self || other) in nats, [...]: that before the tanh, which changes nothing."""
+        return DiagonalGaussian(self.mean, self.std).kl(DiagonalGaussian(other.mean, other.std))
+
     def mode(self) -> jax.Array:
         """Return the mean of the normal distribution, [..., d]: the median after the tanh.
 
@@ -212,6 +228,10 @@ class MultiCategorical(NamedTuple):
     def entropy(self) -> jax.Array:
         """Return the entropy in nats summed over the choices, [...]."""
         return sum(p.entropy() for p in self._parts())  # type: ignore
+
+    def kl(self, other: "MultiCategorical") -> jax.Array:
+        """Return KL(self || other) in nats, summed over the choices, [...]."""
+        return sum(p.kl(q) for p, q in zip(self._parts(), other._parts(), strict=True))  # type: ignore
 
     def mode(self) -> jax.Array:
         """Return the most likely actions, [..., k] int32."""
@@ -258,6 +278,14 @@ class Bernoulli(NamedTuple):
         logits = jnp.where(certain, 0.0, logits)
         each = jax.nn.softplus(logits) - jax.nn.sigmoid(logits) * logits
         return jnp.sum(jnp.where(certain, 0.0, each), -1)
+
+    def kl(self, other: "Bernoulli") -> jax.Array:
+        """Return KL(self || other) in nats, summed over the coins, [...]."""
+        log_p, log_q = (
+            jax.nn.log_sigmoid(jnp.stack([x, -x], -1))
+            for x in map(at_least_float32, (self.logits, other.logits))
+        )
+        return jnp.sum(_expected_difference(log_p, log_q), -1)
 
     def mode(self) -> jax.Array:
         """Return the most likely actions, [..., k] int32; 0 in a tie."""
@@ -320,6 +348,18 @@ class Joint(NamedTuple):
         """Return the entropy in nats summed over the parts, [...]."""
         return sum(part.entropy() for part in self.parts)
 
+    def kl(self, other: "Joint") -> jax.Array:
+        """Return KL(self || other) in nats, summed over the parts, [...]."""
+        return sum(p.kl(q) for p, q in zip(self.parts, other.parts, strict=True))
+
     def mode(self) -> jax.Array:
         """Return the modes of the parts, [..., k]."""
         return self._join([part.mode() for part in self.parts])
+
+
+def _expected_difference(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Return the sum of p (log p - log q) over the last axis, where 0 log 0 is 0."""
+    possible = log_p > -jnp.inf
+    # The inner where keeps gradients finite where p is 0.
+    difference = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
+    return jnp.sum(jnp.exp(log_p) * difference, -1)

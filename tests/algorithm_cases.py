@@ -1,4 +1,4 @@
-"""REINFORCE without and with a critic, PPO, and rollouts for each, shared by tests."""
+"""REINFORCE without and with a critic, PPO, NPG, and rollouts for each, shared by tests."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import pgjax
 from pgjax import advantages
 
 OBS = np.zeros(4, np.float32)
-KINDS = ["softmax", "critic", "ppo"]
+KINDS = ["softmax", "critic", "ppo", "npg"]
 
 
 def gaussian_actions(rng):
@@ -45,6 +45,18 @@ def plain_ppo(**options):
     )
 
 
+def plain_npg():
+    return pgjax.npg(
+        pgjax.GaussianPolicy(2, (8,)),
+        critic=pgjax.ValueNetwork((8,)),
+        critic_optimizer=optax.adam(0.01),
+        cg_steps=3,
+        num_epochs=2,
+        minibatch_size=10,
+        line_search=True,
+    )
+
+
 class AlgorithmCase(NamedTuple):
     algorithm: pgjax.Algorithm
     state: pgjax.TrainState
@@ -53,7 +65,8 @@ class AlgorithmCase(NamedTuple):
 
 @functools.cache
 def algorithm_case(kind):
-    algorithm = {"softmax": plain, "critic": with_critic, "ppo": plain_ppo}[kind]()
+    makers = {"softmax": plain, "critic": with_critic, "ppo": plain_ppo, "npg": plain_npg}
+    algorithm = makers[kind]()
 
     def rollout(rng, lengths, **options):
         action = None if kind == "softmax" else gaussian_actions(rng)

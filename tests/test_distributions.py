@@ -53,6 +53,56 @@ def test_log_prob_and_entropy_equal_torch(name):
     np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_kl_equals_torch(name):
+    torch = import_with_torch("torch")
+    ours, make_theirs, _ = CASES[name]
+    other = jax.tree.map(lambda x: 0.5 * x[::-1], ours)  # the rows swapped and halved
+    theirs = make_theirs(torch)
+    base = getattr(theirs, "base_dist", theirs)
+    changed = {k: 0.5 * v.flip(0) for k, v in vars(base).items() if k in ("loc", "scale")}
+    if not changed:
+        changed = {"logits": 0.5 * base.logits.flip(0)}
+    another = type(base)(**changed)
+    if base is not theirs:
+        another = torch.distributions.Independent(another, 1)
+    expected = torch.distributions.kl_divergence(theirs, another)
+    np.testing.assert_allclose(ours.kl(other), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_kl_is_the_mean_of_the_difference_of_log_probs(name):
+    """Zero for the same distribution; else by samples, within five standard errors."""
+    dist = jax.tree.map(lambda x: jnp.clip(x, -2.0, 2.0), ALL[name])
+    np.testing.assert_allclose(dist.kl(dist), 0.0, atol=1e-6)
+    other = jax.tree.map(lambda x: 0.8 * x + 0.1, dist)
+    actions = jax.vmap(dist.sample)(jax.random.split(jax.random.key(5), 20_000))
+    difference = jax.vmap(lambda a: dist.log_prob(a) - other.log_prob(a))(actions)
+    error = difference.std(0) / np.sqrt(20_000)
+    assert (abs(difference.mean(0) - dist.kl(other)) < 5 * error + 1e-5).all()
+
+
+def test_kl_of_joint_distributions_is_a_sum():
+    joint, other = (
+        d.Joint((d.Categorical(LOGITS * scale), d.DiagonalGaussian(MEAN * scale, STD)))
+        for scale in (1.0, 0.5)
+    )
+    expected = sum(p.kl(q) for p, q in zip(joint.parts, other.parts, strict=True))
+    np.testing.assert_allclose(joint.kl(other), expected)
+
+
+@pytest.mark.parametrize("kind", [d.Categorical, d.Bernoulli])
+def test_kl_where_a_choice_is_ruled_out(kind):
+    """Nothing is expected of what has probability 0; to rule out what may happen is infinite."""
+    certain, open_ = np.array([0.5, -np.inf]), np.array([0.5, 0.3])
+    one, two = kind(jnp.array(certain)), kind(jnp.array(open_))
+    assert float(one.kl(one)) == 0.0
+    assert 0 < float(one.kl(two)) < 1
+    assert float(two.kl(one)) == np.inf
+    gradient = jax.grad(lambda x: one.kl(kind(x)))(jnp.array(open_))
+    assert np.isfinite(gradient).all()
+
+
 def test_multicategorical_is_a_sum_of_categoricals():
     torch = import_with_torch("torch")
     parts = [

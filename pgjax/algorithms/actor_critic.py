@@ -26,7 +26,7 @@ from pgjax.numerics.xla import jit_fast_compile, jit_with_metrics
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, known_number, type_name
 
 RETURNS = "return_moments"  # collection of the running moments of discounted returns, if kept
-_TRAINED = ("params", "critic")
+_NETWORKS = ("params", "critic")  # the collections of policy and critic
 
 
 class Objective(NamedTuple):
@@ -43,6 +43,7 @@ class Objective(NamedTuple):
     normalize_rewards: ArrayLike | None = None  # discount of the returns whose RMS divides rewards
     reward_clip: ArrayLike | None = None
     sharding: Sharding = Sharding()
+    trained: tuple[str, ...] = _NETWORKS  # the collections that the optimizer trains
 
 
 def make_algorithm(
@@ -148,12 +149,18 @@ def resolve_value_target(
     return target
 
 
-def trained(params: Params) -> Params:
-    """Return the collections that the optimizer trains, in at least float32.
+def wide(params: Params) -> Params:
+    """Return variables in which the parameters of policy and critic are in at least float32.
 
     Losses use these copies, so that gradients are added up in at least float32.
     """
-    chosen = {name: tree for name, tree in params.items() if name in _TRAINED}
+    networks = {name: params[name] for name in _NETWORKS if name in params}
+    return {**params, **jax.tree.map(at_least_float32, networks)}
+
+
+def trained(objective: Objective, params: Params) -> Params:
+    """Return the collections that the optimizer trains, in at least float32."""
+    chosen = {name: params[name] for name in objective.trained if name in params}
     return jax.tree.map(at_least_float32, chosen)
 
 
@@ -197,8 +204,8 @@ def init(
         params[RETURNS] = running_moments.initial_moments(1)
     check_parts(objective, params, obs)
     with checks.as_config_error("the optimizer", "init takes the parameters"):
-        opt_state = optimizer.init(trained(params))
-    loss, grads, step = jnp.float32(0), trained(params), jnp.zeros((), jnp.int32)
+        opt_state = optimizer.init(trained(objective, params))
+    loss, grads, step = jnp.float32(0), trained(objective, params), jnp.zeros((), jnp.int32)
     jax.eval_shape(
         functools.partial(checks.optimizer_step, optimizer), grads, opt_state, grads, loss, step
     )

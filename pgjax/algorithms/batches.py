@@ -1,5 +1,6 @@
 """Prepare a rollout for the loss: advantages and targets, split into chunks."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +20,25 @@ from pgjax.errors import ConfigError, counted
 from pgjax.numerics import running_moments
 from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.running_moments import Moments
-from pgjax.numerics.sums import Sharding, fusion_barrier, join_rows, map_chunks, split_rows
+from pgjax.numerics.sums import (
+    Sharding,
+    fusion_barrier,
+    join_rows,
+    map_chunks,
+    split_rows,
+    sum_chunks,
+)
 from pgjax.returns import discounted_returns
-from pgjax.types import Array, Info, Params, Rollout, repeat_first, segment_ends, zero_padding
+from pgjax.types import (
+    Array,
+    Info,
+    Params,
+    Rollout,
+    TrainState,
+    repeat_first,
+    segment_ends,
+    zero_padding,
+)
 
 
 class Batch(NamedTuple):
@@ -188,6 +205,22 @@ def moment_sums(before: dict[str, Moments], chunk: Batch) -> dict[str, Moments]:
 def merge_moments(before: dict[str, Moments], sums: dict[str, Moments]) -> dict[str, Moments]:
     """Running moments after an update, from those before it and the sums over its batch."""
     return {name: running_moments.merge(before[name], sums[name]) for name in sums}
+
+
+def with_moments(
+    objective: Objective, after: TrainState, before: TrainState, chunks: Batch
+) -> TrainState:
+    """Return the state `after` an update, with the running moments `before` it plus its batch."""
+    moments = moments_before(objective, before.params, chunks)
+    if not moments:
+        return after
+    sums = sum_chunks(
+        functools.partial(moment_sums, moments),
+        chunks,
+        count_real(chunks.weight),
+        objective.sharding,
+    )
+    return after._replace(params={**after.params, **merge_moments(moments, sums)})
 
 
 def _observed(batch: Batch) -> dict[str, jax.Array]:

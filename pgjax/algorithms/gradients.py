@@ -105,7 +105,7 @@ def step_along(
     Returns:
       (state with other parameters and another state of the optimiser, L2 norm of the gradient []).
     """
-    before = actor_critic.trained(state.params)
+    before = actor_critic.trained(objective, state.params)
     _, unravel = ravel_pytree(before)
 
     def step(total: jax.Array, loss: jax.Array, n: jax.Array) -> tuple[Params, Any, jax.Array]:

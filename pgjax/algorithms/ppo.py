@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,11 +14,12 @@ from jax.typing import ArrayLike
 
 from pgjax import losses
 from pgjax.advantages import Estimator, gae, normalized
-from pgjax.algorithms import actor_critic, batches, checks, gradients, minibatches
+from pgjax.algorithms import actor_critic, batches, gradients
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
+from pgjax.algorithms.epochs import Epochs, Sample, check_epochs, run_epochs
 from pgjax.algorithms.gradients import Terms
-from pgjax.errors import ConfigError, RunWarning, check_count
+from pgjax.errors import ConfigError
 from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, map_chunks, sum_chunks
 from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type, known_number
@@ -31,19 +31,10 @@ class Options(NamedTuple):
     """What PPO adds to an Objective; `ppo` describes them."""
 
     clip: ArrayLike | optax.Schedule = 0.2
-    num_epochs: int = 10
-    minibatch_size: int | None = 64
+    epochs: Epochs = Epochs()
     value_clip: ArrayLike | None = None
     recompute_advantages: bool = False
     target_kl: ArrayLike | None = None
-
-
-class Sample(NamedTuple):
-    """What the loss needs for each step; leaves as in `Batch`."""
-
-    batch: Batch
-    log_prob: jax.Array | None = None  # before the update; None: that of the same parameters
-    value: jax.Array | None = None  # before the update, with value_clip
 
 
 def ppo(
@@ -153,10 +144,8 @@ def ppo(
         reward_clip=reward_clip,
         sharding=sharding,
     )
-    num_epochs = check_count("num_epochs", num_epochs)
-    if minibatch_size is not None:
-        minibatch_size = check_count("minibatch_size, if not None,", minibatch_size)
-    options = Options(clip, num_epochs, minibatch_size, value_clip, recompute_advantages, target_kl)
+    epochs = check_epochs(num_epochs, minibatch_size)
+    options = Options(clip, epochs, value_clip, recompute_advantages, target_kl)
     _check_options(options)
     return actor_critic.make_algorithm(
         objective,
@@ -198,7 +187,7 @@ def ppo_loss(
     """
     chunks, n, info = batches.prepare(objective, params, rollout)
     coef = actor_critic.entropy_coef_at(objective, 0)
-    params = {**params, **actor_critic.trained(params)}
+    params = actor_critic.wide(params)
 
     def loss(chunk: Batch) -> Any:
         return chunk_loss(options, objective, params, coef, _at(options.clip, 0), Sample(chunk))
@@ -249,17 +238,6 @@ def chunk_loss(
     return gradients.loss_sums(objective, params, entropy_coef, batch, policy_terms, value_loss)
 
 
-class _Progress(NamedTuple):
-    """Where an update stands."""
-
-    epoch: jax.Array  # [] int32
-    minibatch: jax.Array  # [] int32: of the epoch
-    state: TrainState
-    stopped: jax.Array  # [] bool: approx_kl was too large
-    steps: jax.Array  # [] int32: of the optimiser
-    sums: Terms  # over this epoch; see `_step`
-
-
 def update(
     options: Options,
     objective: Objective,
@@ -282,130 +260,40 @@ def update(
     check_type(state, TrainState)
     chunks, _, info = batches.prepare(objective, state.params, rollout)
     counts = batches.count_real(chunks.weight)
-    given = {**state.params, **actor_critic.trained(state.params)}  # as in the loss
+    given = actor_critic.wide(state.params)  # as in the loss
     old = map_chunks(functools.partial(_old, options, objective, given), chunks, counts)
-    step = functools.partial(_step, options, objective, optimizer)
 
-    def advance(progress: _Progress, sample: Sample) -> _Progress:
-        state, sums = step(progress.state, sample)
-        return _Progress(
-            progress.epoch,
-            progress.minibatch + 1,
-            state,
-            sums["steps"] == 0,
-            progress.steps + sums["steps"],
-            jax.tree.map(jnp.add, progress.sums, sums),
-        )
-
-    def epoch(progress: _Progress) -> _Progress:
+    def sample_at(state: TrainState) -> Sample:
         batch = chunks
         if options.recompute_advantages:
-            batch = batches.prepare(objective, progress.state.params, rollout)[0]
-        sample, sums = Sample(batch, *old), jax.tree.map(jnp.zeros_like, progress.sums)
-        progress = progress._replace(minibatch=jnp.int32(0), sums=sums)
-        if (size := options.minibatch_size) is None:
-            progress = advance(progress, sample)
-        else:
-            taken, count = _minibatches(size, objective, progress, sample, rollout)
-            progress = lax.while_loop(
-                lambda progress: (progress.minibatch < count) & ~progress.stopped,
-                lambda progress: advance(progress, taken(progress.minibatch)),
-                progress,
-            )
-        return progress._replace(epoch=progress.epoch + 1)
+            batch = batches.prepare(objective, state.params, rollout)[0]
+        return Sample(batch, *old)
 
-    zero, no = jnp.int32(0), jnp.bool_(False)
-    shapes = jax.eval_shape(lambda: step(state, Sample(chunks, *old))[1])
-    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    progress = lax.while_loop(
-        lambda progress: (progress.epoch < options.num_epochs) & ~progress.stopped,
-        epoch,
-        _Progress(zero, zero, state, no, zero, sums),
+    def loss_at(state: TrainState) -> Callable[[Params, Sample], tuple[jax.Array, Terms]]:
+        coef = actor_critic.entropy_coef_at(objective, state.step)
+        clip = _at(options.clip, state.step)
+
+        def loss(trained: Params, chunk: Sample) -> tuple[jax.Array, Terms]:
+            return chunk_loss(options, objective, {**state.params, **trained}, coef, clip, chunk)
+
+        return loss
+
+    def too_far(means: Terms) -> jax.Array:
+        return means["approx_kl"] > _KL_MARGIN * jnp.asarray(options.target_kl)
+
+    progress = run_epochs(
+        options.epochs,
+        objective,
+        optimizer,
+        state,
+        rollout,
+        sample_at,
+        loss_at,
+        None if options.target_kl is None else too_far,
     )
-    before = batches.moments_before(objective, state.params, chunks)
-    moments = functools.partial(batches.moment_sums, before)
-    added = sum_chunks(moments, chunks, counts, objective.sharding) if before else {}
-    params = {**progress.state.params, **batches.merge_moments(before, added)}
-    info = info | _means(progress) | {"optimizer_steps": progress.steps}
-    return progress.state._replace(params=params, step=state.step + 1), info
-
-
-def _minibatches(
-    size: int,
-    objective: Objective,
-    progress: _Progress,
-    sample: Sample,
-    rollout: Rollout,
-) -> tuple[Callable[[jax.Array], Sample], jax.Array]:
-    """Return (number -> minibatch, how many there are) of an epoch."""
-    sharding = objective.sharding
-    time, columns = rollout.reward.shape[0], rollout.reward.shape[1] * sharding.num_devices()
-    if size > time * columns:
-        warnings.warn(
-            f"minibatch_size={size} is larger than the rollout of {time} x {columns} steps, which "
-            "are taken together",
-            RunWarning,
-            stacklevel=2,
-        )
-    num_columns = sharding.pad(columns) // sharding.num_shards
-    key = minibatches.shuffling_key(progress.state.key, progress.state.step, progress.epoch)
-    real = (sample.batch.weight > 0).reshape(len(sample.batch.weight), -1)
-    shuffled = minibatches.shuffle(key, real, num_columns, sharding)
-    each = real.shape[1] if size > time * columns else minibatches.quota(size, sharding)
-
-    def taken(number: jax.Array) -> Sample:
-        rows, real = minibatches.take(sample, shuffled, number, each, objective.chunk_size)
-        weight = jnp.where(real, rows.batch.weight, 0.0)
-        return rows._replace(batch=rows.batch._replace(weight=weight))
-
-    return taken, minibatches.count(shuffled, each, sharding)
-
-
-def _step(
-    options: Options,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    sample: Sample,
-) -> tuple[TrainState, Terms]:
-    """Make one optimiser step with the mean over a minibatch, unless its approx_kl is too large.
-
-    Returns:
-      (state, sums over the minibatch: the terms of the loss, the number of "rows" and of "steps"
-      made, 1 or 0, and "grad_norm")
-    """
-    coef = actor_critic.entropy_coef_at(objective, state.step)
-    clip = _at(options.clip, state.step)
-
-    def loss(trained: Params, chunk: Sample) -> tuple[jax.Array, Terms]:
-        return chunk_loss(options, objective, {**state.params, **trained}, coef, clip, chunk)
-
-    summed = gradients.sum_gradients(
-        loss,
-        actor_critic.trained(state.params),
-        sample,
-        batches.count_real(sample.batch.weight),
-        objective.sharding,
-        add=lambda chunk: (chunk.batch.weight > 0).sum(),
-    )
-    rows, steps = jnp.maximum(summed.added, 1), jnp.int32(1)
-    stepped, grad_norm = gradients.step_along(objective, optimizer, state, summed, rows)
-    with checks.as_config_error("the optimizer", "its state must keep its structure"):
-        opt_state = jax.tree.map(_as_before, state.opt_state, stepped.opt_state)
-    stepped = stepped._replace(opt_state=opt_state)
-    if options.target_kl is not None:
-        too_far = summed.terms["approx_kl"] / rows > _KL_MARGIN * options.target_kl
-        steps = jnp.where(too_far, 0, 1)
-        stepped = jax.tree.map(lambda old, new: jnp.where(too_far, old, new), state, stepped)
-    sums = {"rows": summed.added, "steps": steps, "grad_norm": grad_norm}
-    return stepped, summed.terms | sums
-
-
-def _means(progress: _Progress) -> Terms:
-    """Return means over the rows of the epoch; of the gradient's norm, over its minibatches."""
-    rows = jnp.maximum(progress.sums["rows"], 1)
-    means = {name: x / rows for name, x in progress.sums.items() if name not in ("rows", "steps")}
-    return means | {"grad_norm": progress.sums["grad_norm"] / jnp.maximum(progress.minibatch, 1)}
+    state = batches.with_moments(objective, progress.state, state, chunks)
+    info = info | progress.means() | {"optimizer_steps": progress.steps}
+    return state._replace(step=state.step + 1), info
 
 
 def _old(
@@ -418,12 +306,6 @@ def _old(
         return log_prob, None
     value: Any = objective.critic.apply(actor_critic.of_critic(params), chunk.obs)
     return log_prob, at_least_float32(value)
-
-
-def _as_before(old: Any, new: Any) -> jax.Array:
-    """Return part of an optimiser's state in its dtype before the step; some change it."""
-    old, new = jnp.asarray(old), jnp.asarray(new)
-    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def _at(number: ArrayLike | optax.Schedule, step: ArrayLike) -> Any:

@@ -164,7 +164,7 @@ def reinforce_loss(
     """
     chunks, n, info = batches.prepare(objective, params, rollout)
     coef = actor_critic.entropy_coef_at(objective, 0)
-    params = {**params, **actor_critic.trained(params)}
+    params = actor_critic.wide(params)
     loss = functools.partial(chunk_loss, objective, params, coef)
     total, sums = sum_chunks(batches.skip_empty(loss), chunks, sharding=objective.sharding)
     return total / n, batches.loss_info(sums, n, info)
@@ -220,7 +220,7 @@ def update(
 
     summed = gradients.sum_gradients(
         loss,
-        actor_critic.trained(state.params),
+        actor_critic.trained(objective, state.params),
         chunks,
         batches.count_real(chunks.weight),
         objective.sharding,

@@ -23,7 +23,9 @@ from pgjax.cli.devices import RuntimeOptions, exit_process
 from pgjax.cli.train import RunOptions, train_command
 from pgjax.config.groups import (
     CollectSettings,
+    EpochSettings,
     NetworkSettings,
+    NPGSettings,
     OptimizerSettings,
     PPOSettings,
     ReturnSettings,
@@ -112,7 +114,9 @@ def _train_command(argv: Sequence[str]) -> Callable[..., None]:
         networks: _Flat[NetworkSettings] = group(NetworkSettings),  # noqa: B008
         returns: _Flat[ReturnSettings] = group(ReturnSettings),  # noqa: B008
         optimizer: _Flat[OptimizerSettings] = group(OptimizerSettings),  # noqa: B008
+        epochs: _Flat[EpochSettings] = group(EpochSettings),  # noqa: B008
         ppo: _Flat[PPOSettings] = group(PPOSettings),  # noqa: B008
+        npg: _Flat[NPGSettings] = group(NPGSettings),  # noqa: B008
         runtime: _Flat[RuntimeOptions] = RuntimeOptions(),  # noqa: B008
     ) -> None:
         """Train an agent, evaluate it, and write a run folder.
@@ -126,7 +130,7 @@ def _train_command(argv: Sequence[str]) -> Callable[..., None]:
                 "the environment must be the first argument: pgjax train ENV_ID [options]"
             )
         settings: dict[str, Any] = {}
-        for chosen in (run, environments, networks, returns, optimizer, ppo):
+        for chosen in (run, environments, networks, returns, optimizer, epochs, ppo, npg):
             settings |= vars(chosen)
         num_seeds = settings.pop("seeds")
         train_command(TrainConfig(env_id, **settings), num_seeds, runtime)

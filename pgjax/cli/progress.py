@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # slow to import
     from pgjax.gradcheck.compare import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
-_METHODS = {"reinforce": "REINFORCE", "ppo": "PPO"}
+_METHODS = {"reinforce": "REINFORCE", "ppo": "PPO", "npg": "NPG"}
 
 
 def make_console(*, quiet: bool = False) -> Console:

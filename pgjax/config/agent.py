@@ -13,6 +13,7 @@ import optax
 
 from pgjax import advantages
 from pgjax.algorithms.gradients import scale_by_updates
+from pgjax.algorithms.npg import npg
 from pgjax.algorithms.ppo import ppo
 from pgjax.algorithms.reinforce import reinforce
 from pgjax.config.env import OpenEnv
@@ -126,24 +127,44 @@ def _algorithm(
         estimator=make_estimator(config),
         critic=critic,
         entropy_coef=_schedule(config, config.entropy_coef, config.anneal_entropy),
-        value_coef=config.value_coef,
         chunk_size=config.chunk_size,
         normalize_rewards=config.gamma if config.normalize_rewards else None,
         reward_clip=config.reward_clip,
         sharding=sharding,
     )
+    epochs: dict[str, Any] = {
+        "num_epochs": config.num_epochs,
+        "minibatch_size": config.minibatch_size,
+    }
     optimizer = make_optimizer(config)
     if config.algorithm == "reinforce":
-        return reinforce(policy, optimizer, mean_over=config.mean_over, **shared)
-    return ppo(
+        return reinforce(
+            policy,
+            optimizer,
+            mean_over=config.mean_over,
+            value_coef=config.value_coef,
+            **shared,
+        )
+    if config.algorithm == "ppo":
+        return ppo(
+            policy,
+            optimizer,
+            clip=_schedule(config, config.clip, config.anneal_clip),
+            value_coef=config.value_coef,
+            value_clip=config.value_clip,
+            recompute_advantages=config.recompute_advantages,
+            target_kl=config.target_kl,
+            **epochs,
+            **shared,
+        )
+    return npg(
         policy,
-        optimizer,
-        clip=_schedule(config, config.clip, config.anneal_clip),
-        num_epochs=config.num_epochs,
-        minibatch_size=config.minibatch_size,
-        value_clip=config.value_clip,
-        recompute_advantages=config.recompute_advantages,
-        target_kl=config.target_kl,
+        critic_optimizer=None if critic is None else optimizer,
+        max_kl=config.max_kl,
+        damping=config.damping,
+        cg_steps=config.cg_steps,
+        line_search=config.line_search,
+        **epochs,
         **shared,
     )
 

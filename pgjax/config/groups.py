@@ -12,8 +12,9 @@ from pgjax.numerics.sums import CHUNK_SIZE
 class RunSettings:
     """What to run, and how long."""
 
-    algorithm: Literal["reinforce", "ppo"] = "reinforce"
-    """REINFORCE, or proximal policy optimisation; each has its own presets."""
+    algorithm: Literal["reinforce", "ppo", "npg"] = "reinforce"
+    """REINFORCE, proximal policy optimisation, or the natural policy gradient; each has its own
+    presets."""
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0
     """Random seed of the run."""
     updates: Count = 200
@@ -107,7 +108,7 @@ class OptimizerSettings:
     """Loss and optimiser."""
 
     learning_rate: NonNegative = 0.01
-    """Adam's learning rate."""
+    """Adam's learning rate; with npg, the critic's."""
     anneal_lr: bool = False
     """Decay the learning rate linearly to zero over the run."""
     adam_eps: Positive = 1e-8
@@ -121,20 +122,26 @@ class OptimizerSettings:
     value_coef: NonNegative = 0.5
     """Coefficient of the critic's loss."""
     mean_over: Literal["episodes", "steps"] = "episodes"
-    """Average the loss of REINFORCE over episodes or over steps; PPO averages over steps."""
+    """Average the loss of REINFORCE over episodes or over steps; ppo and npg average over
+    steps."""
     chunk_size: Annotated[int, Between(1, CHUNK_SIZE)] | None = CHUNK_SIZE
     """Steps per gradient chunk. None processes the whole batch together, and gives up bit-for-bit
     reproducibility across threads, padding and devices."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOSettings:
-    """With --algorithm ppo only."""
+class EpochSettings:
+    """With --algorithm ppo, and for the critic of npg."""
 
     num_epochs: Count = 10
     """Passes over each rollout."""
     minibatch_size: Count | None = 64
     """Steps per minibatch; None takes all steps of a rollout together."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOSettings:
+    """With --algorithm ppo only."""
 
     clip: Annotated[float, Between(0, 1, ends=False)] = 0.2
     """Range around 1 outside which the ratio of probabilities has no gradient."""
@@ -148,12 +155,32 @@ class PPOSettings:
     """End an update when the approximate KL divergence exceeds 1.5 times this number."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NPGSettings:
+    """With --algorithm npg only."""
+
+    max_kl: Positive = 0.01
+    """Size of each step of the policy: its KL divergence, to second order."""
+    damping: NonNegative = 0.1
+    """Multiple of the identity that is added to the Fisher matrix."""
+    cg_steps: Count = 10
+    """Steps of the conjugate gradient method."""
+    line_search: bool = False
+    """Shorten steps until they improve the objective within --max-kl, as in TRPO."""
+
+
 GROUPS = (
     RunSettings,
     CollectSettings,
     NetworkSettings,
     ReturnSettings,
     OptimizerSettings,
+    EpochSettings,
     PPOSettings,
+    NPGSettings,
 )
-ONLY_WITH: dict[str, type] = {"ppo": PPOSettings}
+ONLY_WITH: dict[type, tuple[str, ...]] = {
+    EpochSettings: ("ppo", "npg"),
+    PPOSettings: ("ppo",),
+    NPGSettings: ("npg",),
+}

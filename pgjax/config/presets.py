@@ -7,25 +7,29 @@ from typing import Any
 
 # Settings of an algorithm replace the defaults of TrainConfig, those of an environment replace
 # both, and options on the command line replace all.
+_STREAMS_WITH_CRITIC: dict[str, Any] = dict(
+    updates=488,
+    collect="steps",
+    hidden_sizes=(64, 64),
+    activation="tanh",
+    orthogonal_init=True,
+    normalize_obs=True,
+    critic=True,
+    estimator="gae",
+    normalize_rewards=True,
+)
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "reinforce": {},
     # As in most implementations: 2,048 steps per update, and a million steps in all.
     "ppo": dict(
-        updates=488,
-        collect="steps",
-        hidden_sizes=(64, 64),
-        activation="tanh",
-        orthogonal_init=True,
-        normalize_obs=True,
-        critic=True,
-        estimator="gae",
-        normalize_rewards=True,
+        _STREAMS_WITH_CRITIC,
         reward_clip=10.0,
         learning_rate=3e-4,
         anneal_lr=True,
         adam_eps=1e-5,
         max_grad_norm=0.5,
     ),
+    "npg": dict(_STREAMS_WITH_CRITIC, reward_clip=10.0, learning_rate=1e-3),
 }
 
 _REINFORCE: dict[str, dict[str, Any]] = {
@@ -124,7 +128,11 @@ _PPO: dict[str, dict[str, Any]] = {
     ),
 }
 
-PRESETS = {"reinforce": _REINFORCE, "ppo": _PPO}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "reinforce": _REINFORCE,
+    "ppo": _PPO,
+    "npg": {},
+}
 
 
 def preset_values(env_id: str, algorithm: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 from pgjax.config.groups import (
     ONLY_WITH,
     CollectSettings,
+    EpochSettings,
     NetworkSettings,
+    NPGSettings,
     OptimizerSettings,
     PPOSettings,
     ReturnSettings,
@@ -23,7 +25,9 @@ from pgjax.types import field_docs
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(
-    PPOSettings,  # the last base has the first fields
+    NPGSettings,  # the last base has the first fields
+    PPOSettings,
+    EpochSettings,
     OptimizerSettings,
     ReturnSettings,
     NetworkSettings,
@@ -185,11 +189,14 @@ def _check_together(config: TrainConfig) -> None:
         raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --on-device")
     if config.leave_one_out and config.episodes_per_update < 2:
         raise ConfigError("--leave-one-out needs at least 2 episodes: raise --episodes-per-update")
-    for algorithm, group in ONLY_WITH.items():
+    for group, algorithms in ONLY_WITH.items():
+        if config.algorithm in algorithms:
+            continue
         for field in dataclasses.fields(group):
-            if config.algorithm != algorithm and getattr(config, field.name) != field.default:
+            if getattr(config, field.name) != field.default:
                 raise ConfigError(
-                    f"{option(field.name)} is a setting of {algorithm}: add --algorithm {algorithm}"
+                    f"{option(field.name)} is a setting of {' and '.join(algorithms)}: add "
+                    f"--algorithm {' or '.join(algorithms)}"
                 )
 
 

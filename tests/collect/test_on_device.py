@@ -129,6 +129,8 @@ for n in (1, 8):
     [
         "pgjax.reinforce",
         "lambda *x, **options: pgjax.ppo(*x, num_epochs=3, minibatch_size=200, **options)",
+        "lambda policy, optimizer, **options: pgjax.npg(policy, critic_optimizer=optimizer, "
+        "num_epochs=3, minibatch_size=200, line_search=True, **options)",
     ],
 )
 def test_1_and_8_devices_give_the_same_bits(make):

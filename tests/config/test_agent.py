@@ -26,6 +26,7 @@ OBS = spaces.Box(-np.inf, np.inf, (3,))
 DISCRETE, CONTINUOUS = spaces.Discrete(2), spaces.Box(-2.0, 2.0, (2,))
 LEARNING = {"hidden_sizes": (4,), "normalize_advantages": False, "updates": 4}
 WITH_CRITIC = {**LEARNING, "critic": True, "estimator": "gae"}
+WITH_NPG = {**WITH_CRITIC, "algorithm": "npg", "minibatch_size": 8}
 WITH_PPO = {**WITH_CRITIC, "algorithm": "ppo", "minibatch_size": 8}
 
 SMALL, CRITIC = pgjax.SoftmaxPolicy(2, (4,), nn.relu), pgjax.ValueNetwork((4,), nn.relu)
@@ -41,6 +42,11 @@ def by_hand(policy=SMALL, optimizer=None, *, estimator=GAE, critic=CRITIC, **opt
 def ppo(minibatch_size=8, **options):
     options |= {"critic": CRITIC, "estimator": GAE, "minibatch_size": minibatch_size}
     return pgjax.ppo(SMALL, adam(0.01), **options)
+
+
+def npg(**options):
+    options = {"critic": CRITIC, "estimator": GAE, "minibatch_size": 8, **options}
+    return pgjax.npg(SMALL, critic_optimizer=adam(0.01), **options)
 
 
 def without_critic(**options):
@@ -145,6 +151,10 @@ ROWS = {
         {"recompute_advantages": True}, lambda: ppo(recompute_advantages=True), WITH_PPO
     ),
     "target_kl": Row({"target_kl": 0.02}, lambda: ppo(target_kl=0.02), WITH_PPO),
+    "max_kl": Row({"max_kl": 0.02}, lambda: npg(max_kl=0.02), WITH_NPG),
+    "damping": Row({"damping": 0.3}, lambda: npg(damping=0.3), WITH_NPG),
+    "cg_steps": Row({"cg_steps": 2}, lambda: npg(cg_steps=2), WITH_NPG),
+    "line_search": Row({"line_search": True}, lambda: npg(line_search=True), WITH_NPG),
     "num_shards": Row(
         {"num_shards": 2},
         lambda: by_hand(sharding=Sharding(2)),

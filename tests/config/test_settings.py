@@ -27,6 +27,7 @@ INTEGERS = {
     "eval_episodes": (1, 2147483647),
     "num_epochs": (1, 2147483647),
     "minibatch_size": (1, 2147483647),
+    "cg_steps": (1, 2147483647),
 }
 NUMBERS = {
     "step_timeout": (0.01, 1e9),
@@ -42,9 +43,11 @@ NUMBERS = {
     "reward_clip": (1e-30, 1e38),
     "value_clip": (1e-30, 1e38),
     "target_kl": (1e-30, 1e38),
+    "max_kl": (1e-30, 1e38),
+    "damping": (0.0, 1e38),
 }
 CHOICES = {
-    "algorithm": ("reinforce", "ppo"),
+    "algorithm": ("reinforce", "ppo", "npg"),
     "collect": ("episodes", "steps"),
     "vectorization": ("sync", "async", "envpool"),
     "activation": ("relu", "tanh"),
@@ -53,14 +56,16 @@ CHOICES = {
 }
 FLAGS = """on_device normalize_obs squash anneal_lr critic normalize_rewards leave_one_out
     normalize_advantages time_discount anneal_entropy
-    orthogonal_init anneal_clip recompute_advantages""".split()
+    orthogonal_init anneal_clip recompute_advantages line_search""".split()
 OPTIONAL = {  # accept None
     "max_episode_steps", "max_grad_norm", "chunk_size", "run_dir", "minibatch_size", "reward_clip",
     "value_clip", "target_kl",
 }  # fmt: skip
-OF_PPO = {
-    "num_epochs", "minibatch_size", "clip", "anneal_clip", "value_clip", "recompute_advantages",
-    "target_kl",
+BOTH, PPO, NPG = ("ppo", "npg"), ("ppo",), ("npg",)
+ONLY_WITH = {
+    "num_epochs": BOTH, "minibatch_size": BOTH, "clip": PPO, "anneal_clip": PPO, "value_clip": PPO,
+    "recompute_advantages": PPO, "target_kl": PPO, "max_kl": NPG, "damping": NPG, "cg_steps": NPG,
+    "line_search": NPG,
 }  # fmt: skip
 
 # A valid value of each setting that is not its default, and what it needs to be valid.
@@ -99,13 +104,16 @@ CHANGES = {
     "clip": 0.1 + 0.2,
     "value_clip": 0.2,
     "target_kl": 0.01,
+    "max_kl": 0.02,
+    "damping": 0.3,
+    "cg_steps": 7,
     "run_dir": Path("runs/elsewhere"),
     **{name: name != "normalize_advantages" for name in FLAGS},
 }
 NEEDS = {
     "collect": {"critic": True},
     "estimator": {"critic": True},
-    **{name: {"algorithm": "ppo"} for name in OF_PPO},
+    **{name: {"algorithm": algorithms[0]} for name, algorithms in ONLY_WITH.items()},
 }
 # Settings that no update depends on. `updates` is one as long as nothing is annealed.
 WITHOUT_EFFECT = {"updates", "step_timeout", "checkpoint_seconds", "eval_episodes", "run_dir"}
@@ -118,9 +126,10 @@ def option(name):
 
 
 def make(**settings):
-    """A config in which the settings of PPO are allowed, if some are given."""
-    ppo = {"algorithm": "ppo"} if settings.keys() & OF_PPO else {}
-    return pgjax.TrainConfig(**{"env_id": "CartPole-v1", **ppo, **settings})
+    """A config whose algorithm has the settings."""
+    [*algorithms] = {ONLY_WITH[name][0] for name in settings if name in ONLY_WITH}
+    needed = {"algorithm": algorithms[0]} if algorithms else {}
+    return pgjax.TrainConfig(**{"env_id": "CartPole-v1", **needed, **settings})
 
 
 def changed(name):
@@ -221,13 +230,18 @@ def test_the_ends_of_the_range_of_clip_are_excluded():
         assert_refused("clip", value)
 
 
-@pytest.mark.parametrize("name", sorted(OF_PPO))
-def test_a_setting_of_ppo_is_refused_with_another_algorithm(name):
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "npg"])
+@pytest.mark.parametrize("name", sorted(ONLY_WITH))
+def test_a_setting_of_one_algorithm_is_refused_with_another(name, algorithm):
+    make(algorithm=algorithm, **{name: getattr(pgjax.TrainConfig("CartPole-v1"), name)})
+    having = ONLY_WITH[name]
+    if algorithm in having:
+        make(algorithm=algorithm, **{name: CHANGES[name]})
+        return
     with pytest.raises(pgjax.ConfigError) as caught:
-        make(algorithm="reinforce", **{name: CHANGES[name]})
-    assert str(caught.value) == f"{option(name)} is a setting of ppo: add --algorithm ppo"
-    default = getattr(pgjax.TrainConfig("CartPole-v1"), name)
-    make(algorithm="reinforce", **{name: default})
+        make(algorithm=algorithm, **{name: CHANGES[name]})
+    advice = f"add --algorithm {' or '.join(having)}"
+    assert str(caught.value) == f"{option(name)} is a setting of {' and '.join(having)}: {advice}"
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -375,7 +389,7 @@ def test_a_name_near_that_of_a_preset_gives_a_warning(env_id):
 def test_a_name_like_no_other_gives_none():
     assert pgjax.TrainConfig.preset("Taxi-v3").env_id == "Taxi-v3"
     for wrong in ("pp", None, 3, ["ppo"]):
-        with pytest.raises(pgjax.ConfigError, match="--algorithm must be 'reinforce' or 'ppo'"):
+        with pytest.raises(pgjax.ConfigError, match="--algorithm must be 'reinforce' or"):
             pgjax.TrainConfig.preset("CartPole-v1", algorithm=wrong)
     with pytest.raises(pgjax.ConfigError, match="named by its id|given by its id"):
         pgjax.TrainConfig.preset(3)

@@ -1,0 +1,427 @@
+"""The natural policy gradient (NPG), and trust region policy optimisation (TRPO)."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from pgjax import losses
+from pgjax.advantages import Estimator, normalized, reward_to_go
+from pgjax.algorithms import actor_critic, batches, gradients
+from pgjax.algorithms.actor_critic import Objective
+from pgjax.algorithms.batches import Batch
+from pgjax.algorithms.epochs import Epochs, Sample, check_epochs, run_epochs
+from pgjax.algorithms.gradients import Terms
+from pgjax.errors import ConfigError, check_count
+from pgjax.numerics.dtypes import at_least_float32
+from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks, sum_rows
+from pgjax.types import (
+    Algorithm,
+    Info,
+    Params,
+    Rollout,
+    TrainState,
+    check_type,
+    known_number,
+    type_name,
+)
+
+_SHORTER, _MOST_TRIES = 0.8, 10  # of the line search, as in Spinning Up's TRPO
+
+
+class Options(NamedTuple):
+    """What NPG adds to an Objective; `npg` describes them."""
+
+    max_kl: ArrayLike = 0.01
+    damping: ArrayLike = 0.1
+    cg_steps: int = 10
+    line_search: bool = False
+    epochs: Epochs = Epochs()
+
+
+def npg(
+    policy: nn.Module,
+    *,
+    estimator: Estimator | None = None,
+    critic: nn.Module | None = None,
+    critic_optimizer: optax.GradientTransformation | None = None,
+    value_target: Estimator | None = None,
+    max_kl: ArrayLike = 0.01,
+    damping: ArrayLike = 0.1,
+    cg_steps: int = 10,
+    line_search: bool = False,
+    num_epochs: int = 10,
+    minibatch_size: int | None = 64,
+    entropy_coef: ArrayLike | optax.Schedule = 0.0,
+    chunk_size: int | None = CHUNK_SIZE,
+    normalize_rewards: ArrayLike | None = None,
+    reward_clip: ArrayLike | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008  (immutable)
+) -> Algorithm:
+    """The natural policy gradient, as five pure, jitted functions.
+
+    Use it where steps of the policy should not depend on how it is parameterised: their size is a
+    KL divergence. With g the gradient of the loss of `reinforce` (the mean over real steps) by the
+    policy's parameters, and F the Fisher information matrix of the policy at the observations of
+    the rollout, a step is
+
+      -a x,  x = (F + damping I)⁻¹ g,  a = sqrt(2 max_kl / (x · F x)),
+
+    so that the KL divergence of the step is max_kl to second order. x comes from the conjugate
+    gradient method, which needs only products F v, computed from derivatives of the distributions.
+    With `line_search` it is TRPO: the step is shortened, by 0.8 each time and at most ten times,
+    until the mean of ratio * advantage improves and the mean KL divergence is at most max_kl; if
+    it never does, the policy stays. The critic is fitted by `critic_optimizer`.
+
+    Metrics: policy_loss, entropy and grad_norm (of g) are from before the step, kl is the mean
+    KL(old, new) of the step, step_size the factor that the line search chose (1 without one, 0 for
+    no step). value_loss is the mean over the critic's last epoch, explained_variance from before
+    the update, and optimizer_steps counts the critic's. Counts and returns of episodes are as from
+    `reinforce`.
+
+    Args:
+      policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution that has a method
+        kl(other), as those of `pgjax.distributions` have.
+      estimator: (rollout, value, next_value) -> advantage [T, B]; by default
+        normalized(reward_to_go(gamma=0.99)).
+      critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None.
+      critic_optimizer: an optax transformation for the critic's parameters, such as
+        optax.adam(1e-3); None without a critic.
+      value_target: as for `reinforce`.
+      max_kl: size of a step, finite and above 0, in nats.
+      damping: at least 0.
+      cg_steps: steps of the conjugate gradient method, at least 1.
+      line_search: whether to shorten steps as TRPO does.
+      num_epochs, minibatch_size: passes over the rollout to fit the critic, as for `ppo`.
+      entropy_coef, chunk_size, normalize_rewards, reward_clip, sharding: as for `reinforce`.
+
+    Returns:
+      Algorithm(init, act, log_prob, loss, update), as from `reinforce`. `loss` is that of the
+      policy alone; its gradient is g.
+
+    Raises:
+      ConfigError: as `reinforce`; for options that are out of range; for a critic without an
+        optimiser, or the reverse; and, from `update`, for a distribution without kl.
+
+    Source: Kakade 2001, A natural policy gradient; Schulman et al. 2015, Trust region policy
+      optimization, appendix C.
+
+    Example:
+      >>> import jax, numpy, optax, pgjax
+      >>> env = pgjax.envs.make("CartPole-v1", max_episode_steps=16)
+      >>> algorithm = pgjax.npg(pgjax.SoftmaxPolicy(2, (4,)), max_kl=0.01)
+      >>> state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
+      >>> rollout = pgjax.collect_episodes_on_device(env, algorithm, state, num_episodes=8)
+      >>> state, info = algorithm.update(state, rollout)
+      >>> 0.005 < float(info["kl"]) < 0.02
+      True
+    """
+    if (critic is None) != (critic_optimizer is None):
+        raise ConfigError(
+            "critic_optimizer fits the critic: pass both, such as critic=pgjax.ValueNetwork(), "
+            "critic_optimizer=optax.adam(1e-3), or neither"
+        )
+    if estimator is None:
+        estimator = normalized(reward_to_go(gamma=0.99))
+    objective = Objective(
+        policy=policy,
+        critic=critic,
+        estimator=estimator,
+        value_target=actor_critic.resolve_value_target(critic, estimator, value_target),
+        entropy_coef=entropy_coef,
+        mean_over="steps",
+        chunk_size=chunk_size,
+        normalize_rewards=normalize_rewards,
+        reward_clip=reward_clip,
+        sharding=sharding,
+        trained=("critic",),
+    )
+    epochs = check_epochs(num_epochs, minibatch_size)
+    options = Options(max_kl, damping, check_count("cg_steps", cg_steps), line_search, epochs)
+    _check_options(options)
+    return actor_critic.make_algorithm(
+        objective,
+        optax.identity() if critic_optimizer is None else critic_optimizer,
+        npg_loss,
+        functools.partial(update, options),
+    )
+
+
+def _check_options(options: Options) -> None:
+    if not isinstance(options.line_search, bool):
+        raise ConfigError(f"line_search must be True or False, got {options.line_search!r}")
+    known = known_number("max_kl", options.max_kl)
+    if known is not None and not 0.0 < known < math.inf:
+        raise ConfigError(f"max_kl must be finite and above 0, got {options.max_kl}")
+    known = known_number("damping", options.damping)
+    if known is not None and not 0.0 <= known < math.inf:
+        raise ConfigError(f"damping must be finite and at least 0, got {options.damping}")
+
+
+def npg_loss(objective: Objective, params: Params, rollout: Rollout) -> tuple[jax.Array, Info]:
+    """Return the loss of the policy for a rollout, and metrics.
+
+    Args:
+      objective: an Objective.
+      params: variables of policy and critic, as in `TrainState.params`.
+      rollout: [T, B, ...].
+    """
+    chunks, n, info = batches.prepare(objective, params, rollout)
+    coef = actor_critic.entropy_coef_at(objective, 0)
+    loss = functools.partial(policy_loss, objective, actor_critic.wide(params), coef)
+    total, sums = sum_chunks(batches.skip_empty(loss), chunks, sharding=objective.sharding)
+    return total / n, info | {name: x / n for name, x in sums.items()}
+
+
+def policy_loss(
+    objective: Objective, params: Params, entropy_coef: Any, chunk: Batch
+) -> tuple[jax.Array, Terms]:
+    """Return weighted sums over the rows of a chunk: of the policy's loss, and of its terms."""
+    return gradients.loss_sums(
+        objective._replace(critic=None),
+        params,
+        entropy_coef,
+        chunk,
+        lambda log_p: {"policy_loss": losses.policy_gradient_loss(log_p, chunk.advantage)},
+        lambda value: value,  # not called
+    )
+
+
+def fisher_product(objective: Objective, params: Params, vector: Params, chunk: Batch) -> jax.Array:
+    """Return the sum of F v over the rows of a chunk, as one vector.
+
+    F v = Jᵀ H J v, where J is the Jacobian of the distribution by the policy's parameters, and H
+    the Hessian of KL(old, new) by the new distribution, at the old one.
+
+    Args:
+      objective: an Objective.
+      params: variables of policy and critic; `params["params"]` are the policy's parameters.
+      vector: v, as params["params"].
+      chunk: leaves [chunk_size, ...].
+    """
+
+    def distribution(policy_params: Params) -> Any:
+        return _distribution(objective, {**params, "params": policy_params}, chunk)
+
+    at, along = jax.jvp(distribution, (params["params"],), (vector,))
+
+    def kl_sum(new: Any) -> jax.Array:
+        return batches.weighted_sums(at_least_float32(at.kl(new)), chunk.weight)
+
+    _, curved = jax.jvp(jax.grad(kl_sum), (at,), (along,))
+    _, pull_back = jax.vjp(distribution, params["params"])
+    return ravel_pytree(pull_back(curved)[0])[0]
+
+
+def _distribution(objective: Objective, params: Params, chunk: Batch) -> Any:
+    found: Any = objective.policy.apply(params, chunk.obs)
+    if not callable(getattr(found, "kl", None)):
+        raise ConfigError(
+            f"the policy returns {type_name(found)} without a method kl(other), which npg needs: "
+            "see pgjax.distributions"
+        )
+    return found
+
+
+def conjugate_gradients(
+    product: Callable[[jax.Array], jax.Array], b: jax.Array, steps: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return x with A x ≈ b for a symmetric positive definite A, and the residual b - A x.
+
+    Args:
+      product: v [P] -> A v [P].
+      b: [P].
+      steps: number of steps; none is made once the residual is 0.
+
+    Source: Nocedal & Wright 2006, Numerical optimization, algorithm 5.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from pgjax.algorithms.npg import conjugate_gradients
+      >>> x, _ = conjugate_gradients(lambda v: jnp.array([2.0, 4.0]) * v, jnp.ones(2), steps=2)
+      >>> x.tolist()
+      [0.5, 0.25]
+    """
+
+    def step(_: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        x, residual, direction, square = carry
+        along = product(direction)
+        curvature = dot(direction, along)
+        length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1.0), 0.0)
+        x, residual = x + length * direction, residual - length * along
+        new = dot(residual, residual)
+        direction = residual + jnp.where(square > 0, new / square, 0.0) * direction
+        return x, residual, direction, new
+
+    x, residual, _, _ = lax.fori_loop(0, steps, step, (jnp.zeros_like(b), b, b, dot(b, b)))
+    return x, residual
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the inner product of two vectors, summed in a fixed order."""
+    return sum_rows((a * b)[:, None])
+
+
+def natural_gradient(
+    options: Options,
+    objective: Objective,
+    params: Params,
+    chunks: Batch,
+    gradient: jax.Array,
+    n: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Return x = (F + damping I)⁻¹ g, and x · F x.
+
+    Args:
+      options: damping, and the steps of the conjugate gradient method.
+      objective: an Objective.
+      params: variables of policy and critic, in at least float32.
+      chunks: leaves [shards, n, chunk_size, ...].
+      gradient: g as one vector [P].
+      n: number of real steps, [].
+    """
+    _, unravel = ravel_pytree(params["params"])
+    counts = batches.count_real(chunks.weight)
+
+    def product(v: jax.Array) -> jax.Array:
+        each = functools.partial(fisher_product, objective, params, unravel(v))
+        total = sum_chunks(each, chunks, counts, objective.sharding)
+        return total / n.astype(total.dtype) + options.damping * v
+
+    x, residual = conjugate_gradients(product, gradient, options.cg_steps)
+    return x, dot(x, gradient - residual) - options.damping * dot(x, x)
+
+
+def _surrogate(
+    objective: Objective, old: Params, new: Params, chunk: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Return sums over a chunk of ratio * advantage and of KL(old, new)."""
+    before, after = _distribution(objective, old, chunk), _distribution(objective, new, chunk)
+    log_ratio = after.log_prob(chunk.action) - before.log_prob(chunk.action)
+    gain = jnp.expm1(at_least_float32(log_ratio)) * chunk.advantage  # relative to before
+    return batches.weighted_sums((gain, at_least_float32(before.kl(after))), chunk.weight)
+
+
+def update(
+    options: Options,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    rollout: Rollout,
+) -> tuple[TrainState, Info]:
+    """Make a step of the policy along the natural gradient, and fit the critic.
+
+    Args:
+      options: what NPG adds to the objective.
+      objective: an Objective.
+      optimizer: an optax transformation for the critic.
+      state: the state before the update.
+      rollout: [T, B, ...], collected with `state.params`.
+
+    Returns:
+      (state after the update, metrics).
+    """
+    check_type(state, TrainState)
+    chunks, n, info = batches.prepare(objective, state.params, rollout)
+    coef = actor_critic.entropy_coef_at(objective, state.step)
+    params = actor_critic.wide(state.params)
+
+    def loss(policy_params: Params, chunk: Batch) -> tuple[jax.Array, Terms]:
+        return policy_loss(objective, {**params, "params": policy_params}, coef, chunk)
+
+    counts = batches.count_real(chunks.weight)
+    summed = gradients.sum_gradients(loss, params["params"], chunks, counts, objective.sharding)
+    gradient = summed.gradient / n.astype(summed.gradient.dtype)
+    x, curvature = natural_gradient(options, objective, params, chunks, gradient, n)
+    positive = curvature > 0
+    length = jnp.where(positive, 2 * options.max_kl / jnp.where(positive, curvature, 1.0), 0.0)
+    step = -jnp.sqrt(length) * x
+    new, kl, size = _take(options, objective, params, chunks, step, n)
+    info |= {name: total / n for name, total in summed.terms.items()}
+    info |= {"grad_norm": jnp.sqrt(dot(gradient, gradient)), "kl": kl, "step_size": size}
+    policy_params = jax.tree.map(lambda x, old: x.astype(old.dtype), new, state.params["params"])
+    after = state
+    if objective.critic is not None:
+        after, fitted = _fit_critic(options, objective, optimizer, state, rollout, chunks)
+        info |= fitted
+    after = after._replace(params={**after.params, "params": policy_params})
+    after = batches.with_moments(objective, after, state, chunks)
+    return after._replace(step=state.step + 1), info
+
+
+def _take(
+    options: Options,
+    objective: Objective,
+    params: Params,
+    chunks: Batch,
+    step: jax.Array,
+    n: jax.Array,
+) -> tuple[Params, jax.Array, jax.Array]:
+    """Return the policy's parameters after a step, its mean KL(old, new), and its size, 0 to 1."""
+    flat, unravel = ravel_pytree(params["params"])
+    counts = batches.count_real(chunks.weight)
+
+    def at(size: jax.Array) -> Params:
+        return unravel(flat + size * step)
+
+    def measure(size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        new = {**params, "params": at(size)}
+        each = functools.partial(_surrogate, objective, params, new)
+        gain, kl = sum_chunks(each, chunks, counts, objective.sharding)
+        return gain / n, kl / n
+
+    one = jnp.ones((), step.dtype)
+    gain, kl = measure(one)
+    if not options.line_search:
+        return at(one), kl, one
+
+    def good(gain: jax.Array, kl: jax.Array) -> jax.Array:
+        return (gain > 0) & (kl <= options.max_kl)
+
+    def shorten(carry: Any) -> Any:
+        tries, size, _, _ = carry
+        size = size * _SHORTER
+        return tries + 1, size, *measure(size)
+
+    _, size, gain, kl = lax.while_loop(
+        lambda carry: (carry[0] < _MOST_TRIES) & ~good(*carry[2:]),
+        shorten,
+        (jnp.int32(0), one, gain, kl),
+    )
+    size, kl = (jnp.where(good(gain, kl), x, 0.0) for x in (size, kl))
+    new = jax.tree.map(lambda x, old: jnp.where(size > 0, x, old), at(size), params["params"])
+    return new, kl, size
+
+
+def _fit_critic(
+    options: Options,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    rollout: Rollout,
+    chunks: Batch,
+) -> tuple[TrainState, Info]:
+    def loss_at(state: TrainState) -> Callable[[Params, Sample], tuple[jax.Array, Terms]]:
+        def loss(trained: Params, chunk: Sample) -> tuple[jax.Array, Terms]:
+            variables = actor_critic.of_critic({**state.params, **trained})
+            critic: Any = objective.critic
+            value = at_least_float32(critic.apply(variables, chunk.batch.obs))
+            each = losses.value_loss(value, chunk.batch.target)
+            total = batches.weighted_sums(each, chunk.batch.weight)
+            return total, {"value_loss": total}
+
+        return loss
+
+    progress = run_epochs(
+        options.epochs, objective, optimizer, state, rollout, lambda _: Sample(chunks), loss_at
+    )
+    fitted = {"value_loss": progress.means()["value_loss"], "optimizer_steps": progress.steps}
+    return progress.state, fitted
