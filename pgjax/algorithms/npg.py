@@ -22,7 +22,7 @@ from pgjax.algorithms.epochs import Epochs, Sample, check_epochs, run_epochs
 from pgjax.algorithms.gradients import Terms
 from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.dtypes import at_least_float32
-from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks, sum_rows
+from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier, sum_chunks, sum_rows
 from pgjax.types import (
     Algorithm,
     Info,
@@ -35,6 +35,9 @@ from pgjax.types import (
 )
 
 _SHORTER, _MOST_TRIES = 0.8, 10  # of the line search, as in Spinning Up's TRPO
+
+
+_Wrapper = Callable[[Any], Any]  # of a function
 
 
 class Options(NamedTuple):
@@ -232,7 +235,10 @@ def _distribution(objective: Objective, params: Params, chunk: Batch) -> Any:
 
 
 def conjugate_gradients(
-    product: Callable[[jax.Array], jax.Array], b: jax.Array, steps: int
+    product: Callable[[jax.Array], jax.Array],
+    b: jax.Array,
+    steps: int,
+    alone: _Wrapper = lambda fn: fn,
 ) -> tuple[jax.Array, jax.Array]:
     """Return x with A x ≈ b for a symmetric positive definite A, and the residual b - A x.
 
@@ -240,6 +246,7 @@ def conjugate_gradients(
       product: v [P] -> A v [P].
       b: [P].
       steps: number of steps; none is made once the residual is 0.
+      alone: wraps a function so that XLA does not fuse it with the code around it.
 
     Source: Nocedal & Wright 2006, Numerical optimization, algorithm 5.2.
 
@@ -251,9 +258,8 @@ def conjugate_gradients(
       [0.5, 0.25]
     """
 
-    def step(_: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def step(carry: tuple[jax.Array, ...], along: jax.Array) -> tuple[jax.Array, ...]:
         x, residual, direction, square = carry
-        along = product(direction)
         curvature = dot(direction, along)
         length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1.0), 0.0)
         x, residual = x + length * direction, residual - length * along
@@ -261,7 +267,10 @@ def conjugate_gradients(
         direction = residual + jnp.where(square > 0, new / square, 0.0) * direction
         return x, residual, direction, new
 
-    x, residual, _, _ = lax.fori_loop(0, steps, step, (jnp.zeros_like(b), b, b, dot(b, b)))
+    def body(_: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return alone(step)(carry, product(carry[2]))
+
+    x, residual, _, _ = lax.fori_loop(0, steps, body, (jnp.zeros_like(b), b, b, alone(dot)(b, b)))
     return x, residual
 
 
@@ -277,6 +286,7 @@ def natural_gradient(
     chunks: Batch,
     gradient: jax.Array,
     n: jax.Array,
+    alone: _Wrapper = lambda fn: fn,
 ) -> tuple[jax.Array, jax.Array]:
     """Return x = (F + damping I)⁻¹ g, and x · F x.
 
@@ -287,6 +297,7 @@ def natural_gradient(
       chunks: leaves [shards, n, chunk_size, ...].
       gradient: g as one vector [P].
       n: number of real steps, [].
+      alone: as for `conjugate_gradients`.
     """
     _, unravel = ravel_pytree(params["params"])
     counts = batches.count_real(chunks.weight)
@@ -294,10 +305,24 @@ def natural_gradient(
     def product(v: jax.Array) -> jax.Array:
         each = functools.partial(fisher_product, objective, params, unravel(v))
         total = sum_chunks(each, chunks, counts, objective.sharding)
-        return total / n.astype(total.dtype) + options.damping * v
+        return alone(lambda total, v: total / n.astype(total.dtype) + options.damping * v)(total, v)
 
-    x, residual = conjugate_gradients(product, gradient, options.cg_steps)
-    return x, dot(x, gradient - residual) - options.damping * dot(x, x)
+    def curvature(x: jax.Array, residual: jax.Array) -> jax.Array:
+        return dot(x, gradient - residual) - options.damping * dot(x, x)
+
+    x, residual = conjugate_gradients(product, gradient, options.cg_steps, alone)
+    return x, alone(curvature)(x, residual)
+
+
+def _alone(objective: Objective, state: TrainState) -> _Wrapper:
+    """Return what keeps XLA from fusing a function with the code around it, if there are shards.
+
+    Fused with a gather over devices it would round differently.
+    """
+    if objective.sharding.num_shards == 1:
+        return lambda fn: fn
+    # Always true, but unknown at compile time.
+    return lambda fn: fusion_barrier(fn, jnp.asarray(state.step) >= 0)
 
 
 def _surrogate(
@@ -339,14 +364,13 @@ def update(
 
     counts = batches.count_real(chunks.weight)
     summed = gradients.sum_gradients(loss, params["params"], chunks, counts, objective.sharding)
-    gradient = summed.gradient / n.astype(summed.gradient.dtype)
-    x, curvature = natural_gradient(options, objective, params, chunks, gradient, n)
-    positive = curvature > 0
-    length = jnp.where(positive, 2 * options.max_kl / jnp.where(positive, curvature, 1.0), 0.0)
-    step = -jnp.sqrt(length) * x
-    new, kl, size = _take(options, objective, params, chunks, step, n)
+    alone = _alone(objective, state)
+    gradient = alone(lambda total: total / n.astype(total.dtype))(summed.gradient)
+    x, curvature = natural_gradient(options, objective, params, chunks, gradient, n, alone)
+    step = alone(functools.partial(_scaled, options.max_kl))(x, curvature)
+    new, kl, size = _take(options, objective, params, chunks, step, n, alone)
     info |= {name: total / n for name, total in summed.terms.items()}
-    info |= {"grad_norm": jnp.sqrt(dot(gradient, gradient)), "kl": kl, "step_size": size}
+    info |= {"grad_norm": jnp.sqrt(alone(dot)(gradient, gradient)), "kl": kl, "step_size": size}
     policy_params = jax.tree.map(lambda x, old: x.astype(old.dtype), new, state.params["params"])
     after = state
     if objective.critic is not None:
@@ -357,6 +381,13 @@ def update(
     return after._replace(step=state.step + 1), info
 
 
+def _scaled(max_kl: ArrayLike, x: jax.Array, curvature: jax.Array) -> jax.Array:
+    """Return the step along -x whose quadratic KL divergence is max_kl, given x · F x."""
+    positive = curvature > 0
+    square = jnp.where(positive, 2 * max_kl / jnp.where(positive, curvature, 1.0), 0.0)
+    return -jnp.sqrt(square) * x
+
+
 def _take(
     options: Options,
     objective: Objective,
@@ -364,13 +395,14 @@ def _take(
     chunks: Batch,
     step: jax.Array,
     n: jax.Array,
+    alone: _Wrapper,
 ) -> tuple[Params, jax.Array, jax.Array]:
     """Return the policy's parameters after a step, its mean KL(old, new), and its size, 0 to 1."""
     flat, unravel = ravel_pytree(params["params"])
     counts = batches.count_real(chunks.weight)
 
     def at(size: jax.Array) -> Params:
-        return unravel(flat + size * step)
+        return unravel(alone(lambda size: flat + size * step)(size))
 
     def measure(size: jax.Array) -> tuple[jax.Array, jax.Array]:
         new = {**params, "params": at(size)}
