@@ -58,8 +58,10 @@ PUBLISHED = [
 
 
 def digest_of(config: TrainConfig) -> str:
-    """Digest of all settings but the seed."""
+    """Digest of the settings that are not the defaults, without the seed."""
+    default = TrainConfig(config.env_id).to_json()
     values = dataclasses.replace(config, seed=0).to_json()
+    values = {name: x for name, x in values.items() if x != default[name]}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -97,6 +99,18 @@ def train(config: TrainConfig, seed: int) -> dict[str, Any]:
 def stored() -> dict[str, dict[str, Any]]:
     """Return the results of each task, "ENV ALGORITHM", by seed."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def current(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the results that belong to the presets as they are now."""
+    found = {}
+    for name, seeds in results.items():
+        env_id, algorithm = name.split()
+        digest = digest_of(TrainConfig.preset(env_id, algorithm=algorithm))
+        kept = {seed: row for seed, row in seeds.items() if row["settings"] == digest}
+        if kept:
+            found[name] = kept
+    return found
 
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -197,7 +211,7 @@ def main() -> None:
                 before = result
             shown = {key: x for key, x in before.items() if key not in ("curve", "settings")}
             print(f"seed {seed}", *(f"{key} {x}" for key, x in shown.items()), flush=True)
-    results = stored()
+    results = current(stored())
     blocks = {
         "learning": table(results),
         "published": published(results),
