@@ -181,6 +181,19 @@ def test_a_minibatch_larger_than_the_batch_takes_all_of_it(batch):
     assert int(info["optimizer_steps"]) == 3
 
 
+@pytest.mark.parametrize("most", [3, 2**32 - 1])  # ties, and almost surely none
+def test_rows_are_taken_in_the_order_of_their_bits(most, rng):
+    """As NumPy's stable sort orders them; a row of all ones is not taken for padding."""
+    bits = rng.integers(0, most, (2, 50), np.uint32)
+    real = rng.random((2, 50)) < 0.7
+    bits[0, np.argmax(real[0])] = 2**32 - 1
+    order = minibatches.order_of(jnp.array(bits), jnp.array(real))
+    for i in range(2):
+        rows = np.flatnonzero(real[i])
+        expected = rows[np.argsort(bits[i, rows], kind="stable")]
+        np.testing.assert_array_equal(order[i, : len(rows)], expected)
+
+
 def test_the_last_minibatches_take_nothing_from_shards_that_have_no_steps_left():
     found = members(real_steps([40, 1, 1, 1], 40), 4, 16, sharding=pgjax.Sharding(4))
     assert [len(x) for x in found] == [7, *[4] * 9]
