@@ -170,7 +170,8 @@ def _step(
         sample,
         batches.count_real(sample.batch.weight),
         objective.sharding,
-        add=lambda chunk: (chunk.batch.weight > 0).sum(),
+        # In the dtype of the other sums, so that devices exchange one array.
+        add=lambda chunk: (chunk.batch.weight > 0).sum(dtype=chunk.batch.weight.dtype),
     )
     rows, steps = jnp.maximum(summed.added, 1), jnp.int32(1)
     stepped, grad_norm = gradients.step_along(objective, optimizer, state, summed, rows)

@@ -11,6 +11,8 @@ shards, so that the number of devices changes nothing either: one device adds up
 shard, and the sums of all shards are gathered and added in order.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,10 +61,24 @@ class Sharding(NamedTuple):
         return -(-columns // self.num_shards) * self.num_shards
 
     def gather(self, tree: Any, axis: int = 0) -> Any:
-        """Concatenate the leaves of all devices along `axis`; every device gets the result."""
+        """Concatenate the leaves of all devices along `axis`; every device gets the result.
+
+        Leaves of one dtype travel as one array, since devices wait for each other in every gather.
+        """
         if self.axis_name is None:
             return tree
-        return lax.all_gather(tree, self.axis_name, axis=axis, tiled=True)
+        leaves, treedef = jax.tree.flatten(tree)
+        gathered: dict[int, jax.Array] = {}
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+            which = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+            rows = [jnp.moveaxis(leaves[i], axis, 0) for i in which]
+            together = jnp.concatenate([x.reshape(len(x), -1) for x in rows], 1)
+            together = lax.all_gather(together, self.axis_name, tiled=True)
+            ends = list(itertools.accumulate(math.prod(x.shape[1:]) for x in rows))
+            for i, x, part in zip(which, rows, jnp.split(together, ends[:-1], 1), strict=True):
+                whole = part.reshape(len(together), *x.shape[1:])
+                gathered[i] = jnp.moveaxis(whole, 0, axis)
+        return jax.tree.unflatten(treedef, [gathered[i] for i in range(len(leaves))])
 
     def mine(self, whole: jax.Array) -> jax.Array:
         """Select this device's columns of an array [T, B, ...]."""
