@@ -34,6 +34,7 @@ from .evaluation.evaluate import evaluate
 from .evaluation.plot import plot
 from .evaluation.video import render
 from .gym import actions
+from .gym.masks import ActionMask
 from .numerics.sums import Sharding
 from .numerics.xla import enable_compile_cache
 from .policies import (
@@ -41,6 +42,7 @@ from .policies import (
     GaussianPolicy,
     JointPolicy,
     LessonGaussianPolicy,
+    MaskedPolicy,
     MultiSoftmaxPolicy,
     NormalizedObs,
     SoftmaxPolicy,
@@ -55,6 +57,7 @@ from .training.verify import verify
 from .types import Algorithm, Info, Rollout, TrainState
 
 __all__ = [
+    "ActionMask",
     "Algorithm",
     "BernoulliPolicy",
     "ConfigError",
@@ -65,6 +68,7 @@ __all__ = [
     "Info",
     "JointPolicy",
     "LessonGaussianPolicy",
+    "MaskedPolicy",
     "MixedTorso",
     "MultiSoftmaxPolicy",
     "NormalizedObs",

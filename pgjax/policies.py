@@ -304,7 +304,8 @@ class NormalizedObs(nn.Module):
 
     Args:
       module: the policy or critic to wrap.
-      parts: if observations hold images, their parts as for `MixedTorso`; images pass unchanged.
+      parts: if observations hold images, their parts as for `MixedTorso`; parts with a shape, such
+        as images, pass unchanged.
 
     Example:
       >>> import jax
@@ -329,3 +330,54 @@ class NormalizedObs(nn.Module):
             is_number = row.reshape((1,) * (obs.ndim - 1) + (-1,))
             normalized = jnp.where(is_number, normalized, obs.astype(normalized.dtype))
         return self.module(normalized)
+
+
+class MaskedPolicy(nn.Module):
+    """A policy whose choices are ruled out by the first numbers of an observation.
+
+    Use it for environments in which some actions are not allowed in some states;
+    `pgjax.ActionMask` puts the mask of a Gymnasium environment where it is read. Logits of choices
+    whose number is 0 become -inf: they are never sampled, have log-probability -inf, and count
+    neither for the entropy nor for the mode. If no choice is allowed, results are NaN.
+
+    Args:
+      policy: the policy to wrap, such as SoftmaxPolicy; it reads the whole observation.
+      num_choices: length of the mask: the number of actions, or that of all choices of a
+        MultiSoftmaxPolicy together.
+
+    Raises:
+      ConfigError: when applied, if the policy returns another distribution than a Categorical or a
+        MultiCategorical with so many choices.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import pgjax
+      >>> policy = pgjax.MaskedPolicy(pgjax.SoftmaxPolicy(num_actions=3), num_choices=3)
+      >>> obs = jnp.array([0.0, 1.0, 1.0, 5.0])  # the first action is not allowed
+      >>> params = policy.init(jax.random.key(0), obs)
+      >>> jax.nn.softmax(policy.apply(params, obs).logits).round(1).tolist()
+      [0.0, 0.5, 0.5]
+    """
+
+    policy: nn.Module
+    num_choices: int
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> Categorical | MultiCategorical:
+        """Map obs [..., d], of which the first num_choices numbers are the mask."""
+        size = check_count("num_choices", self.num_choices)
+        found: Any = self.policy(obs)
+        several = isinstance(found, MultiCategorical)
+        logits = found.logits if several else (getattr(found, "logits", jnp.zeros(0)),)
+        sizes = [x.shape[-1] for x in logits]
+        if not isinstance(found, Categorical | MultiCategorical) or sum(sizes) != size:
+            raise ConfigError(
+                f"a mask of {size} choices needs a policy with as many, in a Categorical or a "
+                f"MultiCategorical, not {type(found).__name__} with {sum(sizes)}"
+            )
+        allowed = jnp.split(obs[..., :size] != 0, np.cumsum(sizes)[:-1], -1)
+        masked = tuple(
+            jnp.where(mask, x, -jnp.inf) for mask, x in zip(allowed, logits, strict=True)
+        )
+        return MultiCategorical(masked) if several else Categorical(masked[0])

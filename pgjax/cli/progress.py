@@ -14,7 +14,7 @@ from pgjax.config.presets import PRESETS, preset_values
 from pgjax.config.settings import TrainConfig, option
 from pgjax.errors import counted
 from pgjax.gym import spaces
-from pgjax.policies import NormalizedObs
+from pgjax.policies import MaskedPolicy, NormalizedObs
 from pgjax.training.loop import RunInfo
 
 if TYPE_CHECKING:  # slow to import
@@ -54,9 +54,12 @@ class Terminal:
         say(f"  inputs        {spaces.describe_inputs(run.observation_space)}", highlight=False)
         say(f"  actions       {spaces.describe(run.action_space)}", highlight=False)
         layers = "-".join(str(n) for n in config.hidden_sizes)
-        name = type(getattr(run.policy, "module", run.policy)).__name__
-        normalized = ", normalised numbers" * isinstance(run.policy, NormalizedObs)
-        say(f"  policy        {name}, hidden layers {layers}{normalized}", highlight=False)
+        policy, details = run.policy, f"hidden layers {layers}"
+        if isinstance(policy, NormalizedObs):
+            policy, details = policy.module, f"{details}, normalised numbers"
+        if isinstance(policy, MaskedPolicy):
+            policy, details = policy.policy, f"{details}, action mask"
+        say(f"  policy        {type(policy).__name__}, {details}", highlight=False)
         method = _METHODS[config.algorithm] + " with a critic" * config.critic
         updates, each = counted(config.updates, "update"), config.episodes_per_update
         of_each = counted(each, "episode")

@@ -19,9 +19,10 @@ from pgjax.algorithms.reinforce import reinforce
 from pgjax.config.env import OpenEnv
 from pgjax.config.settings import TrainConfig
 from pgjax.gym.actions import policy_for
+from pgjax.gym.masks import mask_size
 from pgjax.gym.spaces import image_parts, leaves, observations
 from pgjax.numerics.sums import Sharding
-from pgjax.policies import NormalizedObs, ValueNetwork
+from pgjax.policies import MaskedPolicy, NormalizedObs, ValueNetwork
 from pgjax.torsos import ConvTorso, MixedTorso
 from pgjax.types import Algorithm, TrainState
 
@@ -57,8 +58,12 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
     layers |= {"hidden_sizes": config.hidden_sizes, "activation": activation, "torso": torso}
     policy = policy_for(env.action_space, squash=config.squash, **layers)
     critic: nn.Module | None = ValueNetwork(**layers) if config.critic else None
+    if config.action_mask:
+        size = mask_size(env.action_space)
+        policy = MaskedPolicy(policy, size)
+        parts[0] = (size, (size,))  # passes unchanged, as images do
     if config.normalize_obs and any(shape is None for _, shape in parts):
-        mixed = tuple(parts) if torso else ()
+        mixed = tuple(parts) if torso or config.action_mask else ()
         policy, critic = NormalizedObs(policy, mixed), critic and NormalizedObs(critic, mixed)
     shard = functools.partial(_algorithm, config, policy, critic)
     algorithm = shard(Sharding(config.num_shards if config.on_device else 1))
@@ -88,6 +93,8 @@ def doubts(config: TrainConfig, env: OpenEnv) -> list[str]:
             "the environment has no time limit, so an episode may never end: --max-episode-steps N "
             "truncates it"
         )
+    if not config.action_mask and _offers_mask(env.observation_space):
+        found.append("observations hold an action_mask: --action-mask rules out actions by it")
     flat = sum(size for size, shape in image_parts(env.observation_space) if shape is None)
     if flat > _MANY_INPUTS:
         found.append(
@@ -106,6 +113,10 @@ def doubts(config: TrainConfig, env: OpenEnv) -> list[str]:
             "gymnasium.wrappers.RescaleAction"
         )
     return found
+
+
+def _offers_mask(space: gym.Space) -> bool:
+    return isinstance(space, gym.spaces.Dict) and "action_mask" in space.spaces
 
 
 def _is_far(space: gym.spaces.Box) -> bool:

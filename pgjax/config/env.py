@@ -23,6 +23,7 @@ from pgjax.config.settings import TrainConfig
 from pgjax.envs.adapters import gymnasium_space
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.gym.actions import actions
+from pgjax.gym.masks import ActionMask
 from pgjax.gym.results import CheckedEnv, StepArrays, failure_text
 from pgjax.gym.serial import SerialEnvs
 from pgjax.gym.spaces import leaves, observations
@@ -135,7 +136,7 @@ def make_env(
     spec = gym.registry.get(config.env_id)
     if spec is not None and getattr(spec.entry_point, "__module__", "") == "__main__":
         named = spec  # processes do not know what a script or a notebook registers
-    make_one = functools.partial(_make_one, named, config.frame_stack, kwargs)
+    make_one = functools.partial(_make_one, named, config.frame_stack, config.action_mask, kwargs)
     try:
         if num_envs == 1 and not alone:
             return make_one()
@@ -158,12 +159,16 @@ def make_env(
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
 
 
-def _make_one(env_id: str | EnvSpec, frame_stack: int, kwargs: dict[str, Any]) -> gym.Env:
+def _make_one(
+    env_id: str | EnvSpec, frame_stack: int, action_mask: bool, kwargs: dict[str, Any]
+) -> gym.Env:
     # collect_episodes checks the same as Gymnasium's checker, which would slow down every step.
     with warnings.catch_warnings():  # filters that user code sets are its own
         env = gym.make(env_id, disable_env_checker=True, **kwargs)
     if frame_stack > 1:
         env = gym.wrappers.FrameStackObservation(env, frame_stack)
+    if action_mask:
+        env = ActionMask(env)
     # Check the spaces before Gymnasium batches them or starts processes.
     seen: Any = getattr(env, "observation_space", None)
     acted: Any = getattr(env, "action_space", None)

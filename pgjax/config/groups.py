@@ -55,6 +55,9 @@ class CollectSettings:
     max_episode_steps: Count | None = None
     """Truncate episodes after this many steps instead of at the environment's limit. If neither
     exists, the evaluation cuts episodes off after 10,000 steps."""
+    action_mask: bool = False
+    """Rule out actions by the mask that the environment gives, in info["action_mask"] or under that
+    key of its observations."""
     frame_stack: Annotated[int, Between(1, 64)] = 1
     """Number of stacked observations the policy sees (Gymnasium's wrapper)."""
 

@@ -28,6 +28,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         anneal_lr=True,
         adam_eps=1e-5,
         max_grad_norm=0.5,
+        recompute_advantages=True,
     ),
     "npg": dict(_STREAMS_WITH_CRITIC, reward_clip=10.0, learning_rate=1e-3),
 }

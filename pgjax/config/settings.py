@@ -187,6 +187,11 @@ def _check_together(config: TrainConfig) -> None:
         _check_streams(config)
     if config.on_device and config.frame_stack > 1:
         raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --on-device")
+    if config.action_mask and (config.on_device or config.vectorization == "envpool"):
+        raise ConfigError(
+            "--action-mask reads the infos of Gymnasium environments: leave out --on-device and "
+            "--vectorization envpool"
+        )
     if config.leave_one_out and config.episodes_per_update < 2:
         raise ConfigError("--leave-one-out needs at least 2 episodes: raise --episodes-per-update")
     for group, algorithms in ONLY_WITH.items():

@@ -56,7 +56,7 @@ CHOICES = {
 }
 FLAGS = """on_device normalize_obs squash anneal_lr critic normalize_rewards leave_one_out
     normalize_advantages time_discount anneal_entropy
-    orthogonal_init anneal_clip recompute_advantages line_search""".split()
+    orthogonal_init anneal_clip recompute_advantages line_search action_mask""".split()
 OPTIONAL = {  # accept None
     "max_episode_steps", "max_grad_norm", "chunk_size", "run_dir", "minibatch_size", "reward_clip",
     "value_clip", "target_kl",
@@ -269,6 +269,7 @@ def test_each_hidden_layer_has_1_to_16384_units():
             "leave out --vectorization envpool",
         ),
         ({"vectorization": "envpool"}, "add --collect steps"),
+        ({"action_mask": True, "on_device": True}, "--action-mask reads the infos"),
         ({"on_device": True, "frame_stack": 2}, "leave out --on-device"),
         ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),
     ],
