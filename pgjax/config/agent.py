@@ -61,7 +61,9 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
     if config.action_mask:
         size = mask_size(env.action_space)
         policy = MaskedPolicy(policy, size)
-        parts[0] = (size, (size,))  # passes unchanged, as images do
+        # The mask, which begins the first part, passes unchanged, as images do.
+        (numbers, _), *others = parts
+        parts = [(size, (size,)), (numbers - size, None), *others]
     if config.normalize_obs and any(shape is None for _, shape in parts):
         mixed = tuple(parts) if torso or config.action_mask else ()
         policy, critic = NormalizedObs(policy, mixed), critic and NormalizedObs(critic, mixed)
