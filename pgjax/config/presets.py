@@ -113,20 +113,33 @@ _REINFORCE: dict[str, dict[str, Any]] = {
 }
 
 _PPO: dict[str, dict[str, Any]] = {
-    # Stable-Baselines3's settings for this task (RL Zoo), apart from the initialisation.
+    # Close to the settings of Stable-Baselines3's PPO for this task (RL Zoo), with a larger rate.
     "CartPole-v1": dict(
-        updates=390,
+        updates=195,
         num_steps=32,
         normalize_obs=False,
         normalize_rewards=False,
         reward_clip=None,
         gamma=0.98,
         gae_lambda=0.8,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         minibatch_size=256,
         num_epochs=20,
+        recompute_advantages=False,
         anneal_clip=True,
     ),
+    "Acrobot-v1": dict(updates=122, num_envs=16),
+    "MountainCarContinuous-v0": dict(updates=48, gamma=0.999, learning_rate=1e-3),
+    "Pendulum-v1": dict(updates=195, num_envs=4, gamma=0.95, learning_rate=1e-3),
+    # The tasks of MuJoCo share one setting, that of the algorithm.
+    "HalfCheetah-v5": {},
+    "Hopper-v5": {},
+    "Walker2d-v5": {},
+    "Ant-v5": {},
+    "InvertedPendulum-v5": {},
+    "Reacher-v5": {},
+    # A swimmer's stroke takes long: with a discount of 0.99 it learns to glide.
+    "Swimmer-v5": dict(gamma=0.9999),
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
