@@ -38,7 +38,7 @@ _REINFORCE: dict[str, dict[str, Any]] = {
     # which have little return left, do not look bad. Once every episode reaches the time limit, the
     # advantages are 0 and the policy stays there.
     "CartPole-v1": dict(
-        updates=200, learning_rate=0.02, anneal_lr=True, gamma=0.995, leave_one_out=True
+        updates=60, learning_rate=0.02, anneal_lr=True, gamma=0.995, leave_one_out=True
     ),
     "Acrobot-v1": dict(
         updates=1000,
@@ -115,7 +115,7 @@ _REINFORCE: dict[str, dict[str, Any]] = {
 _PPO: dict[str, dict[str, Any]] = {
     # Close to the settings of Stable-Baselines3's PPO for this task (RL Zoo), with a larger rate.
     "CartPole-v1": dict(
-        updates=195,
+        updates=390,
         num_steps=32,
         normalize_obs=False,
         normalize_rewards=False,

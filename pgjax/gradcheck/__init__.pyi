@@ -1,5 +1,5 @@
-from .cases import CASES, Case, Task
-from .compare import TOLERANCE, Row, check, moments
+from .cases import Case, Task
+from .compare import CASES, TOLERANCE, Row, check, moments
 
 __all__ = [
     "CASES",

@@ -25,7 +25,7 @@ from pgjax.advantages import (
 from pgjax.envs import tabular
 from pgjax.envs.tabular import MDP, Trajectories
 from pgjax.policies import GaussianPolicy, SoftmaxPolicy, ValueNetwork
-from pgjax.types import Params, Rollout
+from pgjax.types import Algorithm, Params, Rollout
 
 GAMMA = 0.9  # discount of all cases
 VALUE_COEF = 0.5  # the default of `reinforce`
@@ -80,6 +80,7 @@ class Case(NamedTuple):
     expected_loss: Loss  # its gradient is the expected gradient of Algorithm.loss
     critic: bool = False  # whether CRITIC is used; the estimator must then declare a value_target
     num_episodes: int = 2  # per batch
+    make: Callable[..., Algorithm] | None = None  # of the algorithm; None: what `check` is given
 
 
 def expected_loss(
@@ -311,4 +312,5 @@ def _clipped_actions() -> list[Case]:
     return [Case(task, "reward_to_go", estimator, "grad J", loss, num_episodes=1)]
 
 
+LAYERS = _task("layers", tabular.layered_mdp(0), 3)
 CASES = (*_whole_episodes(), *_truncated_episodes(), *_clipped_actions())

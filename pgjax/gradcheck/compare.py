@@ -26,14 +26,17 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from pgjax.algorithms.reinforce import reinforce
-from pgjax.envs.tabular import Trajectories
+from pgjax.envs.tabular import Trajectories, layered_mdp
 from pgjax.errors import check_count
-from pgjax.gradcheck.cases import CASES, CRITIC, Case, Loss, Task
+from pgjax.gradcheck.cases import CASES as ESTIMATOR_CASES
+from pgjax.gradcheck.cases import CRITIC, LAYERS, Case, Loss, Task
+from pgjax.gradcheck.updates import natural_gradients, ppo_cases
 from pgjax.numerics.xla import fastest_compile
 from pgjax.types import Algorithm, Params, Rollout
 
 __all__ = ["CASES", "TOLERANCE", "Case", "Row", "Task", "check", "moments"]
 
+CASES = (*ESTIMATOR_CASES, *ppo_cases(LAYERS, CRITIC))
 TOLERANCE = 1e-10  # absolute, of an expectation; gradients are of the order of 1
 
 
@@ -74,7 +77,7 @@ def check(
     Use it to find out which gradient an estimator or an update rule follows, and how noisy it is.
 
     Args:
-      cases: by default all of `CASES`, which takes some 20 seconds.
+      cases: by default all of `CASES` and a row for the natural gradient; some 20 seconds.
       make: (policy, optimizer, *, estimator, critic, chunk_size) -> Algorithm, such as `reinforce`.
 
     Returns:
@@ -92,7 +95,26 @@ def check(
         return jax.jit(jax.grad(loss), compiler_options=fastest_compile())
 
     with jax.enable_x64(True):
-        return [_check(case, make, gradient) for case in (CASES if cases is None else cases)]
+        if cases is not None:
+            return [_check(case, make, gradient) for case in cases]
+        return [*(_check(case, make, gradient) for case in CASES), _natural_gradient_row()]
+
+
+def _natural_gradient_row() -> Row:
+    """The natural gradient of a table of logits, compared with that of the exact Fisher matrix."""
+    ours, exact = natural_gradients(layered_mdp(0), horizon=3)
+    away = np.linalg.norm(ours - exact) / np.linalg.norm(exact)
+    return Row(
+        "layers",
+        "npg",
+        critic=False,
+        meaning="exact Fisher",
+        error=float(np.abs(ours - exact).max()),
+        bias=float(away),
+        variance=0.0,
+        cosine=float(ours @ exact / (np.linalg.norm(ours) * np.linalg.norm(exact))),
+        num_episodes=0,
+    )
 
 
 def _check(
@@ -101,7 +123,7 @@ def _check(
     gradient: Callable[[Loss], Callable[[Params], Params]],
 ) -> Row:
     task, critic = case.task, CRITIC if case.critic else None
-    algorithm = make(  # chunks are short, so that a batch has several
+    algorithm = (case.make or make)(  # chunks are short, so that a batch has several
         task.policy, optax.identity(), estimator=case.estimator, critic=critic, chunk_size=4
     )
     params = _some_params(algorithm, task.trajectories.rollout)

@@ -19,20 +19,21 @@ from pgjax.gradcheck import compare
 from pgjax.gradcheck.cases import GAMMA
 from pgjax.types import segment_ends, zero_padding
 
+NPG = "layers: npg"
 CASES = {f"{c.task.name}: {c.name}{', V' * c.critic}": c for c in compare.CASES}
 
 
 @functools.cache
 def rows():
-    return dict(zip(CASES, compare.check(), strict=True))
+    return dict(zip([*CASES, NPG], compare.check(), strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, NPG])
 def test_each_estimator_has_its_documented_expectation(name):
     row = rows()[name]
     assert row.error < 1e-12
     assert row.ok
-    assert row.variance > 0
+    assert row.variance > 0 or name == NPG
 
 
 def test_which_are_unbiased():
@@ -43,6 +44,7 @@ def test_which_are_unbiased():
         "layers: gamma^t reward_to_go, V",
         "layers: gamma^t gae(1), V",
         "clipped: reward_to_go",
+        NPG,
     }
     bias = [rows()[f"layers: gamma^t gae({x}), V"].bias for x in ("1", "0.95", "0.5", "0")]
     assert bias == sorted(bias)
@@ -55,10 +57,10 @@ def test_the_command_prints_a_table_and_lines(capsys, monkeypatch):
     main(["gradcheck"])
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 and "…" not in line for line in lines)
-    assert sum(line.startswith("layers") for line in lines) == 9
+    assert sum(line.startswith("layers") for line in lines) == 13
     main(["gradcheck", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert len(found) == len(CASES)
+    assert len(found) == len(CASES) + 1  # that of NPG
     assert all(row["ok"] for row in found)
     wrong = next(iter(rows().values()))._replace(error=float("nan"))
     monkeypatch.setattr(compare, "check", lambda: [wrong])
@@ -66,6 +68,17 @@ def test_the_command_prints_a_table_and_lines(capsys, monkeypatch):
         main(["gradcheck"])
     assert e.value.code == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def clip_both_ways(log_prob, old_log_prob, advantage, clip):
+    """Without the minimum, which keeps the gradient where a ratio went the wrong way."""
+    return -advantage * jnp.clip(jnp.exp(log_prob - old_log_prob), 1 - clip, 1 + clip)
+
+
+def test_a_clip_without_the_minimum_is_found(monkeypatch):
+    monkeypatch.setattr(losses, "ppo_clip_loss", clip_both_ways)
+    [row] = compare.check([CASES["layers: ppo, later step"]])
+    assert not row.ok
 
 
 # --- bugs that are easily written ---
