@@ -130,7 +130,17 @@ _PPO: dict[str, dict[str, Any]] = {
     ),
     "Acrobot-v1": dict(updates=122, num_envs=16),
     "MountainCarContinuous-v0": dict(updates=48, gamma=0.999, learning_rate=1e-3),
-    "Pendulum-v1": dict(updates=195, num_envs=4, gamma=0.95, learning_rate=1e-3),
+    "Pendulum-v1": dict(updates=195, num_envs=4, gamma=0.97, learning_rate=1e-3),
+    # Close to RL Zoo's settings, with normalised observations and rewards.
+    "LunarLander-v3": dict(
+        updates=61,
+        num_envs=16,
+        num_steps=1024,
+        gamma=0.999,
+        gae_lambda=0.98,
+        entropy_coef=0.01,
+        num_epochs=4,
+    ),
     # The tasks of MuJoCo share one setting, that of the algorithm.
     "HalfCheetah-v5": {},
     "Hopper-v5": {},
@@ -145,7 +155,7 @@ _PPO: dict[str, dict[str, Any]] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": _REINFORCE,
     "ppo": _PPO,
-    "npg": {},
+    "npg": {"HalfCheetah-v5": {}, "Walker2d-v5": {}},
 }
 
 
