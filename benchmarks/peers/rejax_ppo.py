@@ -17,11 +17,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mode", choices=["threshold", "throughput"])
     parser.add_argument("--envs", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=SETTINGS["num_steps"])
+    parser.add_argument("--hidden", type=int, default=None, help="two tanh layers; rejax's if none")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    algorithm = PPO.create(env="CartPole-v1", num_envs=args.envs, **SETTINGS)
-    steps = 20 * args.envs * SETTINGS["num_steps"]
+    settings = {**SETTINGS, "num_steps": args.steps}
+    if args.hidden:
+        sizes = (args.hidden, args.hidden)
+        settings["agent_kwargs"] = dict(hidden_layer_sizes=sizes, activation="tanh")
+    algorithm = PPO.create(env="CartPole-v1", num_envs=args.envs, **settings)
+    steps = 20 * args.envs * args.steps
 
     @jax.jit
     def train(state):
