@@ -9,8 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from pgjax import losses
@@ -19,10 +17,12 @@ from pgjax.algorithms import actor_critic, batches, gradients
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
 from pgjax.algorithms.epochs import Epochs, Sample, check_epochs, run_epochs
+from pgjax.algorithms.fisher import Wrapper, dot, natural_gradient
 from pgjax.algorithms.gradients import Terms
+from pgjax.algorithms.trust_region import scaled_step, take_step
 from pgjax.errors import ConfigError, check_count
 from pgjax.numerics.dtypes import at_least_float32
-from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier, sum_chunks, sum_rows
+from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier, sum_chunks
 from pgjax.types import (
     Algorithm,
     Info,
@@ -31,13 +31,7 @@ from pgjax.types import (
     TrainState,
     check_type,
     known_number,
-    type_name,
 )
-
-_SHORTER, _MOST_TRIES = 0.8, 10  # of the line search, as in Spinning Up's TRPO
-
-
-_Wrapper = Callable[[Any], Any]  # of a function
 
 
 class Options(NamedTuple):
@@ -198,123 +192,7 @@ def policy_loss(
     )
 
 
-def fisher_product(objective: Objective, params: Params, vector: Params, chunk: Batch) -> jax.Array:
-    """Return the sum of F v over the rows of a chunk, as one vector.
-
-    F v = Jᵀ H J v, where J is the Jacobian of the distribution by the policy's parameters, and H
-    the Hessian of KL(old, new) by the new distribution, at the old one.
-
-    Args:
-      objective: an Objective.
-      params: variables of policy and critic; `params["params"]` are the policy's parameters.
-      vector: v, as params["params"].
-      chunk: leaves [chunk_size, ...].
-    """
-
-    def distribution(policy_params: Params) -> Any:
-        return _distribution(objective, {**params, "params": policy_params}, chunk)
-
-    at, along = jax.jvp(distribution, (params["params"],), (vector,))
-
-    def kl_sum(new: Any) -> jax.Array:
-        return batches.weighted_sums(at_least_float32(at.kl(new)), chunk.weight)
-
-    _, curved = jax.jvp(jax.grad(kl_sum), (at,), (along,))
-    _, pull_back = jax.vjp(distribution, params["params"])
-    return ravel_pytree(pull_back(curved)[0])[0]
-
-
-def _distribution(objective: Objective, params: Params, chunk: Batch) -> Any:
-    found: Any = objective.policy.apply(params, chunk.obs)
-    if not callable(getattr(found, "kl", None)):
-        raise ConfigError(
-            f"the policy returns {type_name(found)} without a method kl(other), which npg needs: "
-            "see pgjax.distributions"
-        )
-    return found
-
-
-def conjugate_gradients(
-    product: Callable[[jax.Array], jax.Array],
-    b: jax.Array,
-    steps: int,
-    alone: _Wrapper = lambda fn: fn,
-) -> tuple[jax.Array, jax.Array]:
-    """Return x with A x ≈ b for a symmetric positive definite A, and the residual b - A x.
-
-    Args:
-      product: v [P] -> A v [P].
-      b: [P].
-      steps: number of steps; none is made once the residual is 0.
-      alone: wraps a function so that XLA does not fuse it with the code around it.
-
-    Source: Nocedal & Wright 2006, Numerical optimization, algorithm 5.2.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from pgjax.algorithms.npg import conjugate_gradients
-      >>> x, _ = conjugate_gradients(lambda v: jnp.array([2.0, 4.0]) * v, jnp.ones(2), steps=2)
-      >>> x.tolist()
-      [0.5, 0.25]
-    """
-
-    def step(carry: tuple[jax.Array, ...], along: jax.Array) -> tuple[jax.Array, ...]:
-        x, residual, direction, square = carry
-        curvature = dot(direction, along)
-        length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1.0), 0.0)
-        x, residual = x + length * direction, residual - length * along
-        new = dot(residual, residual)
-        direction = residual + jnp.where(square > 0, new / square, 0.0) * direction
-        return x, residual, direction, new
-
-    def body(_: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return alone(step)(carry, product(carry[2]))
-
-    x, residual, _, _ = lax.fori_loop(0, steps, body, (jnp.zeros_like(b), b, b, alone(dot)(b, b)))
-    return x, residual
-
-
-def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the inner product of two vectors, summed in a fixed order."""
-    return sum_rows((a * b)[:, None])
-
-
-def natural_gradient(
-    options: Options,
-    objective: Objective,
-    params: Params,
-    chunks: Batch,
-    gradient: jax.Array,
-    n: jax.Array,
-    alone: _Wrapper = lambda fn: fn,
-) -> tuple[jax.Array, jax.Array]:
-    """Return x = (F + damping I)⁻¹ g, and x · F x.
-
-    Args:
-      options: damping, and the steps of the conjugate gradient method.
-      objective: an Objective.
-      params: variables of policy and critic, in at least float32.
-      chunks: leaves [shards, n, chunk_size, ...].
-      gradient: g as one vector [P].
-      n: number of real steps, [].
-      alone: as for `conjugate_gradients`.
-    """
-    _, unravel = ravel_pytree(params["params"])
-    counts = batches.count_real(chunks.weight)
-
-    def product(v: jax.Array) -> jax.Array:
-        each = functools.partial(fisher_product, objective, params, unravel(v))
-        total = sum_chunks(each, chunks, counts, objective.sharding)
-        return alone(lambda total, v: total / n.astype(total.dtype) + options.damping * v)(total, v)
-
-    def curvature(x: jax.Array, residual: jax.Array) -> jax.Array:
-        return dot(x, gradient - residual) - options.damping * dot(x, x)
-
-    x, residual = conjugate_gradients(product, gradient, options.cg_steps, alone)
-    return x, alone(curvature)(x, residual)
-
-
-def _alone(objective: Objective, state: TrainState) -> _Wrapper:
+def _alone(objective: Objective, state: TrainState) -> Wrapper:
     """Return what keeps XLA from fusing a function with the code around it, if there are shards.
 
     Fused with a gather over devices it would round differently.
@@ -323,16 +201,6 @@ def _alone(objective: Objective, state: TrainState) -> _Wrapper:
         return lambda fn: fn
     # Always true, but unknown at compile time.
     return lambda fn: fusion_barrier(fn, jnp.asarray(state.step) >= 0)
-
-
-def _surrogate(
-    objective: Objective, old: Params, new: Params, chunk: Batch
-) -> tuple[jax.Array, jax.Array]:
-    """Return sums over a chunk of ratio * advantage and of KL(old, new)."""
-    before, after = _distribution(objective, old, chunk), _distribution(objective, new, chunk)
-    log_ratio = after.log_prob(chunk.action) - before.log_prob(chunk.action)
-    gain = jnp.expm1(at_least_float32(log_ratio)) * chunk.advantage  # relative to before
-    return batches.weighted_sums((gain, at_least_float32(before.kl(after))), chunk.weight)
 
 
 def update(
@@ -366,9 +234,27 @@ def update(
     summed = gradients.sum_gradients(loss, params["params"], chunks, counts, objective.sharding)
     alone = _alone(objective, state)
     gradient = alone(lambda total: total / n.astype(total.dtype))(summed.gradient)
-    x, curvature = natural_gradient(options, objective, params, chunks, gradient, n, alone)
-    step = alone(functools.partial(_scaled, options.max_kl))(x, curvature)
-    new, kl, size = _take(options, objective, params, chunks, step, n, alone)
+    x, curvature = natural_gradient(
+        objective,
+        params,
+        chunks,
+        gradient,
+        n,
+        damping=options.damping,
+        cg_steps=options.cg_steps,
+        alone=alone,
+    )
+    step = alone(functools.partial(scaled_step, options.max_kl))(x, curvature)
+    new, kl, size = take_step(
+        objective,
+        params,
+        chunks,
+        step,
+        n,
+        line_search=options.line_search,
+        max_kl=options.max_kl,
+        alone=alone,
+    )
     info |= {name: total / n for name, total in summed.terms.items()}
     info |= {"grad_norm": jnp.sqrt(alone(dot)(gradient, gradient)), "kl": kl, "step_size": size}
     policy_params = jax.tree.map(lambda x, old: x.astype(old.dtype), new, state.params["params"])
@@ -379,58 +265,6 @@ def update(
     after = after._replace(params={**after.params, "params": policy_params})
     after = batches.with_moments(objective, after, state, chunks)
     return after._replace(step=state.step + 1), info
-
-
-def _scaled(max_kl: ArrayLike, x: jax.Array, curvature: jax.Array) -> jax.Array:
-    """Return the step along -x whose quadratic KL divergence is max_kl, given x · F x."""
-    positive = curvature > 0
-    square = jnp.where(positive, 2 * max_kl / jnp.where(positive, curvature, 1.0), 0.0)
-    return -jnp.sqrt(square) * x
-
-
-def _take(
-    options: Options,
-    objective: Objective,
-    params: Params,
-    chunks: Batch,
-    step: jax.Array,
-    n: jax.Array,
-    alone: _Wrapper,
-) -> tuple[Params, jax.Array, jax.Array]:
-    """Return the policy's parameters after a step, its mean KL(old, new), and its size, 0 to 1."""
-    flat, unravel = ravel_pytree(params["params"])
-    counts = batches.count_real(chunks.weight)
-
-    def at(size: jax.Array) -> Params:
-        return unravel(alone(lambda size: flat + size * step)(size))
-
-    def measure(size: jax.Array) -> tuple[jax.Array, jax.Array]:
-        new = {**params, "params": at(size)}
-        each = functools.partial(_surrogate, objective, params, new)
-        gain, kl = sum_chunks(each, chunks, counts, objective.sharding)
-        return gain / n, kl / n
-
-    one = jnp.ones((), step.dtype)
-    gain, kl = measure(one)
-    if not options.line_search:
-        return at(one), kl, one
-
-    def good(gain: jax.Array, kl: jax.Array) -> jax.Array:
-        return (gain > 0) & (kl <= options.max_kl)
-
-    def shorten(carry: Any) -> Any:
-        tries, size, _, _ = carry
-        size = size * _SHORTER
-        return tries + 1, size, *measure(size)
-
-    _, size, gain, kl = lax.while_loop(
-        lambda carry: (carry[0] < _MOST_TRIES) & ~good(*carry[2:]),
-        shorten,
-        (jnp.int32(0), one, gain, kl),
-    )
-    size, kl = (jnp.where(good(gain, kl), x, 0.0) for x in (size, kl))
-    new = jax.tree.map(lambda x, old: jnp.where(size > 0, x, old), at(size), params["params"])
-    return new, kl, size
 
 
 def _fit_critic(

@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 from pgjax.advantages import Estimator, gae, reward_to_go
 from pgjax.algorithms import actor_critic, batches
 from pgjax.algorithms.epochs import Sample
-from pgjax.algorithms.npg import Options as NPGOptions
-from pgjax.algorithms.npg import natural_gradient, npg
+from pgjax.algorithms.fisher import natural_gradient
+from pgjax.algorithms.npg import npg
 from pgjax.algorithms.ppo import Options, chunk_loss, ppo
 from pgjax.envs import tabular
 from pgjax.gradcheck.cases import GAMMA, VALUE_COEF, Case, Loss, Task
@@ -172,8 +172,9 @@ def natural_gradients(mdp: tabular.MDP, horizon: int) -> tuple[np.ndarray, np.nd
     chunks, n, _ = batches.prepare(objective, params, rollout)
     gradient, _ = jax.grad(algorithm.loss, has_aux=True)(params, rollout)
     gradient, _ = ravel_pytree(gradient["params"])
-    options = NPGOptions(damping=_DAMPING, cg_steps=4 * len(gradient))
-    ours, _ = natural_gradient(options, objective, params, chunks, gradient, n)
+    ours, _ = natural_gradient(
+        objective, params, chunks, gradient, n, damping=_DAMPING, cg_steps=4 * len(gradient)
+    )
 
     flat, unravel = ravel_pytree(params["params"])
 

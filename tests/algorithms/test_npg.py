@@ -16,7 +16,7 @@ import pgjax
 from pgjax.advantages import gae, normalized, reward_to_go
 from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
-from pgjax.algorithms.npg import conjugate_gradients, fisher_product
+from pgjax.algorithms.fisher import conjugate_gradients, fisher_product
 
 LENGTHS = [40, 9, 31]  # with chunks of 16 rows, more than one
 ESTIMATOR = normalized(reward_to_go(0.9))
