@@ -183,7 +183,7 @@ class SquashedGaussian(NamedTuple):
         return DiagonalGaussian(mean, std).entropy() + jnp.sum(mean_log_tanh_slope(mean, std), -1)
 
     def kl(self, other: "SquashedGaussian") -> jax.Array:
-        """Return KL(self || other) in nats, [...]: that before the tanh, which changes nothing."""
+        """Return KL(self || other) in nats, [...]: equal to that before the tanh."""
         return DiagonalGaussian(self.mean, self.std).kl(DiagonalGaussian(other.mean, other.std))
 
     def mode(self) -> jax.Array:

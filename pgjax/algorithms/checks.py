@@ -67,7 +67,10 @@ def optimizer_step(
     loss: jax.Array,
     num_updates: jax.Array,
 ) -> tuple[Params, Any]:
-    """Return (updates, state) of an optimiser, which is given the loss etc. if it takes them."""
+    """Return (updates, state) of an optimiser.
+
+    It is given value= (the loss), grad= and num_updates= if it takes them.
+    """
     accepted = inspect.signature(optimizer.update).parameters
     extra = {"value": loss, "grad": grads, "num_updates": num_updates}
     if not any(x.kind is inspect.Parameter.VAR_KEYWORD for x in accepted.values()):

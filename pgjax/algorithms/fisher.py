@@ -59,6 +59,12 @@ def distribution_of(objective: Objective, params: Params, chunk: Batch) -> Any:
             f"the policy returns {type_name(found)} without a method kl(other), which npg needs: "
             "see pgjax.distributions"
         )
+    leaves = jax.tree.leaves(found)
+    if not all(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) for x in leaves):
+        raise ConfigError(
+            f"the policy returns {type_name(found)}, but npg needs a pytree of floating arrays, "
+            "such as a NamedTuple of logits: see pgjax.distributions"
+        )
     return found
 
 

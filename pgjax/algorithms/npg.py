@@ -72,21 +72,22 @@ def npg(
 
       -a x,  x = (F + damping I)⁻¹ g,  a = sqrt(2 max_kl / (x · F x)),
 
-    so that the KL divergence of the step is max_kl to second order. x comes from the conjugate
+    so that the KL divergence of the step is max_kl to second order. (If a policy is nearly
+    deterministic, its divergence can be far larger: use `line_search`.) x comes from the conjugate
     gradient method, which needs only products F v, computed from derivatives of the distributions.
     With `line_search` it is TRPO: the step is shortened, by 0.8 each time and at most ten times,
     until the mean of ratio * advantage improves and the mean KL divergence is at most max_kl; if
     it never does, the policy stays. The critic is fitted by `critic_optimizer`.
 
     Metrics: policy_loss, entropy and grad_norm (of g) are from before the step, kl is the mean
-    KL(old, new) of the step, step_size the factor that the line search chose (1 without one, 0 for
-    no step). value_loss is the mean over the critic's last epoch, explained_variance from before
-    the update, and optimizer_steps counts the critic's. Counts and returns of episodes are as from
-    `reinforce`.
+    KL(old, new) of the step, step_size the factor that the line search chose (1 without one, 0 if
+    it made no step). value_loss is the mean over the critic's last epoch, explained_variance from
+    before the update, and optimizer_steps counts the critic's. Counts and returns of episodes are
+    as from `reinforce`.
 
     Args:
       policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution that has a method
-        kl(other), as those of `pgjax.distributions` have.
+        kl(other) and is a pytree of floating arrays, as those of `pgjax.distributions`.
       estimator: (rollout, value, next_value) -> advantage [T, B]; by default
         normalized(reward_to_go(gamma=0.99)).
       critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None.

@@ -69,8 +69,9 @@ def ppo(
     The log-probabilities to compare with are those of the parameters that the update is given.
 
     Each real step falls into one minibatch of each epoch; which one follows from the run's key, the
-    number of the update, the epoch, and the step's column and time. So padding in time, the number
-    of environments, threads and devices change no bit of the result.
+    number of the update, the epoch, and the step's column and time. So padding in time, threads and
+    devices change no bit of the result, and neither does the number of environments that step side
+    by side while whole episodes are collected.
 
     Metrics are means over the last epoch, each taken before the optimiser step of its minibatch:
     policy_loss, value_loss, entropy, grad_norm, clip_fraction (the share of steps whose ratio is
@@ -94,9 +95,9 @@ def ppo(
         or an optax schedule over the updates made so far.
       num_epochs: passes over the rollout, at least 1.
       minibatch_size: steps in a minibatch, at least 1; the last one of an epoch may have fewer.
-        With shards it is rounded up to a multiple of their number, and shards that have no steps
-        left give none to the last minibatches. None takes all steps together, and so does a number
-        larger than the rollout, with a warning.
+        Each of `num_shards` shards gives minibatch_size / num_shards of its steps, rounded up,
+        while it has some left: fill all shards equally, or minibatches are smaller. None takes all
+        steps together, and so does a number larger than the rollout, with a warning.
       entropy_coef: as for `reinforce`.
       value_coef: at least 0.
       value_clip: None, or the range > 0 of `losses.clipped_value_loss`.

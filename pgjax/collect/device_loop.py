@@ -57,7 +57,8 @@ def training_step(
     Use it to write a training loop in JAX: jit it, scan it to make many updates per dispatch, map
     it over seeds, or shard it. `lax.map` over seeds gives the bits of a single run if there are two
     shards or more; `vmap` is faster but rounds differently. To shard it, make the algorithm with
-    `reinforce(sharding=)`, and call it under jax.shard_map with a replicated state.
+    the same `sharding`, and call it under jax.shard_map with a replicated state and a stream that
+    is divided along its first axis.
 
     Args:
       algorithm: `act` and `update` are used.

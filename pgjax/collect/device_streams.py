@@ -72,7 +72,7 @@ def init_stream(
 
     Args:
       env: a functional environment.
-      key: a typed key [], such as `state.key`: it is not consumed, because the keys of the
+      key: a typed key [], such as `state.key`, which may be used again: the keys of the
         environments differ from all keys that other functions derive from it.
       num_envs: number of environments, at least 1.
       sharding: as in `collect_steps_on_device`.
@@ -96,11 +96,12 @@ def init_stream(
     check_sharding(sharding)
     base.check(env)
     column, columns = _share(num_envs, sharding)
-    keys = episode_keys(
-        jax.random.fold_in(key, _STREAM), column + jnp.arange(columns, dtype=jnp.uint32)
-    )
+    # On as many rows as `_collect` has: a single one would be computed, and rounded, differently.
+    rows = jnp.arange(width_of(columns), dtype=jnp.uint32)
+    keys = episode_keys(jax.random.fold_in(key, _STREAM), column + rows)
     reset_keys, _ = jax.vmap(base.environment_keys)(reset_seeds(keys))
-    env_state, obs = jax.vmap(wrappers.flatten_observations(env).reset)(reset_keys)
+    begun = jax.vmap(wrappers.flatten_observations(env).reset)(reset_keys)
+    env_state, obs = jax.tree.map(lambda x: x[:columns], begun)
     total, count = jnp.zeros(columns), jnp.zeros(columns, jnp.int32)
     none = Finished(count, total, total, total, count, count, count, count)
     return DeviceStream(env_state, obs, total, count, count, none)
@@ -177,8 +178,8 @@ def check_stream(stream: Any) -> None:
 def finished_info(stream: DeviceStream, sharding: Sharding) -> Info:
     """Return metrics of the episodes that ended in the last rollout, of all devices.
 
-    If none ended, the metrics are those of the last episodes that ended earlier; before the first
-    end, those of the running episodes so far.
+    If none ended, the metrics are of the last rollout of each column in which one ended; before the
+    first end, of the running episodes so far.
     """
     each, ended, total, length = sharding.gather(
         (stream.finished, stream.ended, stream.total, stream.length)
@@ -215,7 +216,7 @@ def _share(num_envs: int, sharding: Sharding) -> tuple[jax.Array, int]:
     if sharding.axis_name is not None and num_envs % sharding.num_shards:
         raise ConfigError(
             f"{num_envs} environments cannot be divided into {sharding.num_shards} equal shards: "
-            "choose --num-envs as a multiple of --num-shards"
+            "choose num_envs as a multiple of num_shards"
         )
     return share(num_envs, sharding)
 
@@ -236,40 +237,29 @@ def _collect(
     num_envs = columns * sharding.num_devices()
     column, _ = _share(num_envs, sharding)
     first = jnp.asarray(state.step).astype(jnp.uint32) * num_envs
-    keys = episode_keys(state.key, first + column + jnp.arange(columns, dtype=jnp.uint32))
+    # Surplus environments fill the last block of rows; what they do is dropped.
+    rows = jnp.arange(width_of(columns), dtype=jnp.uint32)
+    keys = episode_keys(state.key, first + column + rows)
+    given = stream
+    stream = jax.tree.map(lambda x: x[jnp.minimum(rows, columns - 1)], given)
     env_keys = jax.vmap(base.environment_keys)(reset_seeds(keys))
     check_policy(env, act, state, stream.obs[0])
     draw, act_on = split_noise(act, state.params, state.key, stream.obs[0])
     times = jnp.arange(num_steps, dtype=jnp.uint32)
     noise = noise_at(draw, keys, times, time_axis=0)
-    policy = _padded(act_in_blocks(act_on, state.params, width_of(columns)), width_of(columns))
-    step = _step(env, policy, env_keys)
+    step = _step(env, act_in_blocks(act_on, state.params, len(rows)), env_keys)
     count, zero = jnp.zeros_like(stream.ended), jnp.zeros_like(stream.total)
     most = jnp.full_like(count, jnp.iinfo(jnp.int32).max)
     none = Finished(count, zero, zero + jnp.inf, zero - jnp.inf, count, most, count, count)
     begin = stream._replace(ended=count, finished=none)
     after, rollout = lax.scan(step, begin, (times, noise))
+    after = jax.tree.map(lambda x: x[:columns], after)
+    rollout = jax.tree.map(lambda x: x[:, :columns], rollout)
     ended = after.finished.episodes
     finished = jax.tree.map(
-        lambda new, old: jnp.where(ended > 0, new, old), after.finished, stream.finished
+        lambda new, old: jnp.where(ended > 0, new, old), after.finished, given.finished
     )
     return rollout, after._replace(ended=ended, finished=finished)
-
-
-def _padded(
-    act: Callable[[Noise, jax.Array], jax.Array], width: int
-) -> Callable[[Noise, jax.Array], jax.Array]:
-    """Return `act` for fewer rows than `width`, which is what it takes."""
-
-    def padded(noise: Noise, obs: jax.Array) -> jax.Array:
-        rows = len(obs)
-
-        def pad(x: jax.Array) -> jax.Array:
-            return jnp.pad(x, [(0, width - rows)] + [(0, 0)] * (x.ndim - 1))
-
-        return act(*jax.tree.map(pad, (noise, obs)))[:rows]
-
-    return padded
 
 
 def _step(

@@ -68,7 +68,7 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
         mixed = tuple(parts) if torso or config.action_mask else ()
         policy, critic = NormalizedObs(policy, mixed), critic and NormalizedObs(critic, mixed)
     shard = functools.partial(_algorithm, config, policy, critic)
-    algorithm = shard(Sharding(config.num_shards if config.on_device else 1))
+    algorithm = shard(Sharding(config.shards))
 
     def init(seed: int | jax.Array) -> TrainState:
         obs = jnp.zeros(seen.size, seen.dtype)

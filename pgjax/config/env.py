@@ -245,7 +245,8 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
     A run is reproducible only if an episode follows from its reset seed and actions. The reason is
     that the environment declares otherwise (`spec.nondeterministic`), or that a short episode
     differs when it is repeated after another one, or in a new environment. A short probe can miss
-    differences. A stream of steps is never bit-exact, since resuming restarts its episodes.
+    differences. A stream of steps over Gymnasium is never bit-exact, since resuming restarts its
+    episodes.
     """
     if config.on_device:
         return None  # it is a pure function of its key

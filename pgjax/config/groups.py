@@ -50,8 +50,9 @@ class CollectSettings:
     on_device: bool = False
     """Compile environment and learner into one program. Needs a functional environment."""
     num_shards: Width = 8
-    """On the device: number of groups of episodes whose gradients are summed separately. It must be
-    divisible by the number of devices that share the episodes."""
+    """On the device: number of groups of episodes or environments whose gradients are summed
+    separately. It must be divisible by the number of devices that share them. With --collect steps
+    it is reduced to a divisor of --num-envs."""
     max_episode_steps: Count | None = None
     """Truncate episodes after this many steps instead of at the environment's limit. If neither
     exists, the evaluation cuts episodes off after 10,000 steps."""
@@ -117,13 +118,13 @@ class OptimizerSettings:
     adam_eps: Positive = 1e-8
     """Adam's epsilon."""
     max_grad_norm: Positive | None = None
-    """Clip gradients to this global L2 norm."""
+    """Clip gradients to this global L2 norm; with npg, those of the critic."""
     entropy_coef: NonNegative = 0.0
     """Coefficient of the entropy bonus."""
     anneal_entropy: bool = False
     """Decay the entropy coefficient linearly to zero over the run."""
     value_coef: NonNegative = 0.5
-    """Coefficient of the critic's loss."""
+    """Coefficient of the critic's loss; npg fits the critic alone and does not use it."""
     mean_over: Literal["episodes", "steps"] = "episodes"
     """Average the loss of REINFORCE over episodes or over steps; ppo and npg average over
     steps."""

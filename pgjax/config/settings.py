@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import math
 import warnings
 from typing import Any
 
@@ -74,6 +75,15 @@ class TrainConfig(
         """Whether a resumed run begins new episodes: Gymnasium's cannot be saved."""
         return self.collect == "steps" and not self.on_device
 
+    @property
+    def shards(self) -> int:
+        """Number of groups of columns whose gradients are summed separately."""
+        if not self.on_device:
+            return 1
+        if self.collect == "steps":  # all of the same size, so that none of them is empty
+            return math.gcd(self.num_shards, self.num_envs)
+        return self.num_shards
+
     def to_json(self) -> dict[str, Any]:
         """Settings as JSON values, without run_dir, which may differ between machines."""
         values = {"env_id": self.env_id, **dataclasses.asdict(self)}
@@ -142,8 +152,8 @@ def warn_of_similar_presets(env_id: str, algorithm: str) -> None:
     close = [name for name in presets if name.rpartition("-v")[0] == env_id]
     if close := close or difflib.get_close_matches(env_id, presets, cutoff=0.85):
         warnings.warn(
-            f"no preset for {env_id!r}, so it has the defaults; presets with similar names: "
-            f"{', '.join(close)}",
+            f"no preset for {env_id!r}, so it has the defaults of {algorithm}; presets with "
+            f"similar names: {', '.join(close)}",
             RunWarning,
             stacklevel=3,
         )
@@ -215,5 +225,7 @@ def _check_streams(config: TrainConfig) -> None:
                 f"{option(name)} needs whole episodes: leave out --collect steps, or, if a preset "
                 f"sets it, add {option(f'no_{name}')}"
             )
+    if config.vectorization == "envpool" and config.on_device:
+        raise ConfigError("--vectorization envpool steps Gymnasium: leave out --on-device")
     if config.vectorization == "envpool" and config.frame_stack > 1:
         raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --vectorization envpool")

@@ -30,7 +30,7 @@ def mask_size(action_space: gym.Space) -> int:
 class ActionMask(gym.Wrapper[Any, Any, Any, Any]):
     """A Gymnasium wrapper that puts the action mask of an environment first in its observations.
 
-    Use it with `pgjax.MaskedPolicy`. The mask is `info["action_mask"]`, as of Taxi, or, if
+    Use it with `pgjax.MaskedPolicy`. The mask is `info["action_mask"]`, as in Taxi, or, if
     observations are a Dict with a key "action_mask", that part of them. Its numbers are 1 for the
     choices that are allowed and 0 for the others; those of a MultiDiscrete space follow each other.
 
@@ -74,9 +74,11 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any]):
 
     def _with_mask(self, obs: Any, info: Any, over: bool = False) -> dict[str, Any]:
         mask = obs.get(_KEY) if self._in_obs else info.get(_KEY)
+        if mask is None and over:
+            mask = np.zeros(self._size)
         if mask is None:
             raise ValueError(
-                "info has no 'action_mask', and neither have observations: leave out --action-mask"
+                "info has no 'action_mask', and the observations have none: leave out --action-mask"
             )
         allowed = (np.asarray(mask).ravel() != 0).astype(np.int8)
         if len(allowed) != self._size:

@@ -94,7 +94,9 @@ def with_typed_keys(state: _State, like: _State) -> _State:
     def typed(x: Any, like: Any) -> jax.Array:
         if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             return jnp.asarray(x)
-        return jax.random.wrap_key_data(jnp.asarray(x))
+        impl: list[Any] = []
+        jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
 
     return jax.tree.map(typed, state, like)
 

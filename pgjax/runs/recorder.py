@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,8 @@ class Recorder:
             store.commit(
                 self.path / "checkpoints",
                 last["update"],
-                float(last["mean_return"]),
+                # Running episodes, which a stream reports before the first end, are not compared.
+                float(last["mean_return"]) if last["total_episodes"] else -sys.float_info.max,
                 settings_digest(self._config),
                 marks,
                 flax.serialization.to_bytes(jax.device_get(with_key_data(state))),

@@ -20,7 +20,7 @@ from pgjax.collect.episodes import run_episodes
 from pgjax.collect.steps import Stream
 from pgjax.config.agent import Agent
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, check_count
+from pgjax.errors import ConfigError, check_count, counted
 from pgjax.numerics.packing import pack, unpack
 from pgjax.numerics.sums import Sharding
 from pgjax.numerics.xla import compile_in_background, fast_compile
@@ -86,7 +86,13 @@ def make_engine(
             raise ConfigError("only runs on the device can use several devices: add --on-device")
         return python_engine(config, env, agent.algorithm, watch)
     share_episodes = num_seeds == 1 and mesh.size > 1
-    sharding = Sharding(config.num_shards, AXIS if share_episodes else None)
+    if share_episodes and config.collect == "steps" and config.shards % mesh.size:
+        raise ConfigError(
+            f"{config.num_envs} environments in {counted(config.shards, 'shard')} cannot be "
+            f"divided evenly among {mesh.size} devices: choose --num-envs and --num-shards as "
+            "multiples of --num-devices"
+        )
+    sharding = Sharding(config.shards, AXIS if share_episodes else None)
     return device_engine(config, env, agent.shard(sharding), sharding, mesh, num_seeds)
 
 

@@ -274,6 +274,26 @@ def test_options_out_of_range_are_refused(options, words):
         pgjax.npg(SOFTMAX, **options)
 
 
+class Opaque(nn.Module):
+    """Its distribution is no pytree."""
+
+    @nn.compact
+    def __call__(self, obs):
+        class Wrapped:
+            def __init__(self, inner):
+                for name in ("sample", "log_prob", "entropy", "mode", "kl"):
+                    setattr(self, name, getattr(inner, name))
+
+        return Wrapped(pgjax.distributions.Categorical(nn.Dense(2)(obs)))
+
+
+def test_a_distribution_that_is_no_pytree_is_refused():
+    made = pgjax.npg(Opaque())
+    state = made.init(jax.random.key(0), OBS)
+    with pytest.raises(pgjax.ConfigError, match="a pytree of floating arrays"):
+        made.update(state, make_rollout(np.random.default_rng(0), [3]))
+
+
 def test_a_distribution_without_kl_is_refused():
     made = pgjax.npg(NoKL())
     state = made.init(jax.random.key(0), OBS)

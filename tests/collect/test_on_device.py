@@ -148,6 +148,47 @@ def test_1_and_8_devices_give_the_same_bits(make):
     assert "[12 12 12]" in lines[0]
 
 
+STREAMS = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import optax, pgjax
+from jax.sharding import NamedSharding, PartitionSpec as P
+env = pgjax.envs.make("Acrobot-v1", max_episode_steps=20)
+sharding = pgjax.Sharding(8, "devices")
+algorithm = pgjax.ppo(
+    pgjax.SoftmaxPolicy(3), optax.adam(0.02), critic=pgjax.ValueNetwork((16,)), num_epochs=2,
+    minibatch_size=64, sharding=sharding,
+)
+step = pgjax.training_step(algorithm, env, num_envs=8, num_steps=32)
+for n in (1, 2, 8):  # on eight devices, each has one environment
+    mesh = jax.make_mesh((n,), ("devices",), devices=jax.devices()[:n])
+    state = pgjax.init_on_device(algorithm, env, jax.random.key(0))
+    state = jax.device_put(state, NamedSharding(mesh, P()))
+    def run(state):
+        stream = pgjax.init_stream(env, state.key, 8, sharding=sharding)
+        def one(carry, _):
+            state, stream, info = step(*carry)
+            return (state, stream), info
+        (state, _), info = jax.lax.scan(one, (state, stream), None, length=3)
+        return state, info
+    state, info = jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    )(state)
+    print(pgjax.runs.digests.params_sha256(state.params), info["mean_return"], info["episodes"])
+"""
+
+
+@pytest.mark.slow
+def test_streams_give_the_same_bits_on_any_number_of_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMS], capture_output=True, text=True, check=True, cwd=ROOT,
+        env=os.environ,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert len(set(lines)) == 1
+
+
 def test_errors_name_the_cause_and_the_remedy():
     state = pgjax.init_on_device(SOFTMAX, CARTPOLE, jax.random.key(SEED))
 

@@ -269,6 +269,10 @@ def test_each_hidden_layer_has_1_to_16384_units():
             "leave out --vectorization envpool",
         ),
         ({"vectorization": "envpool"}, "add --collect steps"),
+        (
+            {"collect": "steps", "critic": True, "vectorization": "envpool", "on_device": True},
+            "leave out --on-device",
+        ),
         ({"action_mask": True, "on_device": True}, "--action-mask reads the infos"),
         ({"on_device": True, "frame_stack": 2}, "leave out --on-device"),
         ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),

@@ -86,6 +86,24 @@ def test_at_the_end_of_an_episode_nothing_needs_to_be_allowed():
     _, _, _, truncated, _ = env.step(1)
     assert truncated
 
+    class Forgetful(Masked):  # its last info has no mask
+        def __init__(self):
+            super().__init__(spaces.Discrete(2), [[0, 1], [0, 1]])
+            self.observation_space = spaces.Box(0, 1, (2,))
+
+        def reset(self, **options):
+            obs, _ = super().reset(**options)
+            return obs["zeros"], {"action_mask": obs["action_mask"]}
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return obs["zeros"], *rest
+
+    env = pgjax.ActionMask(Forgetful())
+    env.reset()
+    obs, *_ = env.step(1)
+    assert obs["action_mask"].tolist() == [0, 0]
+
 
 def test_an_environment_without_a_mask_says_so():
     with pytest.raises(ValueError, match="info has no 'action_mask'"):

@@ -85,8 +85,21 @@ def test_a_seed_of_several_on_the_device_is_as_alone(tmp_path):
     assert_trees_equal(runs[1].state, pgjax.train(alone).state)
 
 
+def test_the_best_checkpoint_is_not_one_from_before_the_first_end(tmp_path):
+    """Pendulum's running episodes have small sums of negative rewards, the first ones above all."""
+    config = pgjax.TrainConfig(
+        "Pendulum-v1", run_dir=tmp_path / "run",
+        **{**ON_DEVICE, "updates": 5, "num_steps": 10, "checkpoint_seconds": 0.0},
+    )  # fmt: skip
+    run = pgjax.train(config)
+    assert [row["total_episodes"] for row in run.metrics] == [0, 0, 0, 2, 2]
+    kept = {int(path.stem) for path in (run.path / "checkpoints").glob("*.ckpt")}
+    assert 5 in kept
+    assert 1 not in kept  # the first one written
+
+
 def test_environments_that_devices_cannot_share_are_refused():
     env = pgjax.envs.make("CartPole-v1")
     sharding = pgjax.Sharding(4, "devices")
-    with pytest.raises(pgjax.ConfigError, match="choose --num-envs as a multiple of --num-shards"):
+    with pytest.raises(pgjax.ConfigError, match="choose num_envs as a multiple of num_shards"):
         pgjax.init_stream(env, jax.random.key(0), 6, sharding=sharding)
