@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+import pytest
 from conftest import make_rollout
 
 import pgjax
 from pgjax import advantages
 
 OBS = np.zeros(4, np.float32)
-KINDS = ["softmax", "critic", "ppo", "npg"]
+KINDS = ["softmax", "critic", "ppo", pytest.param("npg", marks=pytest.mark.slow)]
 
 
 def gaussian_actions(rng):

@@ -97,7 +97,7 @@ SQUASHED = pgjax.GaussianPolicy(2, (3,), nn.tanh, squash=True)
     ("policy", "fisher"),
     [
         (SOFTMAX, fisher_by_scores),
-        (GAUSSIAN, fisher_by_moments),
+        pytest.param(GAUSSIAN, fisher_by_moments, marks=pytest.mark.slow),
         pytest.param(SQUASHED, fisher_by_moments, marks=pytest.mark.slow),
     ],
 )
@@ -122,6 +122,7 @@ def test_a_step_is_that_of_the_dense_fisher_matrix(policy, fisher):
     assert float(info["grad_norm"]) == pytest.approx(float(jnp.linalg.norm(gradient)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_products_with_the_fisher_matrix_of_joint_choices_are_those_of_the_kl():
     """Against the Hessian of the mean KL divergence."""
@@ -233,6 +234,7 @@ def test_the_optimiser_fits_the_critic_and_nothing_else():
     ]
 
 
+@pytest.mark.slow
 def test_an_update_learns_a_bandit():
     """The reward is the action: a few steps of 0.05 nats make action 1 likely."""
     rng = np.random.default_rng(0)

@@ -75,7 +75,8 @@ def test_episodes_begin_and_end_inside_a_rollout_and_continue_in_the_next(env, l
     assert set(rollout.obs[0].ravel()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("num_envs", [3, 65])  # less than a block of rows, and more than two
+# Less than a block of rows, and more than two.
+@pytest.mark.parametrize("num_envs", [3, pytest.param(65, marks=pytest.mark.slow)])
 def test_actions_are_drawn_with_the_keys_of_column_and_time(num_envs):
     found = rollouts(COUNTER, num_envs, num_steps=4, count=2)
     for update, (rollout, _) in enumerate(found):

@@ -217,7 +217,12 @@ def program_before(settings, continuous):
     return program(agent_of(dict(settings), action_space).algorithm, continuous)
 
 
-@pytest.mark.parametrize("name", ROWS)
+SLOW = {"damping", "cg_steps", "line_search", "value_clip", "target_kl", "num_epochs"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ROWS]
+)
 def test_a_field_makes_the_algorithm_built_by_hand(name):
     row = ROWS[name]
     continuous = row.action_space is CONTINUOUS

@@ -75,6 +75,7 @@ def clip_both_ways(log_prob, old_log_prob, advantage, clip):
     return -advantage * jnp.clip(jnp.exp(log_prob - old_log_prob), 1 - clip, 1 + clip)
 
 
+@pytest.mark.slow
 def test_a_clip_without_the_minimum_is_found(monkeypatch):
     monkeypatch.setattr(losses, "ppo_clip_loss", clip_both_ways)
     [row] = compare.check([CASES["layers: ppo, later step"]])

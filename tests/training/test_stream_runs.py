@@ -85,6 +85,7 @@ def test_a_seed_of_several_on_the_device_is_as_alone(tmp_path):
     assert_trees_equal(runs[1].state, pgjax.train(alone).state)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_not_one_from_before_the_first_end(tmp_path):
     """Pendulum's running episodes have small sums of negative rewards, the first ones above all."""
     config = pgjax.TrainConfig(
