@@ -180,11 +180,10 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
             axis.plot(steps, values.mean(0), color=color, label=algorithm)
             axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
         axis.set_title(env_id)
+        axis.set_xlabel("environment steps")
         axis.legend()
     for axis in axes.flat[len(tasks) :]:
         axis.axis("off")
-    for axis in axes[-1]:
-        axis.set_xlabel("environment steps")
     for axis in axes[:, 0]:
         axis.set_ylabel("return while training")
     figure.savefig(path, dpi=100)
