@@ -159,17 +159,12 @@ def warn_of_similar_presets(env_id: str, algorithm: str) -> None:
         )
 
 
-def setting_docs() -> dict[str, str]:
-    """Return what each setting means, a paragraph each."""
-    found: dict[str, str] = {}
-    for base in reversed(TrainConfig.__mro__):
-        found |= field_docs(base)
-    return {name: " ".join(text.split()) for name, text in found.items()}
-
-
 def _describe_fields(cls: type) -> None:
     """Add what each field means to the docstring of a class, for `help`."""
-    lines = [f"  {name}: {text}" for name, text in setting_docs().items()]
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        docs |= field_docs(base)
+    lines = [f"  {name}: {' '.join(text.split())}" for name, text in docs.items()]
     cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Attributes:", *lines])
 
 
