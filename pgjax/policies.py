@@ -4,6 +4,7 @@ policy.apply(params, obs) returns a distribution and critic.apply(params, obs) r
 Observations are [..., d] of any numeric dtype; `collect_episodes` flattens them to that shape.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,6 +96,10 @@ class GaussianPolicy(nn.Module):
       squash: whether actions pass through a tanh (see `pgjax.distributions.SquashedGaussian`).
       torso: module applied to the observations first, such as ConvTorso; or None.
       kernel_init: initialiser of the hidden layers, such as nn.initializers.orthogonal(2**0.5).
+      init_std: the standard deviation before training, finite and above 0.
+
+    Raises:
+      ConfigError: when applied, if init_std is not such a number.
 
     Example:
       >>> import jax
@@ -112,14 +117,18 @@ class GaussianPolicy(nn.Module):
     squash: bool = False
     torso: nn.Module | None = None
     kernel_init: Initializer = _DEFAULT
+    init_std: float = 1.0
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> DiagonalGaussian | SquashedGaussian:
-        """Map obs [..., d] to a distribution over actions [..., action_dim]; std starts at 1."""
+        """Map obs [..., d] to a distribution over actions [..., action_dim]."""
+        if not 0 < self.init_std < math.inf:
+            raise ConfigError(f"init_std must be finite and above 0, got {self.init_std}")
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         size = check_count("action_dim", self.action_dim)
         mean = nn.Dense(size, kernel_init=_SMALL)(x)
-        log_std = self.param("log_std", nn.initializers.zeros, (size,))
+        begin = nn.initializers.constant(math.log(self.init_std))
+        log_std = self.param("log_std", begin, (size,))
         std = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
         return SquashedGaussian(mean, std) if self.squash else DiagonalGaussian(mean, std)
 

@@ -17,6 +17,8 @@ OBS = np.zeros(4, np.float32)
         (pgjax.SoftmaxPolicy(2, (4, True)), "a hidden size .* got True"),
         (pgjax.SoftmaxPolicy(2, 16), r"hidden_sizes must be a tuple such as \(16, 16\)"),
         (pgjax.GaussianPolicy(0), "action_dim"),
+        (pgjax.GaussianPolicy(1, init_std=0.0), "init_std must be finite and above 0, got 0.0"),
+        (pgjax.GaussianPolicy(1, init_std=float("nan")), "init_std must be finite"),
         (pgjax.LessonGaussianPolicy(True), "action_dim"),
         (pgjax.MultiSoftmaxPolicy((2, True)), "nvec"),
         (pgjax.BernoulliPolicy(False), "num_coins"),

@@ -56,7 +56,7 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
     init_hidden = nn.initializers.orthogonal(2**0.5)
     layers: dict[str, Any] = {"kernel_init": init_hidden} if config.orthogonal_init else {}
     layers |= {"hidden_sizes": config.hidden_sizes, "activation": activation, "torso": torso}
-    policy = policy_for(env.action_space, squash=config.squash, **layers)
+    policy = policy_for(env.action_space, squash=config.squash, init_std=config.init_std, **layers)
     critic: nn.Module | None = ValueNetwork(**layers) if config.critic else None
     if config.action_mask:
         size = mask_size(env.action_space)

@@ -73,6 +73,8 @@ class NetworkSettings:
     """Activation function of the hidden layers."""
     orthogonal_init: bool = False
     """Initialise the hidden layers with orthogonal matrices, of gain sqrt 2."""
+    init_std: Positive = 1.0
+    """Standard deviation of continuous actions before training."""
     normalize_obs: bool = False
     """Normalise observations with a running mean and standard deviation, clipped to [-10, 10]."""
     squash: bool = False

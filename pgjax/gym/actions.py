@@ -57,8 +57,8 @@ class Actions(NamedTuple):
     send: Callable[[np.ndarray], Any]
     """(raw actions [n, *shape]) -> n actions, each contained in the space."""
 
-    policy: Callable[[_Layers], nn.Module]
-    """(hidden_sizes, activation and torso, by name) -> a policy for the space."""
+    policy: Callable[[_Layers, float], nn.Module]
+    """(hidden_sizes, activation and torso, by name; init_std) -> a policy for the space."""
 
     send_batch: Callable[[np.ndarray], Any]
     """(raw actions [n, *shape]) -> the batch of n actions that a VectorEnv of n receives."""
@@ -106,8 +106,8 @@ def actions(space: gym.Space, squash: bool = False) -> Actions:
             sent.append(part.send(_to_integers(of_part) if part.discrete else of_part))
         return [_rebuild(space, iter(each)) for each in zip(*sent, strict=True)]
 
-    def policy(layers: _Layers) -> nn.Module:
-        heads = tuple(part.policy({"hidden_sizes": ()}) for part in parts)
+    def policy(layers: _Layers, init_std: float) -> nn.Module:
+        heads = tuple(part.policy({"hidden_sizes": ()}, init_std) for part in parts)
         return JointPolicy(heads, **layers)
 
     def send_batch(raw: np.ndarray) -> Any:
@@ -125,6 +125,7 @@ def policy_for(
     squash: bool = False,
     torso: nn.Module | None = None,
     kernel_init: Initializer | None = None,
+    init_std: float = 1.0,
 ) -> nn.Module:
     """Return the policy for an action space.
 
@@ -139,6 +140,7 @@ def policy_for(
       squash: pass a Gaussian through tanh (for a Box). Collect with the same value.
       torso: a module applied to observations before the hidden layers, e.g. ConvTorso for images.
       kernel_init: initialiser of the hidden layers; by default the policy's own.
+      init_std: the standard deviation of a Gaussian before training.
 
     Returns:
       A Flax module: policy.apply(params, obs [..., d]) -> a distribution.
@@ -155,7 +157,7 @@ def policy_for(
     layers: _Layers = {"hidden_sizes": hidden_sizes, "activation": activation, "torso": torso}
     if kernel_init is not None:
         layers["kernel_init"] = kernel_init
-    return actions(space, squash).policy(layers)
+    return actions(space, squash).policy(layers, init_std)
 
 
 def _leaf(space: gym.Space, squash: bool) -> Actions:
@@ -175,7 +177,7 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
             sent = raw.astype(space.dtype)
             return sent + start if start else sent
 
-        def softmax(layers: _Layers) -> nn.Module:
+        def softmax(layers: _Layers, init_std: float) -> nn.Module:
             return SoftmaxPolicy(n, **layers)
 
         return Actions(True, (), (n,), send_one, softmax, send_all)
@@ -185,7 +187,7 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         size_of("action", space, sum(nvec))
         send = _send_integers(space, space.start, np.array(nvec))
 
-        def multi_softmax(layers: _Layers) -> nn.Module:
+        def multi_softmax(layers: _Layers, init_std: float) -> nn.Module:
             return MultiSoftmaxPolicy(nvec, **layers)
 
         return Actions(True, (size,), nvec, send, multi_softmax, _as_array(send))
@@ -193,7 +195,7 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         size = size_of("action", space, math.prod(space.shape))
         send, twos = _send_integers(space, 0, np.array(2)), (2,) * size
 
-        def bernoulli(layers: _Layers) -> nn.Module:
+        def bernoulli(layers: _Layers, init_std: float) -> nn.Module:
             return BernoulliPolicy(size, **layers)
 
         return Actions(True, (size,), twos, send, bernoulli, _as_array(send))
@@ -201,8 +203,8 @@ def _leaf(space: gym.Space, squash: bool) -> Actions:
         size = size_of("action", space, math.prod(space.shape))
         send = _send_box(space, squash)
 
-        def gaussian(layers: _Layers) -> nn.Module:
-            return GaussianPolicy(size, squash=squash, **layers)
+        def gaussian(layers: _Layers, init_std: float) -> nn.Module:
+            return GaussianPolicy(size, squash=squash, init_std=init_std, **layers)
 
         return Actions(False, (size,), (None,) * size, send, gaussian, _as_array(send))
     raise SpaceError(unsupported("action", space))

@@ -21,9 +21,12 @@ def free_port():
         return s.getsockname()[1]
 
 
-def train(path):
-    on_device = ("--on-device", "--episodes-per-update", "12")
-    return ("train", "CartPole-v1", *on_device, "--run-dir", str(path))
+EPISODES = ("--on-device", "--episodes-per-update", "12")
+STREAMS = ("--algorithm", "ppo", "--on-device", "--num-epochs", "4")
+
+
+def train(path, options=EPISODES):
+    return ("train", "CartPole-v1", *options, "--run-dir", str(path))
 
 
 def start(*words, **environment):
@@ -108,10 +111,11 @@ def test_a_lost_process_ends_the_other_and_leaves_a_whole_checkpoint(killed, tmp
 
 
 @pytest.mark.slow
-def test_two_killed_processes_resume_to_the_result_of_one(tmp_path):
+@pytest.mark.parametrize("options", [EPISODES, STREAMS])
+def test_two_killed_processes_resume_to_the_result_of_one(options, tmp_path):
     few = ("--updates", "150", "--eval-episodes", "5", "--checkpoint-seconds", "0.1")
-    assert start(*train(tmp_path / "one"), *few).communicate()[1] == ""
-    both = start_two(*train(tmp_path / "two"), *few)
+    assert start(*train(tmp_path / "one", options), *few).communicate()[1] == ""
+    both = start_two(*train(tmp_path / "two", options), *few)
     wait_for_updates(tmp_path / "two", 20)
     for run in both:
         run.kill()

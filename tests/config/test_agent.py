@@ -180,7 +180,8 @@ OTHERS = {
 }
 
 
-ELSEWHERE = {"orthogonal_init", "action_mask"}  # checked below, and in tests/gym/test_masks.py
+# Checked below, and in tests/gym/test_masks.py.
+ELSEWHERE = {"orthogonal_init", "init_std", "action_mask"}
 
 
 def test_every_field_is_checked():
@@ -248,6 +249,13 @@ def test_orthogonal_init_reaches_the_hidden_layers_of_policy_and_critic():
             np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(3), atol=1e-5)
         assert abs(network["Dense_2"]["kernel"]).max() > 0
     assert abs(params["params"]["Dense_2"]["kernel"]).max() < 0.05  # the policy's head is small
+
+
+def test_init_std_reaches_every_gaussian():
+    for space in (CONTINUOUS, spaces.Dict(push=CONTINUOUS, which=DISCRETE)):
+        agent = agent_of({**LEARNING, "init_std": 0.25}, space)
+        action = agent.algorithm.act(agent.init(0).params, jax.random.key(1), np.zeros((4000, 3)))
+        np.testing.assert_allclose(np.std(action[:, :2], 0), 0.25, rtol=0.05)
 
 
 def test_the_entropy_coefficient_of_each_update():
