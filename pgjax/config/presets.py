@@ -112,6 +112,8 @@ _REINFORCE: dict[str, dict[str, Any]] = {
     ),
 }
 
+# With a standard deviation of 1, half of the first actions lie at the bounds.
+_MUJOCO: dict[str, Any] = dict(init_std=0.6)
 _PPO: dict[str, dict[str, Any]] = {
     # Close to the settings of Stable-Baselines3's PPO for this task (RL Zoo), with a larger rate.
     "CartPole-v1": dict(
@@ -141,15 +143,14 @@ _PPO: dict[str, dict[str, Any]] = {
         entropy_coef=0.01,
         num_epochs=4,
     ),
-    # The tasks of MuJoCo share one setting, that of the algorithm.
-    "HalfCheetah-v5": {},
-    "Hopper-v5": {},
-    "Walker2d-v5": {},
-    "Ant-v5": {},
-    "InvertedPendulum-v5": {},
-    "Reacher-v5": {},
+    "HalfCheetah-v5": _MUJOCO,
+    "Hopper-v5": _MUJOCO,
+    "Walker2d-v5": _MUJOCO,
+    "Ant-v5": _MUJOCO,
+    "InvertedPendulum-v5": _MUJOCO,
+    "Reacher-v5": _MUJOCO,
     # The discount that RL Zoo uses for this task.
-    "Swimmer-v5": dict(gamma=0.9999),
+    "Swimmer-v5": dict(_MUJOCO, gamma=0.9999),
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
