@@ -20,7 +20,11 @@ from pgjax.gradcheck import compare
     ("policy", "action"),
     [
         (pgjax.SoftmaxPolicy(2, (3,)), None),
-        (pgjax.GaussianPolicy(2, (3,)), lambda shape: np.ones((*shape, 2), np.float32)),
+        pytest.param(
+            pgjax.GaussianPolicy(2, (3,)),
+            lambda shape: np.ones((*shape, 2), np.float32),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["softmax", "gaussian"],
 )

@@ -102,13 +102,13 @@ def check(checker, user, sources):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+@pytest.mark.parametrize("checker", [pytest.param("mypy", marks=pytest.mark.slow), "pyright"])
 def test_scripts_of_a_user_type_check(user, checker):
     report = check(checker, user, [SCRIPT, *SNIPPETS])
     assert report.returncode == 0, report.stdout + report.stderr
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+@pytest.mark.parametrize("checker", [pytest.param("mypy", marks=pytest.mark.slow), "pyright"])
 def test_mistakes_of_a_user_are_found(user, checker):
     report = check(checker, user, [WRONG])
     assert report.returncode == 1

@@ -119,6 +119,7 @@ _PPO: dict[str, dict[str, Any]] = {
     "CartPole-v1": dict(
         updates=390,
         num_steps=32,
+        num_shards=2,  # with more, an update has more and smaller chunks
         normalize_obs=False,
         normalize_rewards=False,
         reward_clip=None,

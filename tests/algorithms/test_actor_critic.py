@@ -279,6 +279,7 @@ def test_known_hyperparameters_are_checked_while_others_are_traced():
         jax.jit(advantages.reward_to_go)(np.ones(2))
 
 
+@pytest.mark.slow
 def test_strict_promotion_of_dtypes():
     """Everything works under it, and means the same; optax alone does not."""
     ones, no = np.ones((4, 2), np.float32), np.zeros((4, 2), bool)

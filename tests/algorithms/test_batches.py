@@ -14,7 +14,9 @@ import pgjax
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padding", [np.nan, 1e30, -np.inf])
-@pytest.mark.parametrize("time", [128, 512, 2048])
+@pytest.mark.parametrize(
+    "time", [*(pytest.param(n, marks=pytest.mark.slow) for n in (128, 512)), 2048]
+)
 def test_padding_changes_no_bit(kind, padding, time):
     algorithm, state, rollout = algorithm_case(kind)
     lengths = [5, 90, 37]

@@ -45,7 +45,7 @@ COLLECTING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("on_device", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("settings", COLLECTING, ids=lambda settings: next(iter(settings)))
 def test_an_update_collects_as_every_field_says(settings, on_device, tmp_path):
     config = pgjax.TrainConfig(
@@ -78,7 +78,7 @@ def test_an_update_collects_as_every_field_says(settings, on_device, tmp_path):
         assert found["mean_return"] != pytest.approx(mean_return(0, False), rel=1e-6)
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("num_envs", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_an_update_of_streams_makes_num_steps_in_each_environment(num_envs, tmp_path):
     config = pgjax.TrainConfig(
         "CartPole-v1", updates=1, hidden_sizes=(4,), collect="steps", critic=True, num_steps=7,
@@ -105,7 +105,7 @@ class Events:
         self.seen.append(("stop",))
 
 
-@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_observers_see_the_start_every_update_and_the_end(on_device, tmp_path):
     config = pgjax.TrainConfig(
         "CartPole-v1", updates=3, episodes_per_update=2, hidden_sizes=(4,), on_device=on_device,

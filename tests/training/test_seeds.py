@@ -103,6 +103,7 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on(tmp_path, monkeypatch):
     assert pgjax.plot(tmp_path / "seeds").exists()
 
 
+@pytest.mark.slow
 def test_resume_leaves_a_seed_that_has_diverged_alone(tmp_path, monkeypatch):
     first_bad_updates(monkeypatch, 3, NEVER, 1, NEVER)
     with pytest.warns(pgjax.RunWarning, match="is not finite"):

@@ -167,7 +167,10 @@ gym.register("Rich-v0", entry_point=Rich, max_episode_steps=3)
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, pytest.param({"critic": True}, marks=pytest.mark.slow), {"normalize_rewards": True}],
+    [
+        *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({}, {"critic": True})),
+        {"normalize_rewards": True},
+    ],
 )
 def test_rewards_out_of_range_are_named(settings, tmp_path):
     config = pgjax.TrainConfig(
