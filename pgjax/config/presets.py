@@ -133,7 +133,7 @@ _PPO: dict[str, dict[str, Any]] = {
     ),
     "Acrobot-v1": dict(updates=122, num_envs=16),
     "MountainCarContinuous-v0": dict(updates=48, gamma=0.999, learning_rate=1e-3),
-    "Pendulum-v1": dict(updates=195, num_envs=4, gamma=0.97, learning_rate=1e-3),
+    "Pendulum-v1": dict(updates=195, num_envs=4, gamma=0.95, learning_rate=5e-4),
     # Close to RL Zoo's settings, with normalised observations and rewards.
     "LunarLander-v3": dict(
         updates=61,
