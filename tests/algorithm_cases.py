@@ -38,12 +38,8 @@ def with_critic(**options):
 @functools.cache
 def plain_ppo(**options):
     defaults = dict(num_epochs=3, minibatch_size=10, entropy_coef=0.01, value_clip=0.5)
-    return pgjax.ppo(
-        pgjax.GaussianPolicy(2, (8,)),
-        optax.adam(0.01),
-        critic=pgjax.ValueNetwork((8,)),
-        **{**defaults, **options},
-    )
+    defaults["critic"] = pgjax.ValueNetwork((8,))
+    return pgjax.ppo(pgjax.GaussianPolicy(2, (8,)), optax.adam(0.01), **{**defaults, **options})
 
 
 def plain_npg():

@@ -148,6 +148,8 @@ def ppo(
     epochs = check_epochs(num_epochs, minibatch_size)
     options = Options(clip, epochs, value_clip, recompute_advantages, target_kl)
     _check_options(options)
+    if critic is None and value_clip is not None:
+        raise ConfigError("value_clip limits the loss of a critic: give one, or leave it out")
     return actor_critic.make_algorithm(
         objective,
         optimizer,

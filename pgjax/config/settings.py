@@ -208,6 +208,8 @@ def _check_together(config: TrainConfig) -> None:
                     f"{option(field.name)} is a setting of {' and '.join(algorithms)}: add "
                     f"--algorithm {' or '.join(algorithms)}"
                 )
+    if config.value_clip is not None and not config.critic:
+        raise ConfigError("--value-clip limits the loss of a critic: add --critic")
 
 
 def _check_streams(config: TrainConfig) -> None:

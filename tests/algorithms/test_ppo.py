@@ -327,6 +327,7 @@ def test_without_a_critic():
         ({"num_epochs": 1.5}, "num_epochs"),
         ({"minibatch_size": 0}, "minibatch_size"),
         ({"value_clip": 0.0}, "value_clip must be None, or finite and above 0, got 0.0"),
+        ({"critic": None}, "value_clip limits the loss of a critic: give one, or leave it out"),
         ({"target_kl": np.inf}, "target_kl must be None, or finite and above 0, got inf"),
         ({"recompute_advantages": 1}, "recompute_advantages must be True or False, got 1"),
         ({"entropy_coef": -1.0}, "entropy_coef"),

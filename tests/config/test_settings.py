@@ -131,6 +131,7 @@ def make(**settings):
     """A config whose algorithm has the settings."""
     [*algorithms] = {ONLY_WITH[name][0] for name in settings if name in ONLY_WITH}
     needed = {"algorithm": algorithms[0]} if algorithms else {}
+    needed |= {"critic": True} if "value_clip" in settings else {}
     return pgjax.TrainConfig(**{"env_id": "CartPole-v1", **needed, **settings})
 
 
@@ -278,6 +279,10 @@ def test_each_hidden_layer_has_1_to_16384_units():
         ({"action_mask": True, "on_device": True}, "--action-mask reads the infos"),
         ({"on_device": True, "frame_stack": 2}, "leave out --on-device"),
         ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),
+        (
+            {"algorithm": "ppo", "value_clip": 0.2},
+            "--value-clip limits the loss of a critic: add --critic",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, words):
