@@ -279,10 +279,7 @@ def test_each_hidden_layer_has_1_to_16384_units():
         ({"action_mask": True, "on_device": True}, "--action-mask reads the infos"),
         ({"on_device": True, "frame_stack": 2}, "leave out --on-device"),
         ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),
-        (
-            {"algorithm": "ppo", "value_clip": 0.2},
-            "--value-clip limits the loss of a critic: add --critic",
-        ),
+        ({"value_clip": 0.2, "critic": False}, "--value-clip limits the loss of a critic"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, words):
