@@ -3,7 +3,7 @@
     python benchmarks/same_bits.py
     python benchmarks/same_bits.py --updates 40 CartPole-v1
     python benchmarks/same_bits.py CartPole-v1 --algorithm ppo --collect episodes
-    python benchmarks/same_bits.py CartPole-v1 --algorithm ppo --on-device
+    python benchmarks/same_bits.py CartPole-v1 --algorithm ppo --on-device --num-shards 8
 
 Each combination trains in a separate process, which receives all further options. With --on-device
 the numbers of devices vary in place of those of environments. NPROC sets how many threads XLA uses

@@ -303,17 +303,60 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
     """
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
-        x = _masked(rollout, estimate(estimator, rollout, value, next_value))
-        scale = unit_scale(x)  # so that no square overflows
-        x = scale * x
-        # Subtract one of the values before taking the mean: the float32 mean of equal numbers is
-        # not always equal to them, and the difference would be divided by 1e-9.
-        first = x.ravel()[jnp.argmax(rollout.weight.ravel() > 0)]
-        x = _masked(rollout, x - first)
-        total, count = sum_rows((x, rollout.weight))
-        x = _masked(rollout, x - total / jnp.maximum(count, 1))
-        std = jnp.sqrt(sum_rows(x**2) / jnp.maximum(count - 1, 1))
-        return x / (std + scale * 1e-9)
+        return _standardized(estimate(estimator, rollout, value, next_value), rollout.weight)
+
+    return AdvantageEstimator(advantage, value_target_of(estimator))
+
+
+def _standardized(x: jax.Array, weight: Array) -> jax.Array:
+    """Shift and scale the numbers whose weight is above 0, [T, B], to mean 0 and std 1."""
+    real = weight > 0
+    x = jnp.where(real, x, 0.0)
+    scale = unit_scale(x)  # so that no square overflows
+    x = scale * x
+    # Subtract one of the values before taking the mean: the float32 mean of equal numbers is
+    # not always equal to them, and the difference would be divided by 1e-9.
+    first = x.ravel()[jnp.argmax(real.ravel())]
+    x = jnp.where(real, x - first, 0.0)
+    total, count = sum_rows((x, weight))
+    x = jnp.where(real, x - total / jnp.maximum(count, 1), 0.0)
+    std = jnp.sqrt(sum_rows(x**2) / jnp.maximum(count - 1, 1))
+    return x / (std + scale * 1e-9)
+
+
+def group_normalized(estimator: Estimator) -> AdvantageEstimator:
+    """Give every step of an episode its return, normalised over the episodes of the batch (GRPO).
+
+    Use it without a critic, for whole episodes as columns that begin in the same state, so that
+    their returns differ by the actions alone. An episode's number is what `estimator` gives to its
+    first step: with reward_to_go(1.0), its return. Mean and sample standard deviation (ddof 1, plus
+    1e-9) are over the episodes; a single one, or equal returns, give exactly zero. The gradient is
+    biased, as that of `normalized`.
+
+    Args:
+      estimator: the estimator of the first step of each episode.
+
+    Returns:
+      An estimator with the same critic's target as `estimator`.
+
+    Source: Shao et al. 2024, DeepSeekMath, section 4.1.2.
+
+    Example:
+      >>> import numpy as np
+      >>> from pgjax import Rollout, advantages
+      >>> ones, no = np.ones((2, 3)), np.zeros((2, 3), bool)  # three episodes of two steps
+      >>> reward = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+      >>> rollout = Rollout(obs=ones, action=ones, reward=reward, terminated=no,
+      ...                   truncated=no, next_obs=ones, weight=ones)
+      >>> advantages.group_normalized(advantages.reward_to_go(1.0))(rollout).tolist()
+      [[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]]
+    """
+
+    def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
+        first = estimate(estimator, rollout, value, next_value)[:1]
+        # An episode per row, since rows are summed in an order that does not depend on padding.
+        of_episode = _standardized(first.T, jnp.asarray(rollout.weight)[:1].T).T
+        return _masked(rollout, jnp.broadcast_to(of_episode, rollout.weight.shape))
 
     return AdvantageEstimator(advantage, value_target_of(estimator))
 

@@ -110,6 +110,25 @@ def test_leave_one_out_by_hand(rng):
     np.testing.assert_allclose(result, [[0.0, -4.5, 4.5], [1.5, 0.0, 3.0]])
 
 
+def test_group_normalized_by_hand(rng):
+    rollout = make_rollout(rng, [2, 1, 3], padding=np.nan)
+    reward = np.array([[1.0, 3.0, 4.0], [1.0, np.nan, 0.0], [np.nan, np.nan, 3.0]], np.float32)
+    estimator = advantages.group_normalized(advantages.reward_to_go(1.0))
+    result = estimator(rollout._replace(reward=reward))
+    # returns 2 3 7: mean 4, squared distances 4 + 1 + 9, over 3 - 1
+    low, middle, high = np.array([-2.0, -1.0, 3.0]) / 7**0.5
+    expected = [[low, middle, high], [low, 0.0, high], [0.0, 0.0, high]]
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[3], [2, 2]])
+def test_a_group_of_one_or_of_equal_returns_has_no_advantage(rng, lengths):
+    rollout = make_rollout(rng, lengths)
+    rollout = rollout._replace(reward=np.full_like(rollout.reward, 0.1))
+    result = advantages.group_normalized(advantages.reward_to_go(1.0))(rollout)
+    np.testing.assert_array_equal(result, 0.0)
+
+
 def test_leave_one_out_needs_another_episode(rng):
     with pytest.raises(pgjax.ConfigError, match="at least 2"):
         advantages.leave_one_out(advantages.reward_to_go())(make_rollout(rng, [4]), None, None)
@@ -159,10 +178,11 @@ def test_a_gap_of_padding_separates_episodes(rng, padding):
             )
 
 
-def test_leave_one_out_does_not_count_a_column_of_padding(rng):
+@pytest.mark.parametrize("wrapper", [advantages.leave_one_out, advantages.group_normalized])
+def test_a_column_of_padding_is_no_episode(rng, wrapper):
     rollout = make_rollout(rng, [3, 4])
     wider = pgjax.Rollout(*(np.concatenate([x, np.zeros_like(x[:, :1])], 1) for x in rollout))
-    estimate = advantages.leave_one_out(advantages.reward_to_go(0.9))
+    estimate = wrapper(advantages.reward_to_go(0.9))
     np.testing.assert_allclose(estimate(wider)[:, :2], estimate(rollout), rtol=1e-6)
 
 
@@ -174,7 +194,12 @@ def test_discounts_out_of_range_are_refused(gamma):
 
 
 INNER = [advantages.reward_to_go(0.9), advantages.gae(0.9, 0.8)]
-WRAPPERS = [advantages.normalized, advantages.leave_one_out, advantages.time_discounted]
+WRAPPERS = [
+    advantages.normalized,
+    advantages.group_normalized,
+    advantages.leave_one_out,
+    advantages.time_discounted,
+]
 
 
 @pytest.mark.parametrize("estimator", INNER, ids=["reward_to_go", "gae"])
@@ -206,9 +231,7 @@ def test_estimators_are_immutable():
         advantages.gae().value_target = None
 
 
-@pytest.mark.parametrize(
-    "wrap", [advantages.normalized, advantages.leave_one_out, advantages.time_discounted]
-)
+@pytest.mark.parametrize("wrap", WRAPPERS)
 @pytest.mark.parametrize("part", [np.s_[:, 0], np.s_[:, :1], np.s_[..., None]])
 def test_wrappers_refuse_what_would_broadcast(rng, wrap, part):
     rollout = make_rollout(rng, [2, 2])  # a row [2] would broadcast along the columns

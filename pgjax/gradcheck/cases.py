@@ -17,6 +17,7 @@ from jax.scipy.stats import norm
 from pgjax.advantages import (
     Estimator,
     gae,
+    group_normalized,
     leave_one_out,
     normalized,
     reward_to_go,
@@ -187,11 +188,12 @@ def _surrogate(mdp: MDP, policy: nn.Module) -> Loss:
     return loss
 
 
-def _normalized_loss(task: Task, num_episodes: int = 2) -> Loss:
+def _normalized_loss(task: Task, num_episodes: int = 2, *, of_episodes: bool = False) -> Loss:
     """Mean over all batches of -sum_t log pi (G_t - mean) / (std + 1e-9) / num_episodes, in NumPy.
 
     Mean and standard deviation are those of the batch, which includes the episode itself: every
-    return is shrunk, by a factor that differs from batch to batch.
+    return is shrunk, by a factor that differs from batch to batch. With `of_episodes`, G_0 stands
+    for every G_t, and counts once for each episode.
     """
     rollout, env_probability = task.trajectories
     returns = np.zeros_like(rollout.reward)
@@ -201,9 +203,10 @@ def _normalized_loss(task: Task, num_episodes: int = 2) -> Loss:
     weight = np.zeros((len(batches), *returns.shape))  # of log pi of each step, in each batch
     for i, columns in enumerate(batches):
         real = rollout.weight[:, columns] > 0
-        x = returns[:, columns]
-        std = x[real].std(ddof=1) if np.ptp(x[real]) else 1.0
-        shared = np.where(real, (x - x[real].mean()) / (std + 1e-9), 0.0) / num_episodes
+        x = returns[:1, columns] if of_episodes else returns[:, columns]
+        counted = x[real[: len(x)]]
+        std = counted.std(ddof=1) if np.ptp(counted) else 1.0
+        shared = np.where(real, (x - counted.mean()) / (std + 1e-9), 0.0) / num_episodes
         np.add.at(weight[i].T, columns, shared.T)  # a batch may hold an episode twice
 
     def loss(params: Params) -> jax.Array:
@@ -261,14 +264,17 @@ def _discounted(estimator: Estimator) -> Estimator:
     return time_discounted(estimator, GAMMA)
 
 
+LAYERS = _task("layers", tabular.layered_mdp(0), 3)
+
+
 def _whole_episodes() -> list[Case]:
     """Cases whose episodes all end by themselves, within 3 steps."""
-    mdp = tabular.layered_mdp(0)
-    task = _task("layers", mdp, 3)
+    mdp, task = tabular.layered_mdp(0), LAYERS
     to_go = reward_to_go(GAMMA)
     grad_j = _minus(task.objective)
     fitted = _with_critic_loss(mdp, task.policy, grad_j)
     surrogate, own_batch = _surrogate(mdp, task.policy), _normalized_loss(task)
+    own_group = _normalized_loss(task, of_episodes=True)
 
     def biased(lambda_: float) -> Case:
         loss = expected_loss(mdp, task.policy, 3, lambda_=lambda_, critic=CRITIC)
@@ -283,6 +289,7 @@ def _whole_episodes() -> list[Case]:
         *map(biased, (0.95, 0.5, 0.0)),
         Case(task, "reward_to_go", to_go, "no gamma^t", surrogate),
         Case(task, "normalized", normalized(to_go), "own batch", own_batch),
+        Case(task, "group_normalized", group_normalized(to_go), "own batch", own_group),
     ]
 
 
@@ -312,5 +319,4 @@ def _clipped_actions() -> list[Case]:
     return [Case(task, "reward_to_go", estimator, "grad J", loss, num_episodes=1)]
 
 
-LAYERS = _task("layers", tabular.layered_mdp(0), 3)
 CASES = (*_whole_episodes(), *_truncated_episodes(), *_clipped_actions())
