@@ -85,6 +85,7 @@ def train(config: TrainConfig, seed: int) -> dict[str, Any]:
         "params_sha256": manifest["params_sha256"][:12],
         "date": readme.date_and_machine()["date"],
         "jax": jax.__version__,
+        "cpu": manifest["machine"]["cpu features"],
         "settings": digest_of(config),
         "curve": [
             [
@@ -149,9 +150,12 @@ def digests(results: dict[str, dict[str, Any]]) -> list[str]:
     for name, seeds in sorted(results.items()):
         rows = [seeds[seed] for seed in sorted(seeds, key=int)]
         dates = " to ".join(sorted({row["date"] for row in rows}))
-        each = " ".join(row["params_sha256"] for row in rows)
+        each = " ".join(row["params_sha256"] + "*" * ("cpu" not in row) for row in rows)
         lines.append(f"| {name.replace(' ', ' | ')} | {dates} | {each} |")
-    return lines
+    cpus = sorted(
+        {row["cpu"] for seeds in results.values() for row in seeds.values() if "cpu" in row}
+    )
+    return [*lines, "", f"CPU: {' or '.join(cpus)}; \\*: not known, and different"]
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
