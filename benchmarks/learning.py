@@ -152,10 +152,8 @@ def digests(results: dict[str, dict[str, Any]]) -> list[str]:
         dates = " to ".join(sorted({row["date"] for row in rows}))
         each = " ".join(row["params_sha256"] + "*" * ("cpu" not in row) for row in rows)
         lines.append(f"| {name.replace(' ', ' | ')} | {dates} | {each} |")
-    cpus = sorted(
-        {row["cpu"] for seeds in results.values() for row in seeds.values() if "cpu" in row}
-    )
-    return [*lines, "", f"CPU: {' or '.join(cpus)}; \\*: not known, and different"]
+    known = {row.get("cpu") for seeds in results.values() for row in seeds.values()} - {None}
+    return [*lines, "", f"CPU: {' or '.join(sorted(known))}; \\*: another one, not known"]
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
