@@ -309,7 +309,7 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
 
 
 def _standardized(x: jax.Array, weight: Array) -> jax.Array:
-    """Shift and scale the numbers whose weight is above 0, [T, B], to mean 0 and std 1."""
+    """Shift and scale x [T, B] to mean 0 and std 1 where weight [T, B] is above 0; 0 elsewhere."""
     real = weight > 0
     x = jnp.where(real, x, 0.0)
     scale = unit_scale(x)  # so that no square overflows
@@ -331,7 +331,7 @@ def group_normalized(estimator: Estimator) -> AdvantageEstimator:
     their returns differ by the actions alone. An episode's number is what `estimator` gives to its
     first step: with reward_to_go(1.0), its return. Mean and sample standard deviation (ddof 1, plus
     1e-9) are over the episodes; a single one, or equal returns, give exactly zero. The gradient is
-    biased, as that of `normalized`.
+    biased, like that of `normalized`.
 
     Args:
       estimator: the estimator of the first step of each episode.

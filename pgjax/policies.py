@@ -127,8 +127,7 @@ class GaussianPolicy(nn.Module):
         x = _hidden_layers(obs, self.hidden_sizes, self.activation, self.torso, self.kernel_init)
         size = check_count("action_dim", self.action_dim)
         mean = nn.Dense(size, kernel_init=_SMALL)(x)
-        begin = nn.initializers.constant(math.log(self.init_std))
-        log_std = self.param("log_std", begin, (size,))
+        log_std = self.param("log_std", nn.initializers.constant(math.log(self.init_std)), (size,))
         std = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
         return SquashedGaussian(mean, std) if self.squash else DiagonalGaussian(mean, std)
 

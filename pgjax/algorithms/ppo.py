@@ -115,7 +115,8 @@ def ppo(
       with mean_over="steps".
 
     Raises:
-      ConfigError: as `reinforce`, and for options that are out of range.
+      ConfigError: as `reinforce`, for options that are out of range, and for value_clip without a
+        critic.
 
     Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms.
 

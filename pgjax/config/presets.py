@@ -112,7 +112,8 @@ _REINFORCE: dict[str, dict[str, Any]] = {
     ),
 }
 
-# With a standard deviation of 1, a third of the first actions exceed bounds of -1 and 1.
+# What the tasks of MuJoCo share. With a standard deviation of 1, a third of the first actions
+# exceed bounds of -1 and 1.
 _MUJOCO: dict[str, Any] = dict(init_std=0.6)
 _PPO: dict[str, dict[str, Any]] = {
     # Close to the settings of Stable-Baselines3's PPO for this task (RL Zoo), with a larger rate.
