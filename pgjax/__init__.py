@@ -3,6 +3,8 @@
 Pure functions, explicit keys, bit-for-bit reproducible runs.
 """
 
+import importlib.metadata
+
 import lazy_loader
 
 from pgjax.requirements import check as _check_requirements
@@ -13,6 +15,8 @@ _get, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.metadata.version("pgjax")
     if not name.startswith("__"):
         _check_requirements()  # old packages fail to import, in many lines
     return _get(name)

@@ -19,6 +19,9 @@ from .collect.device_streams import DeviceStream, collect_steps_on_device, init_
 from .collect.episodes import collect_episodes
 from .collect.on_device import collect_episodes_on_device
 from .collect.steps import Stream, collect_steps
+from .commands.run import Run, load
+from .commands.train import resume, train, train_seeds
+from .commands.verify import verify
 from .config.settings import TrainConfig
 from .errors import (
     ConfigError,
@@ -34,6 +37,7 @@ from .evaluation.evaluate import evaluate
 from .evaluation.plot import plot
 from .evaluation.video import render
 from .gym import actions
+from .gym.acting import act_in
 from .gym.masks import ActionMask
 from .numerics.sums import Sharding
 from .numerics.xla import enable_compile_cache
@@ -49,12 +53,11 @@ from .policies import (
     ValueNetwork,
 )
 from .runs.export import export
-from .runs.run import load
 from .torsos import ConvTorso, MixedTorso
 from .training.loop import Observer, RunInfo
-from .training.train import resume, train, train_seeds
-from .training.verify import verify
 from .types import Algorithm, Info, Rollout, TrainState
+
+__version__: str
 
 __all__ = [
     "ActionMask",
@@ -76,6 +79,7 @@ __all__ = [
     "PgjaxError",
     "Rollout",
     "RolloutError",
+    "Run",
     "RunError",
     "RunInfo",
     "RunWarning",
@@ -86,6 +90,7 @@ __all__ = [
     "TrainConfig",
     "TrainState",
     "ValueNetwork",
+    "act_in",
     "actions",
     "advantages",
     "collect_episodes",

@@ -30,6 +30,7 @@ import pytest
 
 import pgjax
 from pgjax.cli import app
+from pgjax.runs.folder import read_lines
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,6 +88,11 @@ def train_again(path, *options):
     """Train as `run_dir` was, with other options; return the digest of the parameters."""
     app.main(["train", "CartPole-v1", *FAST, "--run-dir", str(path), *options])
     return json.loads((path / "manifest.json").read_text())["params_sha256"]
+
+
+def rows_of(run):
+    """The metrics of each update of a run."""
+    return read_lines(run.path / "metrics.jsonl")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pgjax
 from pgjax import envs
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
-from pgjax.runs.run import Run
+from pgjax.runs.run import RunData
 
 SEEN = np.array([[0.5, -1.0], [2.0, 0.3], [-1.5, 1.0], [0.1, 0.2], [1.0, 1.0]], np.float32)
 LOW, HIGH, STEPS = -1.0, 2.0, 4
@@ -68,7 +68,7 @@ def echo_run(path, env_id="Echo-v0", **settings):
         agent = make_agent(config, env)
     state = agent.init(config.seed)
     params = jax.tree.map(lambda x: 2.0 * x + 0.3, state.params)
-    return Run(path, config, agent, state._replace(params=params))
+    return RunData(path, config, agent, state._replace(params=params))
 
 
 def modes_by_hand(

@@ -1,22 +1,21 @@
 """All commands except train."""
 
 import json as json_lines
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
-from pgjax.cli.progress import Terminal, gradient_table, make_console
-from pgjax.cli.train import train_and_report
-from pgjax.errors import RunError
+from pgjax.cli.train import refuse_diverged, running
+from pgjax.commands.progress import gradient_table, make_console
+from pgjax.commands.run import load
+from pgjax.commands.train import resume
+from pgjax.commands.verify import verdict, verify
 from pgjax.evaluation.evaluate import evaluate, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.runs.folder import seed_folders
-from pgjax.runs.run import Run, load, run_path
-from pgjax.training.loop import Observer
-from pgjax.training.train import resume
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
 
@@ -36,17 +35,16 @@ def _resume(
         updates: Total number of updates, to extend a finished run.
         allow_env_import: Allow an environment id module:Name to import that module.
     """
-
-    def work(observers: Sequence[Observer]) -> list[Run]:
-        return resume(
+    with running(runtime, len(seed_folders(run)) or 1) as observers:
+        resumed = resume(
             run,
             observers,
             updates=updates,
             num_devices=runtime.num_devices,
             allow_env_import=allow_env_import,
+            progress=True,
         )
-
-    train_and_report(runtime, len(seed_folders(run)) or 1, work)
+        refuse_diverged(resumed)
 
 
 def _evaluate(
@@ -138,59 +136,33 @@ def _verify(
         allow_env_import: Allow an environment id module:Name to import that module.
         compile_cache: Keep compiled programs in your cache folder.
     """
-    from pgjax.training.verify import update_range, verdict, verify
-
-    first, last = update_range(updates)
     set_up_compile_cache(compile_cache)
     set_up_devices(RuntimeOptions(num_devices=num_devices), 1)
     found = verify(
         run,
-        [Terminal(make_console(quiet=json))],
-        first=first,
-        last=last,
+        updates=updates,
         num_devices=num_devices,
         allow_env_import=allow_env_import,
+        progress=not json,
     )
-    if updates is None:
-        found |= _repeated_evaluation(run, allow_env_import)
-        found["identical"] &= not found.get("evaluation")
     print(json_lines.dumps(found) if json else verdict(found))
     if not found["identical"]:
         raise SystemExit(1)
-
-
-def _repeated_evaluation(run: Path, allow_env_import: bool) -> dict[str, Any]:
-    """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
-    path = run_path(run) / "evaluation.json"
-    if not path.exists():
-        return {}
-    try:
-        there = json_lines.loads(path.read_text())
-        episodes = there["episodes"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise RunError(f"{path} cannot be read ({e}): evaluate again") from None
-    here = evaluate(run, episodes, allow_env_import=allow_env_import)
-    differs = {
-        name: [there.get(name), here.get(name)]
-        for name in here | there
-        if there.get(name) != here.get(name)
-    }
-    return {"evaluated": here["episodes"], "evaluation": differs}
 
 
 def _export(
     run: RunFolder,
     *,
     out: Path | None = None,
-    format: Literal["orbax"] = "orbax",
+    format: Literal["orbax", "csv"] = "orbax",
     allow_env_import: bool = False,
 ) -> None:
-    """Write a run's TrainState to a format that other programs read.
+    """Write a run in a format that other programs read.
 
     Args:
         run: The run folder.
-        out: The new folder; by default orbax in the run folder.
-        format: Export format.
+        out: What to write; by default orbax or metrics.csv in the run folder.
+        format: The TrainState for Orbax, or the metrics as CSV.
         allow_env_import: Allow an environment id module:Name to import that module.
     """
     from pgjax.runs.export import export

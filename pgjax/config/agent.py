@@ -41,6 +41,10 @@ class Agent(NamedTuple):
     """(seed) -> the initial TrainState; the seed is an int or a uint32 scalar."""
     shard: Callable[[Sharding], Algorithm]
     """(sharding) -> the algorithm for devices that share the episodes of an update."""
+    observation_space: gym.Space
+    """Observation space of one environment."""
+    action_space: gym.Space
+    """Action space of one environment."""
 
 
 def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
@@ -74,7 +78,7 @@ def make_agent(config: TrainConfig, env: OpenEnv) -> Agent:
         obs = jnp.zeros(seen.size, seen.dtype)
         return algorithm.init(jax.random.key(seed), obs)
 
-    return Agent(policy, algorithm, init, shard)
+    return Agent(policy, algorithm, init, shard, env.observation_space, env.action_space)
 
 
 def _torso(parts: list[tuple[int, tuple[int, ...] | None]]) -> nn.Module | None:

@@ -21,8 +21,8 @@ class RunSettings:
     """Number of updates, each with newly collected experience."""
     checkpoint_seconds: Annotated[float, Between(0, 1e9)] = 30.0
     """Seconds between checkpoints; resuming a killed run repeats the work since the last one."""
-    eval_episodes: Count = 100
-    """Number of episodes of the evaluation at the end."""
+    eval_episodes: Annotated[int, Between(0, 2**31 - 1)] = 100
+    """Number of episodes of the evaluation at the end; 0 for none."""
     run_dir: Path | None = None
     """New run folder; by default runs/ENV-seedN-TIME-PID."""
 

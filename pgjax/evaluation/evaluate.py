@@ -19,7 +19,7 @@ from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, RunError, check_count, counted
 from pgjax.numerics.xla import compile_in_background, fastest_compile
-from pgjax.runs.run import Run, RunLike, as_run
+from pgjax.runs.run import RunData, RunLike, as_run
 from pgjax.types import Algorithm, Params, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps evaluation keys distinct from training keys
@@ -109,7 +109,7 @@ def _groups(episodes: int) -> tuple[range, int]:
     return range(num_groups), -(-episodes // num_groups)
 
 
-def _evaluate_in_python(run: Run, episodes: int, seed: int, stochastic: bool) -> _Episodes:
+def _evaluate_in_python(run: RunData, episodes: int, seed: int, stochastic: bool) -> _Episodes:
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     state = evaluation_state(run, seed)
     config = run.config
@@ -134,7 +134,7 @@ def _evaluate_in_python(run: Run, episodes: int, seed: int, stochastic: bool) ->
     return returns, lengths, cut if env.time_limit is None else None
 
 
-def _evaluate_on_device(run: Run, episodes: int, seed: int, stochastic: bool) -> _Episodes:
+def _evaluate_on_device(run: RunData, episodes: int, seed: int, stochastic: bool) -> _Episodes:
     collect = compile_evaluation(run.config, episodes, stochastic=stochastic).result()
     groups, size = _groups(episodes)
     sums = []
@@ -202,7 +202,7 @@ def _act_greedily(policy: nn.Module) -> Callable[..., jax.Array]:
     return act
 
 
-def evaluation_state(run: Run, seed: int) -> TrainState:
+def evaluation_state(run: RunData, seed: int) -> TrainState:
     """TrainState for an evaluation: the run's parameters with a separate key, step 0.
 
     Raises:

@@ -29,7 +29,7 @@ from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
 from pgjax.gym.results import EnvError, failure_text
 from pgjax.runs import store
 from pgjax.runs.folder import absolute
-from pgjax.runs.run import Run, RunLike, as_run
+from pgjax.runs.run import RunData, RunLike, as_run
 
 __all__ = ["frames", "render"]
 
@@ -127,7 +127,7 @@ def frames(
     return images
 
 
-def _film(run: Run, episodes: int, seed: int, stochastic: bool, show: Show) -> None:
+def _film(run: RunData, episodes: int, seed: int, stochastic: bool, show: Show) -> None:
     """Run episodes one after the other, and show each image."""
     episodes = check_episodes(episodes)
     config, state = run.config, evaluation_state(run, seed)
@@ -160,7 +160,7 @@ def _film(run: Run, episodes: int, seed: int, stochastic: bool, show: Show) -> N
         )
 
 
-def _make_rendered(run: Run) -> gym.Env:
+def _make_rendered(run: RunData) -> gym.Env:
     """Make the environment of a run with render mode rgb_array."""
     env_id = run.config.env_id
     try:

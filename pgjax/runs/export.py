@@ -1,5 +1,7 @@
-"""Export a run's TrainState as an Orbax checkpoint, and read it back."""
+"""Export a run: its TrainState for Orbax, or its metrics as CSV."""
 
+import csv
+import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,9 +9,10 @@ import flax.serialization
 import jax
 
 from pgjax.errors import ConfigError, RunError
+from pgjax.runs import store
 from pgjax.runs.checkpoints import with_key_data, with_typed_key
-from pgjax.runs.folder import absolute
-from pgjax.runs.run import Run, RunLike, as_run
+from pgjax.runs.folder import absolute, load_config, read_lines, seed_folders
+from pgjax.runs.run import RunData, RunLike, as_run, run_path
 from pgjax.types import TrainState
 
 
@@ -17,40 +20,69 @@ def export(
     run: RunLike,
     out: Path | str | None = None,
     *,
-    format: Literal["orbax"] = "orbax",
+    format: Literal["orbax", "csv"] = "orbax",
     allow_env_import: bool = False,
 ) -> Path:
-    """Write a run's TrainState to a format that other programs read.
+    """Write a run in a format that other programs read.
 
-    Use it to load trained parameters in a program without pgjax.
+    Use it to load trained parameters, or to analyse metrics, in a program without pgjax.
 
     Args:
-      run: a run or its folder.
-      out: the new folder; by default `orbax` in the run folder.
-      format: "orbax", the only one; see `to_orbax`.
+      run: a run or its folder; for "csv" also the folder of several seeds, which get a column
+        `seed`.
+      out: the folder or file to write; by default `orbax` or `metrics.csv` in the run folder.
+      format: "orbax" writes the TrainState (see `pgjax.runs.to_orbax`), "csv" the metrics, a line
+        per update.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
-      The folder written.
+      The path written.
 
     Raises:
       ConfigError: for another format.
-      RunError: if `out` exists or cannot be written.
+      RunError: if `out` cannot be written, or is a folder that exists.
 
     Example:
       >>> import pgjax, pathlib, tempfile
-      >>> path = pathlib.Path(tempfile.mkdtemp())
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "run"
       >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
-      >>> pgjax.export(pgjax.train(config)).name
-      'orbax'
+      >>> run = pgjax.train(config)
+      >>> pgjax.export(run).name, pgjax.export(run, format="csv").name
+      ('orbax', 'metrics.csv')
     """
+    if format == "csv":
+        return _to_csv(run_path(run), out)
     if format != "orbax":
-        raise ConfigError(f'format must be "orbax", got {format!r}')
+        raise ConfigError(f'format must be "orbax" or "csv", got {format!r}')
     run = as_run(run, allow_env_import=allow_env_import)
     return to_orbax(run, run.path / format if out is None else absolute(out))
 
 
-def to_orbax(run: Run | TrainState, out: Path | str) -> Path:
+def _to_csv(path: Path, out: Path | str | None) -> Path:
+    out = path / "metrics.csv" if out is None else absolute(out)
+    folders = seed_folders(path)
+    try:
+        rows = [
+            {**({"seed": load_config(folder).seed} if folders else {}), **row}
+            for folder in folders or [path]
+            for row in read_lines(folder / "metrics.jsonl")
+        ]
+    except (OSError, ValueError) as e:
+        raise RunError(f"{path} has no readable metrics ({e}): choose a run folder") from None
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        store.replace(out, text.getvalue().encode())
+    except OSError as e:
+        raise RunError(f"cannot write {out} ({e}): choose another --out") from None
+    return out
+
+
+def to_orbax(run: RunData | TrainState, out: Path | str) -> Path:
     """Write a run's TrainState to a folder that Orbax's StandardCheckpointer reads.
 
     Use it with a loaded run, or with a TrainState of your own loop; `pgjax.export` also accepts the
@@ -78,7 +110,7 @@ def to_orbax(run: Run | TrainState, out: Path | str) -> Path:
     import orbax.checkpoint as ocp
 
     out = absolute(out)
-    state = run.state if isinstance(run, Run) else run
+    state = run.state if isinstance(run, RunData) else run
     if out.exists() or out.is_symlink():
         raise RunError(f"{out} exists: choose another --out")
     try:

@@ -28,7 +28,7 @@ from pgjax.errors import (
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
-from pgjax.runs.run import Run, RunLike, run_path
+from pgjax.runs.run import RunData, RunLike, run_path
 from pgjax.runs.states import RunState, train_state, with_stream
 from pgjax.runs.store import Checkpoint
 from pgjax.training.engines import Engine, make_engine
@@ -38,38 +38,8 @@ from pgjax.types import TrainState
 
 def train(
     config: TrainConfig, observers: Sequence[Observer] = (), *, num_devices: int | None = None
-) -> Run:
-    """Train an agent and write its run folder (see pgjax.runs.folder).
-
-    Use it to train one seed; `train_seeds` trains several. Nothing is written before the first
-    update has succeeded. After that, if an interrupt (Ctrl-C) or an error stops the run, the
-    progress is saved and the exception is raised again. After jax.distributed.initialize, every
-    process must call this with the same config; only the first one writes.
-
-    Args:
-      config: the settings.
-      observers: follow the run; see `pgjax.training.loop.Observer`.
-      num_devices: number of devices that share the episodes of an update; by default one, or all
-        devices of several processes. It never changes the result.
-
-    Returns:
-      The run, with its final TrainState.
-
-    Raises:
-      ConfigError, SpaceError: if the config or the environment cannot be used; raised before the
-        first step.
-      RolloutError: if the environment raises, hangs, or returns an invalid result.
-      DivergedError: if a loss, a gradient or the parameters are not finite.
-      RunError: if the run folder is in use, memory runs out, or another process is lost.
-
-    Example:
-      >>> import pgjax, pathlib, tempfile
-      >>> path = pathlib.Path(tempfile.mkdtemp())
-      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
-      >>> run = pgjax.train(config)
-      >>> [row["total_episodes"] for row in run.metrics]
-      [2, 4]
-    """
+) -> RunData:
+    """Train one seed and write its run folder; see `pgjax.train`."""
     _check_config(config)
     path = _new_run_dir(config)
     return _train([config], path, [path], observers, num_devices)[0]
@@ -81,36 +51,8 @@ def train_seeds(
     observers: Sequence[Observer] = (),
     *,
     num_devices: int | None = None,
-) -> list[Run]:
-    """Train the seeds config.seed, config.seed + 1, ... in one on-device program.
-
-    Use it to measure how much results vary between seeds. The run folder holds a run folder seed-N
-    for each seed; its results are bit-identical to those that `train` writes for that seed. The
-    devices share the seeds: by default one per seed, or as many as there are.
-
-    A seed that diverges ends with a RunWarning, and the others go on. Its run holds the state
-    after its last finite update, and its manifest says why it ended under `diverged`.
-
-    Args:
-      config: the settings, with on_device=True.
-      num_seeds: number of seeds, 1 to 100,000.
-      observers, num_devices: as for `train`.
-
-    Returns:
-      The runs, one per seed, in the order of the seeds.
-
-    Raises:
-      ConfigError: if num_seeds is out of range, or the config does not run on the device.
-      DivergedError: if the last seed that is left diverges.
-      Otherwise as for `train`.
-
-    Example:
-      >>> import pgjax, pathlib, tempfile
-      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, num_shards=2,
-      ...                            on_device=True, run_dir=pathlib.Path(tempfile.mkdtemp()))
-      >>> [run.path.name for run in pgjax.train_seeds(config, 2)]
-      ['seed-0', 'seed-1']
-    """
+) -> list[RunData]:
+    """Train several seeds in one program; see `pgjax.train_seeds`."""
     _check_config(config)
     num_seeds = check_count("--seeds", num_seeds, folder.MOST_SEEDS)
     if not config.on_device:
@@ -129,38 +71,8 @@ def resume(
     updates: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
-) -> list[Run]:
-    """Resume an interrupted run and return a list of runs, one per seed.
-
-    Use it after an interrupt or a crash, or with `updates` to extend a finished run. On the same
-    machine, if the manifest says `bit_exact`, the result is byte-identical to that of an
-    uninterrupted run (except for timings). A seed that diverged while others went on is left as it
-    is.
-
-    Args:
-      run: a run folder, the folder of several seeds, or a Run.
-      observers: as for `train`.
-      updates: the total number of updates; by default that of the run's settings.
-      num_devices: as for `train`; it may differ from before.
-      allow_env_import: as for `pgjax.load`.
-
-    Returns:
-      A list with one run per seed; for the folder of a single run it has one element.
-
-    Raises:
-      ConfigError: if the run cannot have this number of updates.
-      RunError: if it is not a run folder, is damaged, or is in use.
-      Otherwise as for `train`.
-
-    Example:
-      >>> import pgjax, pathlib, tempfile
-      >>> path = pathlib.Path(tempfile.mkdtemp())
-      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
-      >>> run = pgjax.train(config)
-      >>> [longer] = pgjax.resume(path, updates=2)
-      >>> int(longer.state.step)
-      2
-    """
+) -> list[RunData]:
+    """Resume a run, or the seeds of a folder; see `pgjax.resume`."""
     path = run_path(run)
     paths = folder.seed_folders(path) or [path]
     ended = [p for p in paths if p != path and folder.diverged(p)]
@@ -181,7 +93,7 @@ def resume(
     for of_seed in ended:
         config = folder.read_config(of_seed, allow_env_import=allow_env_import)
         agent = runs[0].agent
-        runs.append(Run(of_seed, config, agent, _last_state(of_seed, config, agent)))
+        runs.append(RunData(of_seed, config, agent, _last_state(of_seed, config, agent)))
     return sorted(runs, key=lambda run: run.config.seed)
 
 
@@ -208,7 +120,7 @@ def _train(
     num_devices: int | None,
     *,
     resuming: bool = False,
-) -> list[Run]:
+) -> list[RunData]:
     """Train runs that differ only in their seed."""
     config, writes = configs[0], jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -242,7 +154,7 @@ def _train(
         last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
         states = _record_updates(engine, configs, states, last, folders, observers, run_dir)
     runs = zip(paths, configs, states, strict=True)
-    return [Run(path, config, agent, train_state(state)) for path, config, state in runs]
+    return [RunData(path, config, agent, train_state(state)) for path, config, state in runs]
 
 
 def _record_updates(

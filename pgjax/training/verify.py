@@ -12,7 +12,7 @@ import numpy as np
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError, check_count, counted
+from pgjax.errors import ConfigError, RunError, check_count
 from pgjax.runs import store
 from pgjax.runs.checkpoints import restore, valid_checkpoints
 from pgjax.runs.digests import params_digest, params_sha256, to_hex
@@ -35,39 +35,11 @@ def verify(
     num_devices: int | None = None,
     allow_env_import: bool = False,
 ) -> dict[str, Any]:
-    """Train again from the settings of a run and compare with its logs; write nothing.
+    """Train a run again and compare the updates `first` to `last` with its logs.
 
-    Use it to check your own run after an upgrade, or a run folder from somebody else.
-
-    Args:
-      run: a run or its folder.
-      observers: as for `pgjax.train`.
-      first: the first update to compare, at least 1. Training starts from the last checkpoint
-        before it, or from the beginning if there is none.
-      last: the last update to compare; by default the last one logged.
-      num_devices: as for `pgjax.train`.
-      allow_env_import: as for `pgjax.load`.
-
-    Returns:
-      `identical`: True if everything compared matches; `first` and `last`: the range of updates
-      whose metrics and parameters were compared. If `last` is the last update, the number of
-      records, the last checkpoint and the parameters that the manifest names are compared too;
-      `folder` lists what does not fit together there, if anything. If an update differs, also
-      `update` (the first that does), `differs` (for each name, the recorded and the new value),
-      `machine` (the differences between the two machines) and `reason` (the likely cause). The
-      command `pgjax verify` also repeats the evaluation.
-
-    Raises:
-      ConfigError: if the range contains updates that are not in the logs.
-      RunError: if it is not a run folder, or its logs cannot be read.
-
-    Example:
-      >>> import pgjax, pathlib, tempfile
-      >>> path = pathlib.Path(tempfile.mkdtemp())
-      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
-      >>> run = pgjax.train(config)
-      >>> pgjax.verify(run)
-      {'identical': True, 'first': 1, 'last': 2}
+    The documentation is that of `pgjax.verify`, which also repeats the evaluation. Training starts
+    from the last checkpoint before `first`, or from the beginning if there is none; `last` is by
+    default the last update logged.
     """
     path = run_path(run)
     config = read_config(path, allow_env_import=allow_env_import)
@@ -211,39 +183,6 @@ def _why(path: Path, config: TrainConfig, found: _Difference, machine: list[str]
     if any(again[name] != found.metrics[name] for name in again):
         return "the environment differs: a new one gives other episodes in the same update"
     return "the arithmetic, or the version of the environment, differs: new ones give the same"
-
-
-def update_range(updates: str | None) -> tuple[int, int | None]:
-    """Parse A:B; None means all updates."""
-    if updates is None:
-        return 1, None
-    first, colon, last = updates.partition(":")
-    if not colon or not first.isdecimal() or not last.isdecimal():
-        raise ConfigError(f"--updates must be A:B, such as 1:20, got {updates!r}")
-    return int(first), int(last)
-
-
-def verdict(found: dict[str, Any]) -> str:
-    """Format what `verify` returned as text."""
-    if found["identical"]:
-        start = "" if found["first"] == 1 else f"from update {found['first']} "
-        evaluated = found.get("evaluated")
-        also = f", and so is the evaluation of {counted(evaluated, 'episode')}" if evaluated else ""
-        return f"identical {start}through update {found['last']}{also}"
-    evaluation = found.get("evaluation", {})
-    lines = [f"the folder does not fit together: {problem}" for problem in found.get("folder", [])]
-    if evaluation:
-        lines.append("the evaluation differs (recorded, new):")
-        lines += [f"  {name}: {there}, {here}" for name, (there, here) in evaluation.items()]
-    if "update" not in found:
-        return "\n".join(lines)
-    lines.append(f"update {found['update']} is the first that differs (recorded, new):")
-    lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
-    if found["machine"]:
-        lines += ["between the two machines:", *(f"  {line}" for line in found["machine"])]
-    else:
-        lines.append("no known difference between the machines")
-    return "\n".join([*lines, found["reason"]])
 
 
 def _recorded(path: Path) -> _Recorded:

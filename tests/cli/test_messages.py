@@ -11,6 +11,7 @@ from probe_envs import Scripted
 
 import pgjax
 from pgjax.cli import app
+from pgjax.training import train as training
 
 ENVIRONMENT = """
 import gymnasium as gym
@@ -70,7 +71,7 @@ def test_an_error_without_a_message_names_the_line(tmp_path, monkeypatch, capsys
             run_dir=tmp_path / vectorization,
         )  # fmt: skip
         with pytest.raises(pgjax.RolloutError) as caught:
-            pgjax.train(config)
+            training.train(config)
         assert where in str(caught.value)
     words = ["train", "failing_local:Fails-v1", *SMALL, "--run-dir", str(tmp_path / "run")]
     for more, traces in (([], 0), (["--traceback"], 1)):
@@ -85,7 +86,7 @@ def test_an_error_without_a_message_names_the_line(tmp_path, monkeypatch, capsys
 
 def test_an_unknown_environment_may_come_from_a_package():
     with pytest.raises(pgjax.ConfigError, match="[iI]f a package registers it.*module:Id"):
-        pgjax.train(pgjax.TrainConfig("NoSuchThing-v0"))
+        training.train(pgjax.TrainConfig("NoSuchThing-v0"))
 
 
 MAIN = """
@@ -102,7 +103,7 @@ gym.register("Mine-v0", entry_point=Mine, max_episode_steps=5)
 def run():
     config = pgjax.TrainConfig("Mine-v0", updates=1, episodes_per_update=2, num_envs=2,
                                vectorization="async", run_dir=sys.argv[1])
-    pgjax.train(config)
+    training.train(config)
 """
 
 

@@ -16,6 +16,7 @@ from pgjax.cli import app
 from pgjax.envs import classic
 from pgjax.evaluation import evaluate
 from pgjax.runs.run import load
+from pgjax.training.verify import verify
 
 
 def test_evaluate(run_dir, capsys):
@@ -173,8 +174,9 @@ def test_counts_of_the_package_are_integers(run_dir):
         (lambda: pgjax.evaluate(run_dir, True), "--episodes"),
         (lambda: pgjax.evaluate(run_dir, 2, seed=True), "--seed"),
         (lambda: pgjax.video.frames(run_dir, True), "--episodes"),
-        (lambda: pgjax.verify(run_dir, first=True), "--updates"),
-        (lambda: pgjax.verify(run_dir, last=2.0), "--updates"),
+        (lambda: verify(run_dir, first=True), "--updates"),
+        (lambda: verify(run_dir, last=2.0), "--updates"),
+        (lambda: pgjax.verify(run_dir, updates="1"), "--updates"),
         (lambda: pgjax.train_seeds(load(run_dir).config, True), "--seeds"),
         (lambda: pgjax.resume(run_dir, updates=True), "--updates"),
     ):

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 import pgjax
 from pgjax.distributions import Categorical, MultiCategorical
+from pgjax.training import train as training
 
 KEY = jax.random.key(0)
 
@@ -171,7 +172,7 @@ def test_training_normalises_the_observation_but_not_the_mask(tmp_path):
             "Masked-v0", action_mask=True, normalize_obs=True, updates=2, episodes_per_update=4,
             num_envs=2, critic=True, max_episode_steps=3, eval_episodes=2, run_dir=tmp_path / "run",
         )  # fmt: skip
-        run = pgjax.train(config)
+        run = training.train(config)
         assert pgjax.evaluate(run, 2)["mean"] == 3.0
     finally:
         del gym.registry["Masked-v0"]
@@ -189,6 +190,6 @@ def test_a_mask_that_is_not_used_is_pointed_out(tmp_path):
             max_episode_steps=5,
         )  # fmt: skip
         with pytest.warns(pgjax.RunWarning, match="--action-mask rules out actions by it"):
-            pgjax.train(config)
+            training.train(config)
     finally:
         del gym.registry["Masked-v1"]

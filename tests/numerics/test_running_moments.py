@@ -13,6 +13,7 @@ import pgjax
 from pgjax import advantages
 from pgjax.algorithms import actor_critic
 from pgjax.numerics import running_moments
+from pgjax.training import train as training
 
 OBS = np.zeros(3, np.float32)
 POLICY = pgjax.NormalizedObs(pgjax.SoftmaxPolicy(2, (8,)))
@@ -232,7 +233,7 @@ CONFIG = pgjax.TrainConfig(
 
 
 def trained(path, **options):
-    return pgjax.train(dataclasses.replace(CONFIG, run_dir=path, **options))
+    return training.train(dataclasses.replace(CONFIG, run_dir=path, **options))
 
 
 def test_runs_are_bit_identical_and_evaluation_changes_nothing(tmp_path):
@@ -245,7 +246,7 @@ def test_runs_are_bit_identical_and_evaluation_changes_nothing(tmp_path):
     assert_trees_equal(one.state.params, before)
     assert_trees_equal(pgjax.load(one.path).state.params, before)
     with pytest.raises(pgjax.ConfigError, match="entropy bonus is annealed over 3"):
-        pgjax.resume(one.path, updates=4)
+        training.resume(one.path, updates=4)
 
 
 @pytest.mark.slow

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_equal
+from conftest import assert_trees_equal, rows_of
 from jax.sharding import Mesh
 
 import pgjax
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
+from pgjax.training import train as training
 from pgjax.training.engines import AXIS, device_engine
 
 
@@ -53,7 +54,7 @@ def test_an_update_collects_as_every_field_says(settings, on_device, tmp_path):
         run_dir=tmp_path / "run",
         **{"max_episode_steps": 4, "episodes_per_update": 2, **settings},
     )  # fmt: skip
-    [found] = pgjax.train(config).metrics
+    [found] = rows_of(training.train(config))
     steps, episodes = settings.get("max_episode_steps", 4), settings.get("episodes_per_update", 2)
     assert (found["episodes"], found["env_steps"]) == (episodes, episodes * steps)
 
@@ -85,7 +86,7 @@ def test_an_update_of_streams_makes_num_steps_in_each_environment(num_envs, tmp_
         num_envs=num_envs, run_dir=tmp_path / "run",
     )  # fmt: skip
     with pytest.warns(pgjax.RunWarning, match="not bit-exact"):
-        [found] = pgjax.train(config).metrics
+        [found] = rows_of(training.train(config))
     assert found["env_steps"] == 7 * num_envs
 
 
@@ -120,7 +121,7 @@ def test_observers_see_the_start_every_update_and_the_end(on_device, tmp_path):
             self.lengths += (steps,)
 
     one, other = Hears(), Events()
-    pgjax.train(config, [one, other])
+    training.train(config, [one, other])
     updates = [("update", [i]) for i in (1, 2, 3)]
     assert one.seen == other.seen == [("start", 1, 2), *updates, ("stop",)]
     assert one.lengths == (() if on_device else (512,))
@@ -140,7 +141,7 @@ def test_every_observer_stops_when_one_fails(tmp_path):
     )
     one, failing, other = Events(), Fails(), Events()
     with pytest.raises(KeyError, match="stop"):
-        pgjax.train(config, [one, failing, other])
+        training.train(config, [one, failing, other])
     assert one.seen[-1] == failing.seen[-1] == other.seen[-1] == ("stop",)
     assert other.seen == [("start", 1, 2), ("stop",)]
     assert int(pgjax.load(tmp_path / "run").state.step) == 1

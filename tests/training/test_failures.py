@@ -14,7 +14,7 @@ import failing_envs  # noqa: F401  (registers)
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import assert_trees_equal
+from conftest import assert_trees_equal, rows_of
 from gymnasium import spaces
 from probe_envs import Scripted
 
@@ -25,6 +25,7 @@ from pgjax.config.env import make_env, open_env, why_not_reproducible
 from pgjax.gym.results import StepArrays
 from pgjax.gym.serial import SerialEnvs
 from pgjax.runs import folder, store
+from pgjax.training import train as training
 
 HERE = str(Path(__file__).parents[1])
 
@@ -168,7 +169,7 @@ def test_an_environment_that_hangs_immediately_is_reported_and_not_probed_first(
     )
     config = pgjax.TrainConfig("HangsAtOnce-v0", step_timeout=0.2, run_dir=tmp_path / "run")
     with pytest.raises(pgjax.RolloutError, match="0.2 s: correct it, or raise --step-timeout"):
-        pgjax.train(config)
+        training.train(config)
     assert why_not_reproducible(config) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -210,7 +211,7 @@ def test_an_unreproducible_environment_is_reported_once_and_in_the_manifest(tmp_
         "failing_envs:Drifts-v0", updates=2, episodes_per_update=2, run_dir=tmp_path / "run"
     )
     with pytest.warns(pgjax.RunWarning, match="resumable, not bit-exact") as warned:
-        pgjax.train(config)
+        training.train(config)
     assert len(warned) == 1
     manifest = store.read_sealed(tmp_path / "run" / "manifest.json")
     assert manifest["bit_exact"] is False
@@ -291,7 +292,9 @@ def test_a_signal_ends_a_run_that_can_be_resumed(number, code, options, tmp_path
     assert "interrupted (after" in err
     assert group_is_gone(process)
     run = pgjax.load(path)
-    assert int(run.state.step) == len(run.metrics) == len(folder.read_lines(path / "digests.jsonl"))
+    assert (
+        int(run.state.step) == len(rows_of(run)) == len(folder.read_lines(path / "digests.jsonl"))
+    )
 
 
 @pytest.mark.slow
@@ -368,7 +371,7 @@ def test_an_environment_of_which_only_one_may_be_open(tmp_path):
         "Single-v0", updates=2, episodes_per_update=2, hidden_sizes=(4,), num_envs=1,
         run_dir=tmp_path / "run",
     )  # fmt: skip
-    run = pgjax.train(config)
+    run = training.train(config)
     assert store.read_sealed(run.path / "manifest.json")["bit_exact"] is True
     assert pgjax.evaluate(pgjax.load(run.path), 5)["episodes"] == 5
     assert Single.open == 0

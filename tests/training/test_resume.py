@@ -11,11 +11,12 @@ import types
 import warnings
 
 import pytest
-from conftest import assert_trees_equal
+from conftest import assert_trees_equal, rows_of
 
 import pgjax
 from pgjax.cli import app
 from pgjax.runs import digests, export, folder, recorder, store
+from pgjax.training import train as training
 from pgjax.training.verify import verify
 
 UPDATES = 6
@@ -65,16 +66,16 @@ def assert_same_run(a, b):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run without an interruption."""
-    return pgjax.train(settings(run_dir=tmp_path_factory.mktemp("whole") / "run"))
+    return training.train(settings(run_dir=tmp_path_factory.mktemp("whole") / "run"))
 
 
 @pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_same_bytes(on_device, whole, tmp_path):
     if on_device:
-        whole = pgjax.train(settings(True, run_dir=tmp_path / "whole"))
+        whole = training.train(settings(True, run_dir=tmp_path / "whole"))
     stopped(tmp_path / "run", 1, whole.config)
     stopped(tmp_path / "run", 3)
-    [run] = pgjax.resume(tmp_path / "run")
+    [run] = training.resume(tmp_path / "run")
     assert_trees_equal(run.state, whole.state)
     assert_same_run(tmp_path / "run", whole.path)
     manifest = store.read_sealed(tmp_path / "run" / "manifest.json")
@@ -88,12 +89,12 @@ def test_a_resumed_run_ends_with_the_same_bytes(on_device, whole, tmp_path):
 @pytest.mark.parametrize("on_device", [False, True])
 def test_split_at_each_of_20_updates(on_device, tmp_path):
     config = settings(on_device, updates=20)
-    pgjax.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
+    training.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
     for k in range(1, 21):
         stopped(tmp_path / str(k), k, config)
-        pgjax.resume(tmp_path / str(k))
+        training.resume(tmp_path / str(k))
         assert_same_run(tmp_path / str(k), tmp_path / "whole")
-    [again] = pgjax.resume(tmp_path / "whole")  # nothing left to train
+    [again] = training.resume(tmp_path / "whole")  # nothing left to train
     assert int(again.state.step) == 20
 
 
@@ -106,7 +107,7 @@ def test_lines_after_the_checkpoint_are_dropped(whole, tmp_path):
         with (path / name).open("ab") as file:
             file.write(line + line[:10])
     (path / "checkpoints" / ".00000003.ckpt.tmp").write_bytes(b"half of it")
-    pgjax.resume(path)
+    training.resume(path)
     assert_same_run(path, whole.path)
     assert not list((path / "checkpoints").glob(".*"))
 
@@ -115,7 +116,7 @@ def test_without_a_checkpoint_a_run_starts_again(whole, tmp_path):
     path = tmp_path / "run"
     stopped(path, 2, whole.config)
     shutil.rmtree(path / "checkpoints")
-    pgjax.resume(path)
+    training.resume(path)
     assert_same_run(path, whole.path)
 
 
@@ -130,43 +131,45 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(whole, tmp_
     with pytest.warns(pgjax.RunWarning, match=r"00000003.ckpt is damaged.*an earlier checkpoint"):
         assert int(pgjax.load(path).state.step) == 2
     with pytest.warns(pgjax.RunWarning, match="is damaged"):
-        pgjax.resume(path)
+        training.resume(path)
     assert_same_run(path, whole.path)
 
 
 def test_a_finished_run_can_be_extended(tmp_path):
     config = settings()
-    pgjax.train(dataclasses.replace(config, updates=3, run_dir=tmp_path / "run"))
-    pgjax.resume(tmp_path / "run", updates=UPDATES)
-    pgjax.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
+    training.train(dataclasses.replace(config, updates=3, run_dir=tmp_path / "run"))
+    training.resume(tmp_path / "run", updates=UPDATES)
+    training.train(dataclasses.replace(config, run_dir=tmp_path / "whole"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(pgjax.ConfigError, match="already has 6: choose more"):
-        pgjax.resume(tmp_path / "run", updates=5)
+        training.resume(tmp_path / "run", updates=5)
     with pytest.raises(pgjax.ConfigError, match="--updates must be"):
-        pgjax.resume(tmp_path / "run", updates=0)
+        training.resume(tmp_path / "run", updates=0)
 
 
 def test_a_run_with_an_annealed_learning_rate_cannot_be_extended(tmp_path):
     config = settings(updates=2, anneal_lr=True, run_dir=tmp_path / "run")
-    pgjax.train(config)
+    training.train(config)
     with pytest.raises(pgjax.ConfigError, match="over 2 updates"):
-        pgjax.resume(tmp_path / "run", updates=3)
+        training.resume(tmp_path / "run", updates=3)
 
 
 def test_several_seeds_resume_together(tmp_path):
     config = settings(on_device=True, checkpoint_seconds=0.0)
-    pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "whole"), 3)
+    training.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "whole"), 3)
     with pytest.raises(KeyboardInterrupt):
-        pgjax.train_seeds(dataclasses.replace(config, run_dir=tmp_path / "run"), 3, [StopAfter(3)])
+        training.train_seeds(
+            dataclasses.replace(config, run_dir=tmp_path / "run"), 3, [StopAfter(3)]
+        )
     folders = folder.seed_folders(tmp_path / "run")
     # As if killed while saving: the second seed lacks its last checkpoint, the third has none.
     max((folders[1] / "checkpoints").iterdir()).unlink()
-    again = pgjax.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     assert [run.config.seed for run in again] == [0, 1, 2]
     for a, b in zip(folders, folder.seed_folders(tmp_path / "whole"), strict=True):
         assert_same_run(a, b)
     shutil.rmtree(folders[2])
-    pgjax.resume(tmp_path / "run")
+    training.resume(tmp_path / "run")
     assert_same_run(folders[2], tmp_path / "whole" / "seed-2")
 
 
@@ -194,7 +197,7 @@ def test_orbax_round_trip(whole, tmp_path, capsys):
     assert_trees_equal(export.from_orbax(tmp_path / "orbax", whole.state), whole.state)
     other = settings(hidden_sizes=(4,), updates=1, run_dir=tmp_path / "other")
     with pytest.raises(pgjax.RunError, match="does not hold a matching TrainState"):
-        export.from_orbax(tmp_path / "orbax", pgjax.train(other).state)
+        export.from_orbax(tmp_path / "orbax", training.train(other).state)
     with pytest.raises(pgjax.RunError, match="exists"):
         export.to_orbax(whole, tmp_path / "orbax")
 
@@ -216,7 +219,7 @@ def test_tensorboard_holds_every_update_once_after_a_resumption(whole, tmp_path)
         for value in event.summary.value:
             seen.setdefault(value.tag, []).append((event.step, value.simple_value))
         data = data[16 + length :]
-    rows = whole.metrics
+    rows = rows_of(whole)
     for name in ("mean_return", "entropy", "total_env_steps"):
         assert seen[name] == [(row["update"], pytest.approx(row[name])) for row in rows]
     assert_same_run(path, whole.path)
@@ -246,7 +249,7 @@ def test_weights_and_biases_logs_every_update_once_offline(whole, tmp_path, monk
     path = tmp_path / "run"
     stopped(path, 2, whole.config)
     app.main(["resume", str(path), "--wandb"])
-    assert wandb.logged == [*whole.metrics, "finished"]
+    assert wandb.logged == [*rows_of(whole), "finished"]
     assert wandb.options["mode"] == "offline"
     assert wandb.options["dir"] == str(path)
     assert_same_run(path, whole.path)
@@ -264,7 +267,7 @@ def test_only_one_process_may_use_a_run_folder(whole, tmp_path):
         folder.locked_folder(whole.path, new=False),
         pytest.raises(pgjax.RunError, match="another process"),
     ):
-        pgjax.resume(whole.path)
+        training.resume(whole.path)
     assert not (whole.path / ".lock").exists()
 
 
@@ -283,5 +286,5 @@ def test_a_log_that_was_changed_early_costs_no_checkpoint(log, run_dir, tmp_path
             again(tmp_path / "run")
         assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     path.write_bytes(whole)
-    [resumed] = pgjax.resume(tmp_path / "run")
+    [resumed] = training.resume(tmp_path / "run")
     assert int(resumed.state.step) == 3

@@ -13,6 +13,7 @@ from pgjax.config import agent
 from pgjax.evaluation import evaluate, video
 from pgjax.runs import digests, folder
 from pgjax.runs.run import load
+from pgjax.training import train as training
 
 
 def test_files_of_a_run(run_dir):
@@ -90,7 +91,7 @@ def test_a_failure_in_the_first_update_writes_nothing(tmp_path):
     gym.register("Failing-v0", entry_point="probe_envs:FailingEnv", max_episode_steps=100)
     config = pgjax.TrainConfig(env_id="Failing-v0", run_dir=tmp_path / "run", num_envs=1)
     with pytest.raises(pgjax.RolloutError, match="reward is nan"):
-        pgjax.train(config)
+        training.train(config)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,7 +122,7 @@ def test_what_was_learned_before_a_failure_is_saved(tmp_path, monkeypatch, error
         "FailsLater-v0", updates=9, episodes_per_update=4, num_envs=1, run_dir=tmp_path / "run"
     )
     with pytest.raises(pgjax.RolloutError, match=r"episode 4 .*saved in") as caught:
-        pgjax.train(config)
+        training.train(config)
     if error is not None:
         assert caught.value.__cause__.__cause__ is error
         assert type(error).__name__ in str(caught.value)
@@ -142,7 +143,7 @@ def test_divergence_is_reported_and_not_saved(on_device, tmp_path):
         run_dir=tmp_path / "run",
     )  # fmt: skip
     with pytest.raises(pgjax.DivergedError, match="lower the learning rate"):
-        pgjax.train(config)
+        training.train(config)
     state = pgjax.load(tmp_path / "run").state
     assert 1 <= int(state.step) < 40
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
@@ -178,7 +179,7 @@ def test_rewards_out_of_range_are_named(settings, tmp_path):
         **settings,
     )  # fmt: skip
     with pytest.raises(pgjax.DivergedError, match="returns of up to inf are out of range"):
-        pgjax.train(config)
+        training.train(config)
 
 
 def test_parameters_that_are_not_finite_at_the_end_are_reported(tmp_path, monkeypatch):
@@ -188,7 +189,7 @@ def test_parameters_that_are_not_finite_at_the_end_are_reported(tmp_path, monkey
         "CartPole-v1", updates=1, episodes_per_update=4, run_dir=tmp_path / "r"
     )
     with pytest.raises(pgjax.DivergedError, match="update 1 is not finite"):
-        pgjax.train(config)
+        training.train(config)
     assert not (tmp_path / "r").exists()
 
 
@@ -208,7 +209,7 @@ def test_an_interrupt_saves_what_was_learned(tmp_path):
         env_id="CartPole-v1", updates=50, episodes_per_update=4, run_dir=tmp_path / "run"
     )
     with pytest.raises(KeyboardInterrupt, match="after 2 updates"):
-        pgjax.train(config, [Interrupting()])
+        training.train(config, [Interrupting()])
     assert int(load(tmp_path / "run").state.step) == 2
     assert len(folder.read_lines(tmp_path / "run" / "metrics.jsonl")) == 2
 
@@ -228,6 +229,6 @@ def test_environments_of_every_kind_train(env_id, tmp_path):
         env_id, updates=1, episodes_per_update=2, num_envs=2, max_episode_steps=20,
         run_dir=tmp_path / "run", hidden_sizes=(8,),
     )  # fmt: skip
-    run = pgjax.train(config)
+    run = training.train(config)
     assert int(run.state.step) == 1
     assert evaluate.evaluate(run, 2)["mean_length"] <= 20

@@ -13,8 +13,10 @@ from probe_envs import Scripted
 
 import pgjax
 from pgjax.cli import app
+from pgjax.commands.verify import verdict
 from pgjax.runs import checkpoints, folder, recorder, store
-from pgjax.training.verify import verdict, verify
+from pgjax.training import train as training
+from pgjax.training.verify import verify
 
 UPDATES = 3
 
@@ -26,7 +28,7 @@ def whole(tmp_path_factory):
         "CartPole-v1", updates=UPDATES, episodes_per_update=2, num_envs=2, hidden_sizes=(4,),
         run_dir=path,
     )  # fmt: skip
-    return pgjax.train(config)
+    return training.train(config)
 
 
 def changed_copy(whole, path):
@@ -99,7 +101,7 @@ def test_verify_repeats_the_reason_of_the_manifest(tmp_path):
         run_dir=tmp_path / "run",
     )  # fmt: skip
     with pytest.warns(pgjax.RunWarning, match="not bit-exact"):
-        pgjax.train(config)
+        training.train(config)
     edit_lines(tmp_path / "run", "metrics.jsonl", lambda rows: [{**x, "entropy": 0} for x in rows])
     with pytest.warns(pgjax.RunWarning, match="was changed|is truncated"):
         found = verify(tmp_path / "run", allow_env_import=True)
@@ -124,7 +126,7 @@ def test_verify_tells_an_environment_that_differs(tmp_path):
         "Ages-v0", updates=1, episodes_per_update=2, num_envs=1, hidden_sizes=(4,),
         run_dir=tmp_path / "run",
     )  # fmt: skip
-    found = verify(pgjax.train(config))
+    found = verify(training.train(config))
     assert not found["identical"]
     assert "the environment differs" in found["reason"]
 

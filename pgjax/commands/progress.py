@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pgjax.config.settings import TrainConfig, option
 from pgjax.errors import counted
 from pgjax.gym import spaces
 from pgjax.policies import MaskedPolicy, NormalizedObs
-from pgjax.training.loop import RunInfo
+from pgjax.training.loop import Observer, RunInfo
 
 if TYPE_CHECKING:  # slow to import
     from pgjax.gradcheck.compare import Row
@@ -29,11 +30,27 @@ def make_console(*, quiet: bool = False) -> Console:
     return Console(quiet=quiet, markup=False, emoji=False)
 
 
+def terminal(progress: bool | None) -> list[Observer]:
+    """Return a Terminal if `progress`, which is by default `interactive`, else nothing."""
+    shown = interactive() if progress is None else progress
+    return [Terminal(make_console())] if shown else []
+
+
+def interactive() -> bool:
+    """Whether somebody follows the output: in a terminal or in a notebook."""
+    console = make_console()
+    return console.is_terminal or console.is_jupyter
+
+
 class Terminal:
     """An Observer that shows updates, episodes, steps per second and the recent mean return."""
 
     def __init__(self, console: Console):
         self._console = console
+        # In a notebook, rich animates by a widget.
+        self._animated = console.is_terminal or (
+            console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        )
         self._bar = Progress(
             TextColumn("{task.fields[counts]}", markup=False),
             BarColumn(bar_width=24),
@@ -77,7 +94,7 @@ class Terminal:
         self._task = self._bar.add_task(
             "", total=config.updates, counts=self._counts(), figures="compiling"
         )
-        if self._console.is_terminal:
+        if self._animated:
             self._bar.start()
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
@@ -111,7 +128,7 @@ class Terminal:
         counts = self._counts()
         self._bar.update(self._task, completed=self._done, counts=counts, figures=figures)
         due = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
-        if not self._console.is_terminal and (due or always):
+        if not self._animated and (due or always):
             self._console.print(f"{counts}  {figures}", highlight=False, soft_wrap=True)
             self._last_line = time.monotonic()
 

@@ -8,7 +8,8 @@ from probe_envs import Scripted
 from rich.console import Console
 
 import pgjax
-from pgjax.cli import app, progress
+from pgjax.cli import app
+from pgjax.commands import progress
 from pgjax.evaluation import evaluate
 from pgjax.training.loop import RunInfo
 

@@ -1,0 +1,5 @@
+"""What the command line and the package do by the same names."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

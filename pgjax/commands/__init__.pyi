@@ -1,0 +1,5 @@
+from . import progress
+
+__all__ = [
+    "progress",
+]

@@ -1,0 +1,193 @@
+"""Train and resume runs: the run folder, with its evaluation and learning curve."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+
+from pgjax.commands.run import Run
+from pgjax.config.settings import TrainConfig
+from pgjax.errors import ConfigError, RunWarning
+from pgjax.runs.run import RunData, RunLike
+from pgjax.training import train as training
+from pgjax.training.loop import Observer
+
+_SHOWING = ("matplotlib", "rich", "scipy")  # the extra `cli` installs them
+
+
+def train(
+    config: TrainConfig,
+    observers: Sequence[Observer] = (),
+    *,
+    num_devices: int | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train an agent, evaluate it, and write its run folder, as the command `pgjax train` does.
+
+    Use it to train one seed; `train_seeds` trains several. Nothing is written before the first
+    update has succeeded. After that, if an interrupt (Ctrl-C) or an error stops the run, the
+    progress is saved and the exception is raised again. After jax.distributed.initialize, every
+    process must call this with the same config; only the first one writes.
+
+    Args:
+      config: the settings.
+      observers: follow the run; see `pgjax.Observer`.
+      num_devices: number of devices that share the episodes of an update; by default one, or all
+        devices of several processes. It never changes the result.
+      progress: show progress and results (True) or nothing (False); by default they are shown in a
+        terminal and in a notebook.
+
+    Returns:
+      The run, with its final TrainState.
+
+    Raises:
+      ConfigError, SpaceError: if the config or the environment cannot be used; raised before the
+        first step.
+      RolloutError: if the environment raises, hangs, or returns an invalid result.
+      DivergedError: if a loss, a gradient or the parameters are not finite.
+      RunError: if the run folder is in use, memory runs out, or another process is lost.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "run"
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> run.metrics["total_episodes"].tolist()
+      [2, 4]
+    """
+
+    def work(observers: Sequence[Observer]) -> list[RunData]:
+        return [training.train(config, observers, num_devices=num_devices)]
+
+    [run] = _with_report(work, observers, progress)
+    return run
+
+
+def train_seeds(
+    config: TrainConfig,
+    num_seeds: int,
+    observers: Sequence[Observer] = (),
+    *,
+    num_devices: int | None = None,
+    progress: bool | None = None,
+) -> list[Run]:
+    """Train the seeds config.seed, config.seed + 1, ... in one on-device program.
+
+    Use it to measure how much results vary between seeds. The run folder holds a run folder seed-N
+    for each seed; its results are bit-identical to those that `train` writes for that seed. The
+    devices share the seeds: by default one per seed, or as many as there are.
+
+    A seed that diverges ends with a RunWarning, and the others go on. Its run holds the state
+    after its last finite update, and its manifest says why it ended under `diverged`.
+
+    Args:
+      config: the settings, with on_device=True.
+      num_seeds: number of seeds, 1 to 100,000.
+      observers, num_devices, progress: as for `train`.
+
+    Returns:
+      The runs, one per seed, in the order of the seeds.
+
+    Raises:
+      ConfigError: if num_seeds is out of range, or the config does not run on the device.
+      DivergedError: if the last seed that is left diverges.
+      Otherwise as for `train`.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "runs"
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, num_shards=2,
+      ...                            on_device=True, run_dir=path)
+      >>> [run.path.name for run in pgjax.train_seeds(config, 2)]
+      ['seed-0', 'seed-1']
+    """
+
+    def work(observers: Sequence[Observer]) -> list[RunData]:
+        return training.train_seeds(config, num_seeds, observers, num_devices=num_devices)
+
+    return _with_report(work, observers, progress)
+
+
+def resume(
+    run: RunLike,
+    observers: Sequence[Observer] = (),
+    *,
+    updates: int | None = None,
+    num_devices: int | None = None,
+    allow_env_import: bool = False,
+    progress: bool | None = None,
+) -> list[Run]:
+    """Resume an interrupted run and return a list of runs, one per seed.
+
+    Use it after an interrupt or a crash, or with `updates` to extend a finished run. On the same
+    machine, if the manifest says `bit_exact`, the result is byte-identical to that of an
+    uninterrupted run (except for timings). A seed that diverged while others went on is left as it
+    is.
+
+    Args:
+      run: a run folder, the folder of several seeds, or a Run.
+      observers, num_devices, progress: as for `train`; num_devices may differ from before.
+      updates: the total number of updates; by default that of the run's settings.
+      allow_env_import: as for `pgjax.load`.
+
+    Returns:
+      A list with one run per seed; for the folder of a single run it has one element.
+
+    Raises:
+      ConfigError: if the run cannot have this number of updates.
+      RunError: if it is not a run folder, is damaged, or is in use.
+      Otherwise as for `train`.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "run"
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=1, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> [longer] = pgjax.resume(path, updates=2)
+      >>> int(longer.state.step)
+      2
+    """
+
+    def work(observers: Sequence[Observer]) -> list[RunData]:
+        return training.resume(
+            run,
+            observers,
+            updates=updates,
+            num_devices=num_devices,
+            allow_env_import=allow_env_import,
+        )
+
+    return _with_report(work, observers, progress)
+
+
+def _with_report(
+    work: Callable[[Sequence[Observer]], list[RunData]],
+    observers: Sequence[Observer],
+    progress: bool | None,
+) -> list[Run]:
+    """Call `work` to train, showing progress; then evaluate, plot, and show the results."""
+    if missing := [name for name in _SHOWING if importlib.util.find_spec(name) is None]:
+        names = " and ".join(missing)
+        if progress:
+            raise ConfigError(f'showing progress needs {names}: pip install "pgjax[cli]"')
+        runs = work(observers)
+        warnings.warn(
+            f'the run is not evaluated or plotted without {names}: pip install "pgjax[cli]"',
+            RunWarning,
+            stacklevel=3,
+        )
+        return [Run(*run) for run in runs]
+    from pgjax.commands.progress import Terminal, interactive, make_console
+    from pgjax.commands.report import EvaluationCompiler, report
+
+    first = jax.process_index() == 0  # the only process that prints and writes
+    shown = interactive() if progress is None else progress
+    console = make_console(quiet=not (first and shown))
+    mine: list[Observer] = [Terminal(console)]
+    if first:
+        mine.append(EvaluationCompiler())
+    runs = work([*mine, *observers])
+    if first:
+        report(runs, console)
+    return [Run(*run) for run in runs]

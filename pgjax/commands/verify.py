@@ -1,0 +1,141 @@
+"""Verify a run: its updates, and its evaluation."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pgjax.commands.progress import terminal
+from pgjax.errors import ConfigError, RunError, counted
+from pgjax.evaluation.evaluate import evaluate
+from pgjax.runs.folder import seed_folders
+from pgjax.runs.run import RunLike, run_path
+from pgjax.training import verify as training
+from pgjax.training.loop import Observer
+
+
+def verify(
+    run: RunLike,
+    observers: Sequence[Observer] = (),
+    *,
+    updates: str | None = None,
+    num_devices: int | None = None,
+    allow_env_import: bool = False,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Train again from the settings of a run and compare with its logs; write nothing.
+
+    Use it to check your own run after an upgrade, or a run folder from somebody else.
+
+    Args:
+      run: a run or its folder.
+      observers: as for `pgjax.train`.
+      updates: compare only the updates "A:B", starting from the last checkpoint before A, or from
+        the beginning if there is none; by default all that are logged, and the evaluation.
+      num_devices, progress: as for `pgjax.train`.
+      allow_env_import: as for `pgjax.load`.
+
+    Returns:
+      `identical`: True if everything compared matches; `first` and `last`: the range of updates
+      whose metrics and parameters were compared. If `last` is the last update, the number of
+      records, the last checkpoint and the parameters that the manifest names are compared too;
+      `folder` lists what does not fit together there, if anything. If an update differs, also
+      `update` (the first that does), `differs` (for each name, the recorded and the new value),
+      `machine` (the differences between the two machines) and `reason` (the likely cause). With an
+      evaluation, `evaluated` (its number of episodes) and `evaluation` (for each name that differs,
+      the recorded and the new value). For the folder of several seeds, `identical` and `seeds`, one
+      such dict for each.
+
+    Raises:
+      ConfigError: if the range contains updates that are not in the logs.
+      RunError: if it is not a run folder, or its logs cannot be read.
+
+    Example:
+      >>> import pgjax, pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "run"
+      >>> config = pgjax.TrainConfig("CartPole-v1", updates=2, episodes_per_update=2, run_dir=path)
+      >>> run = pgjax.train(config)
+      >>> pgjax.verify(run)["identical"]
+      True
+    """
+    path = run_path(run)
+    if folders := seed_folders(path):
+        seeds = {
+            folder.name.removeprefix("seed-"): verify(
+                folder,
+                observers,
+                updates=updates,
+                num_devices=num_devices,
+                allow_env_import=allow_env_import,
+                progress=progress,
+            )
+            for folder in folders
+        }
+        return {"identical": all(of["identical"] for of in seeds.values()), "seeds": seeds}
+    first, last = update_range(updates)
+    found = training.verify(
+        path,
+        [*terminal(progress), *observers],
+        first=first,
+        last=last,
+        num_devices=num_devices,
+        allow_env_import=allow_env_import,
+    )
+    if updates is None:
+        found |= _repeated_evaluation(path, allow_env_import)
+        found["identical"] &= not found.get("evaluation")
+    return found
+
+
+def _repeated_evaluation(path: Path, allow_env_import: bool) -> dict[str, Any]:
+    """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
+    recorded = path / "evaluation.json"
+    if not recorded.exists():
+        return {}
+    try:
+        there = json.loads(recorded.read_text())
+        episodes = there["episodes"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(f"{recorded} cannot be read ({e}): evaluate again") from None
+    here = evaluate(path, episodes, allow_env_import=allow_env_import)
+    differs = {
+        name: [there.get(name), here.get(name)]
+        for name in here | there
+        if there.get(name) != here.get(name)
+    }
+    return {"evaluated": here["episodes"], "evaluation": differs}
+
+
+def update_range(updates: str | None) -> tuple[int, int | None]:
+    """Parse A:B; None means all updates."""
+    if updates is None:
+        return 1, None
+    first, colon, last = str(updates).partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal():
+        raise ConfigError(f"--updates must be A:B, such as 1:20, got {updates!r}")
+    return int(first), int(last)
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Format what `verify` returned as text."""
+    if "seeds" in found:
+        return "\n".join(f"seed {seed}: {verdict(of)}" for seed, of in found["seeds"].items())
+    if found["identical"]:
+        start = "" if found["first"] == 1 else f"from update {found['first']} "
+        evaluated = found.get("evaluated")
+        also = f", and so is the evaluation of {counted(evaluated, 'episode')}" if evaluated else ""
+        return f"identical {start}through update {found['last']}{also}"
+    evaluation = found.get("evaluation", {})
+    lines = [f"the folder does not fit together: {problem}" for problem in found.get("folder", [])]
+    if evaluation:
+        lines.append("the evaluation differs (recorded, new):")
+        lines += [f"  {name}: {there}, {here}" for name, (there, here) in evaluation.items()]
+    if "update" not in found:
+        return "\n".join(lines)
+    lines.append(f"update {found['update']} is the first that differs (recorded, new):")
+    lines += [f"  {name}: {there}, {here}" for name, (there, here) in found["differs"].items()]
+    if found["machine"]:
+        lines += ["between the two machines:", *(f"  {line}" for line in found["machine"])]
+    else:
+        lines.append("no known difference between the machines")
+    return "\n".join([*lines, found["reason"]])
