@@ -2,8 +2,10 @@
 
 import os
 import time
+from typing import ClassVar
 
 import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
 from probe_envs import Scripted
 
 
@@ -64,9 +66,22 @@ class Returns(Scripted):
         raise AttributeError("viewer")
 
 
+class Unlucky(CartPoleEnv):
+    """Raises when it is reset with the seed that an environment variable holds."""
+
+    resets: ClassVar[list[int]] = []
+
+    def reset(self, *, seed=None, options=None):
+        self.resets.append(seed)
+        if str(seed) == os.environ.get("UNLUCKY_SEED"):
+            raise ZeroDivisionError("unlucky")
+        return super().reset(seed=seed)
+
+
 gym.register("Fails-v0", entry_point="failing_envs:Fails")
 gym.register("Returns-v0", entry_point="failing_envs:Returns")
 gym.register("Drifts-v0", entry_point="failing_envs:Drifts", max_episode_steps=1000)
 gym.register(
     "SaysSo-v0", entry_point="probe_envs:Scripted", nondeterministic=True, max_episode_steps=1000
 )
+gym.register("Unlucky-v0", entry_point="failing_envs:Unlucky", max_episode_steps=500)

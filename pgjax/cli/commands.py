@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
-from pgjax.cli.train import refuse_diverged, running
+from pgjax.cli.train import refuse_unfinished, running
 from pgjax.commands.progress import gradient_table, make_console
 from pgjax.commands.run import load
 from pgjax.commands.train import resume
@@ -35,7 +35,8 @@ def _resume(
         updates: Total number of updates, to extend a finished run.
         allow_env_import: Allow an environment id module:Name to import that module.
     """
-    with running(runtime, len(seed_folders(run)) or 1) as observers:
+    num_seeds = len(seed_folders(run)) or 1
+    with running(runtime, num_seeds) as observers:
         resumed = resume(
             run,
             observers,
@@ -44,7 +45,7 @@ def _resume(
             allow_env_import=allow_env_import,
             progress=True,
         )
-        refuse_diverged(resumed)
+        refuse_unfinished(resumed, num_seeds)
 
 
 def _evaluate(

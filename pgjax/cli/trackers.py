@@ -90,25 +90,28 @@ class Trackers:
                 raise ConfigError(f'--{kind.extra} needs pip install "pgjax[{kind.extra}]"')
         self._kinds, self._trackers = kinds, list[list[Tracker]]()
         self._runs: list[tuple[Path, TrainConfig]] = []
+        self._logged: list[int] = []
 
     def start(self, run: RunInfo) -> None:
         """Remember the folder and settings of every seed."""
         self._runs = list(zip(run.paths, run.configs, strict=True))
+        self._trackers = [[] for _ in self._runs]
+        self._logged = [0] * len(self._runs)
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
-        """Log an update of all seeds; the first call also logs all earlier updates."""
+        """Log the update of every seed that has made one; first also its earlier updates."""
         if not self._kinds:
             return
-        if not self._trackers:
-            self._trackers = [[kind(*run) for kind in self._kinds] for run in self._runs]
-            for i, (path, _) in enumerate(self._runs):
-                for row in read_lines(path / "metrics.jsonl"):
-                    if row["update"] < metrics[i]["update"]:
+        for i, (of_seed, run) in enumerate(zip(metrics, self._runs, strict=True)):
+            if of_seed["update"] <= self._logged[i]:
+                continue
+            if not self._trackers[i]:
+                self._trackers[i] = [kind(*run) for kind in self._kinds]
+                for row in read_lines(run[0] / "metrics.jsonl"):
+                    if row["update"] < of_seed["update"]:
                         self._log(i, row)
-        newest = max(of_seed["update"] for of_seed in metrics)
-        for i, of_seed in enumerate(metrics):
-            if of_seed["update"] == newest:  # it has not diverged
-                self._log(i, of_seed)
+            self._log(i, of_seed)
+            self._logged[i] = of_seed["update"]
 
     def _log(self, i: int, metrics: dict[str, Any]) -> None:
         values = {name: value for name, value in metrics.items() if name != "update"}

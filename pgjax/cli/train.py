@@ -11,12 +11,12 @@ import jax
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.signals import Signals
 from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
-from pgjax.commands.report import diverged
+from pgjax.commands.report import unfinished
 from pgjax.commands.run import Run
 from pgjax.commands.train import train, train_seeds
 from pgjax.config.groups import GROUPS, RunSettings
 from pgjax.config.settings import TrainConfig, warn_of_similar_presets
-from pgjax.errors import DivergedError, counted
+from pgjax.errors import RunError, counted
 from pgjax.training.loop import Observer
 from pgjax.types import field_docs
 
@@ -26,8 +26,8 @@ class RunOptions(RunSettings):
     """What to run, and how long."""
 
     seeds: int = 1
-    """Number of seeds to train in one on-device program, starting at --seed; each writes a run
-    folder seed-N."""
+    """Number of seeds to train, starting at --seed: in processes, as many side by side as there are
+    cores, or with --on-device in one program. Each writes a run folder seed-N."""
 
 
 def _describe_options(cls: type) -> None:
@@ -54,7 +54,7 @@ def train_command(config: TrainConfig, num_seeds: int, runtime: RuntimeOptions) 
             found = train_seeds(
                 config, num_seeds, observers, num_devices=runtime.num_devices, progress=True
             )
-            refuse_diverged(found)
+            refuse_unfinished(found, num_seeds)
 
 
 @contextlib.contextmanager
@@ -81,11 +81,13 @@ def running(options: RuntimeOptions, num_seeds: int) -> Iterator[list[Observer]]
             signals.end()
 
 
-def refuse_diverged(trained: list[Run]) -> None:
-    """Raise DivergedError if one of several seeds has diverged."""
-    if early := [run for run in trained if diverged(run)]:
-        seeds = ", ".join(str(run.config.seed) for run in early)
-        raise DivergedError(
-            f"{counted(len(early), 'seed')} of {len(trained)} diverged (seed {seeds}): lower the "
-            "learning rate (manifest.json in the folder of a seed says why it ended)"
+def refuse_unfinished(trained: list[Run], num_seeds: int) -> None:
+    """Raise RunError if some of several seeds diverged or failed."""
+    early = [str(run.config.seed) for run in trained if unfinished(run)]
+    if ended := len(early) + num_seeds - len(trained):
+        seeds = f" (seed {', '.join(early)})" if early else ""
+        raise RunError(
+            f"{counted(ended, 'seed')} of {num_seeds} diverged or failed{seeds}: see the warnings "
+            "above, and manifest.json in the folder of a seed; if it diverged, lower the learning "
+            "rate"
         )

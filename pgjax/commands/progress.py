@@ -60,7 +60,7 @@ class Terminal:
         )
         self._recent: list[float] = []
         self._last_line = self._last_update = time.monotonic()
-        self._updates = self._done = 0
+        self._updates, self._done = 0, [0]
 
     def start(self, run: RunInfo) -> None:
         """Print a header and start the progress bar."""
@@ -91,18 +91,20 @@ class Terminal:
         )
         say(f"  settings      {_settings(config)}", highlight=False)
         self._updates, self._last_update = config.updates, time.monotonic()
+        self._done = [0] * len(run.configs)
         self._task = self._bar.add_task(
-            "", total=config.updates, counts=self._counts(), figures="compiling"
+            "", total=config.updates * len(run.configs), counts=self._counts(), figures="compiling"
         )
         if self._animated:
             self._bar.start()
 
     def update(self, metrics: list[dict[str, Any]], timings: dict[str, float]) -> None:
         """Show an update; with several seeds, mean returns and total episodes."""
-        update = self._done = max(of_seed["update"] for of_seed in metrics)
+        before, self._done = self._done, [of_seed["update"] for of_seed in metrics]
         self._last_update = time.monotonic()
-        returns = [of_seed["mean_return"] for of_seed in metrics if of_seed["update"] == update]
-        mean = sum(returns) / len(returns)  # of the seeds that have not diverged
+        # Not of seeds that have diverged, or that are trained in another process.
+        new = [of for of, last in zip(metrics, before, strict=True) if of["update"] > last]
+        mean = sum(of_seed["mean_return"] for of_seed in new) / len(new)
         episodes = sum(of_seed["total_episodes"] for of_seed in metrics)
         self._recent = [*self._recent[-9:], mean]
         recent = sum(self._recent) / len(self._recent)
@@ -110,7 +112,7 @@ class Terminal:
             f"{counted(episodes, 'episode')}  {timings['steps_per_second']:,.0f} steps/s  "
             f"return {recent:.1f}"
         )
-        self._show(figures, always=update == self._updates)
+        self._show(figures, always=any(of["update"] == self._updates for of in new))
 
     def collecting(self, steps: int) -> None:
         """Show the length of the longest episode in progress, if an update takes long."""
@@ -122,11 +124,11 @@ class Terminal:
         self._show(f"compiling the update for rollouts of {steps:,} steps")
 
     def _counts(self) -> str:
-        return f"{self._done}/{counted(self._updates, 'update')}"
+        return f"{sum(self._done):,}/{counted(self._updates * len(self._done), 'update')}"
 
     def _show(self, figures: str, *, always: bool = False) -> None:
         counts = self._counts()
-        self._bar.update(self._task, completed=self._done, counts=counts, figures=figures)
+        self._bar.update(self._task, completed=sum(self._done), counts=counts, figures=figures)
         due = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
         if not self._animated and (due or always):
             self._console.print(f"{counts}  {figures}", highlight=False, soft_wrap=True)

@@ -47,9 +47,9 @@ def report(trained: Sequence[RunData], console: Console) -> None:
         means.append(result["mean"])
         label = "evaluation" if len(trained) == 1 else run.path.name
         sentence = evaluation_sentence(result)
-        if diverged(run):
+        if unfinished(run):
             of_all = counted(run.config.updates, "update")
-            sentence += f", diverged after {int(run.state.step):,} of {of_all}"
+            sentence += f", ended after {int(run.state.step):,} of {of_all}"
         say(f"{label:<13}", sentence)
     folder = trained[0].path
     if len(trained) > 1:
@@ -66,8 +66,8 @@ def _summary(
     """Summarise the evaluations of several seeds."""
     seeds = {str(run.config.seed): mean for run, mean in zip(trained, means, strict=True)}
     summary: dict[str, Any] = {"episodes": trained[0].config.eval_episodes, "mean_by_seed": seeds}
-    if ended := [run.config.seed for run in trained if diverged(run)]:
-        summary["diverged"] = ended
+    if ended := [run.config.seed for run in trained if unfinished(run)]:
+        summary["unfinished"] = ended
     try:
         over_seeds = interquartile_mean(means)
     except ConfigError as e:
@@ -81,6 +81,6 @@ def _summary(
     return summary | over_seeds
 
 
-def diverged(run: RunData) -> bool:
-    """Whether a run ended early; one that was interrupted is not reported."""
+def unfinished(run: RunData) -> bool:
+    """Whether a run diverged or failed; one that was interrupted is not reported."""
     return int(run.state.step) < run.config.updates

@@ -72,26 +72,30 @@ def train_seeds(
     num_devices: int | None = None,
     progress: bool | None = None,
 ) -> list[Run]:
-    """Train the seeds config.seed, config.seed + 1, ... in one on-device program.
+    """Train the seeds config.seed, config.seed + 1, ... side by side.
 
     Use it to measure how much results vary between seeds. The run folder holds a run folder seed-N
-    for each seed; its results are bit-identical to those that `train` writes for that seed. The
-    devices share the seeds: by default one per seed, or as many as there are.
+    for each seed; its results are bit-identical to those that `train` writes for that seed. With
+    on_device=True all seeds are trained in one program, and the devices share them: by default one
+    per seed, or as many as there are. Otherwise each is trained in a process of its own, as many at
+    a time as there are cores; an environment that a script registers must then be named module:Id,
+    so that the processes can import it.
 
-    A seed that diverges ends with a RunWarning, and the others go on. Its run holds the state
-    after its last finite update, and its manifest says why it ended under `diverged`.
+    A seed that diverges or fails ends with a RunWarning, and the others go on. Its run holds the
+    last state that was saved.
 
     Args:
-      config: the settings, with on_device=True.
+      config: the settings.
       num_seeds: number of seeds, 1 to 100,000.
       observers, num_devices, progress: as for `train`.
 
     Returns:
-      The runs, one per seed, in the order of the seeds.
+      The runs, one per seed, in the order of the seeds, without those that failed before they saved
+      anything.
 
     Raises:
-      ConfigError: if num_seeds is out of range, or the config does not run on the device.
-      DivergedError: if the last seed that is left diverges.
+      ConfigError: if num_seeds is out of range, or num_devices is given without on_device.
+      DivergedError, RolloutError, RunError: if no seed is left.
       Otherwise as for `train`.
 
     Example:

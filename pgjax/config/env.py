@@ -190,13 +190,14 @@ def _make_in_process(make_one: Callable[[], gym.Env]) -> gym.Env:
     """Make an environment in a process that ignores Ctrl-C and ends with its parent process."""
     if multiprocessing.parent_process() is not None:  # Gymnasium also makes one in the parent
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     env = make_one()
     seen = observations(env.observation_space)
     return CheckedEnv(env, seen.encode, np.zeros(seen.size, seen.dtype))
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """Wait until the parent process has another id, which means it has ended; then exit."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

@@ -28,11 +28,12 @@ from pgjax.errors import (
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
-from pgjax.runs.run import RunData, RunLike, run_path
+from pgjax.runs.run import RunData, RunLike, load, run_path
 from pgjax.runs.states import RunState, train_state, with_stream
 from pgjax.runs.store import Checkpoint
 from pgjax.training.engines import Engine, make_engine
 from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
+from pgjax.training.processes import train_in_processes
 from pgjax.types import TrainState
 
 
@@ -55,13 +56,29 @@ def train_seeds(
     """Train several seeds in one program; see `pgjax.train_seeds`."""
     _check_config(config)
     num_seeds = check_count("--seeds", num_seeds, folder.MOST_SEEDS)
-    if not config.on_device:
-        raise ConfigError("several seeds are trained in one on-device program: add --on-device")
     root = _new_run_dir(config)
     seeds = range(config.seed, config.seed + num_seeds)
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     paths = [folder.seed_folder(root, seed) for seed in seeds]
-    return _train(configs, root, paths, observers, num_devices)
+    if config.on_device:
+        return _train(configs, root, paths, observers, num_devices)
+    _refuse_devices(num_devices)
+    train_in_processes(configs, root, paths, observers)
+    return _saved(paths)
+
+
+def _refuse_devices(num_devices: int | None) -> None:
+    if num_devices not in (None, 1) or jax.process_count() > 1:
+        raise ConfigError(
+            "seeds of the Python loop are trained in processes of their own on this machine: leave "
+            "out --num-devices and --coordinator, or add --on-device"
+        )
+
+
+def _saved(paths: list[Path]) -> list[RunData]:
+    """Load the seeds that have saved a state."""
+    there = [path for path in paths if (path / "config.json").exists()]
+    return [load(path, allow_env_import=True) for path in there]
 
 
 def resume(
@@ -89,6 +106,10 @@ def resume(
     config = dataclasses.replace(known[0], updates=most if updates is None else updates)
     seeds = [seed for seed in folder.seeds_in(path) if folder.seed_folder(path, seed) in paths]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds or [config.seed]]
+    if seeds and not config.on_device:
+        _refuse_devices(num_devices)
+        train_in_processes(configs, path, paths, observers, resuming=True)
+        return _saved(paths)
     runs = _train(configs, path, paths, observers, num_devices, resuming=True)
     for of_seed in ended:
         config = folder.read_config(of_seed, allow_env_import=allow_env_import)

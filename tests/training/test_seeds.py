@@ -155,12 +155,12 @@ def test_the_command_evaluates_all_seeds_and_fails_in_the_end(tmp_path, monkeypa
         )
     assert caught.value.code == 2
     printed = capsys.readouterr()
-    assert "diverged after 2 of 5 updates" in printed.out
-    assert "diverged after 0 of 5 updates" in printed.out
+    assert "ended after 2 of 5 updates" in printed.out
+    assert "ended after 0 of 5 updates" in printed.out
     last = printed.err.splitlines()[-1]
-    assert last.startswith("pgjax: 2 seeds of 4 diverged (seed 1, 3)")
+    assert last.startswith("pgjax: 2 seeds of 4 diverged or failed (seed 1, 3)")
     summary = json.loads((tmp_path / "seeds" / "evaluation.json").read_text())
     assert summary["mean_by_seed"].keys() == {"0", "1", "2", "3"}
-    assert summary["diverged"] == [1, 3]
+    assert summary["unfinished"] == [1, 3]
     assert (tmp_path / "seeds" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "seeds" / "seed-3" / "learning_curve.png").exists()
