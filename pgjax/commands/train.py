@@ -9,6 +9,7 @@ import jax
 from pgjax.commands.run import Run
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, RunWarning
+from pgjax.evaluation.during import record_evaluation
 from pgjax.runs.run import RunData, RunLike
 from pgjax.training import train as training
 from pgjax.training.loop import Observer
@@ -58,7 +59,10 @@ def train(
     """
 
     def work(observers: Sequence[Observer]) -> list[RunData]:
-        return [training.train(config, observers, num_devices=num_devices)]
+        run = training.train(
+            config, observers, num_devices=num_devices, evaluator=record_evaluation
+        )
+        return [run]
 
     [run] = _with_report(work, observers, progress)
     return run
@@ -108,7 +112,9 @@ def train_seeds(
     """
 
     def work(observers: Sequence[Observer]) -> list[RunData]:
-        return training.train_seeds(config, num_seeds, observers, num_devices=num_devices)
+        return training.train_seeds(
+            config, num_seeds, observers, num_devices=num_devices, evaluator=record_evaluation
+        )
 
     return _with_report(work, observers, progress)
 
@@ -160,6 +166,7 @@ def resume(
             updates=updates,
             num_devices=num_devices,
             allow_env_import=allow_env_import,
+            evaluator=record_evaluation,
         )
 
     return _with_report(work, observers, progress)

@@ -23,6 +23,9 @@ class RunSettings:
     """Seconds between checkpoints; resuming a killed run repeats the work since the last one."""
     eval_episodes: Annotated[int, Between(0, 2**31 - 1)] = 100
     """Number of episodes of the evaluation at the end; 0 for none."""
+    eval_every: Annotated[int, Between(0, 2**31 - 1)] = 0
+    """Also evaluate after every so many updates, for RUN/evaluations.jsonl; 0 for never. It changes
+    no result."""
     run_dir: Path | None = None
     """New run folder; by default runs/ENV-seedN-TIME-PID."""
 

@@ -182,6 +182,8 @@ def option(name: str) -> str:
 
 def _check_together(config: TrainConfig) -> None:
     """Raise ConfigError for settings that exclude each other."""
+    if config.eval_every and not config.eval_episodes:
+        raise ConfigError("--eval-every needs --eval-episodes of at least 1")
     if config.estimator == "gae" and not config.critic:
         raise ConfigError("--estimator gae bootstraps from a critic: add --critic")
     if config.vectorization == "envpool" and config.collect != "steps":

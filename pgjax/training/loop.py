@@ -120,6 +120,7 @@ def run_updates(
     last: list[dict[str, Any]],
     updates: int,
     end_seed: Callable[[int, RunState, str], None] | None = None,
+    pause_every: int = 0,
 ) -> Iterator[tuple[UpdateRecords, Any]]:
     """Train all seeds up to `updates`, yielding after each dispatch.
 
@@ -133,6 +134,7 @@ def run_updates(
       updates: the total number of updates.
       end_seed: called with the index of a seed that diverges, its last finite state and the
         reason, while others remain; all updates before it have been yielded.
+      pause_every: if not 0, no dispatch runs past a multiple of this number of updates.
 
     Yields:
       The records of a dispatch, with running totals in the metrics, and the engine's states after
@@ -148,6 +150,8 @@ def run_updates(
         running = list(range(len(seeds)))
         while done < updates:
             size = min(size, engine.most, updates - done)
+            if pause_every:
+                size = min(size, pause_every - done % pause_every)
             begun = time.perf_counter()
             new, records = engine.advance(current, size)
             # After the last update, check the parameters too: no later update would reveal them.

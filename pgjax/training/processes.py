@@ -152,7 +152,7 @@ def _start(
         "parent": os.getpid(),
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "pgjax.training.seed_process"],
+        [sys.executable, "-m", "pgjax.commands.seed_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

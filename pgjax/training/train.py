@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,21 @@ from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watch
 from pgjax.training.processes import train_in_processes
 from pgjax.types import TrainState
 
+# (run as it is after an update, metrics of the update): evaluates it, for --eval-every.
+Evaluator = Callable[[RunData, dict[str, Any]], None]
+
 
 def train(
-    config: TrainConfig, observers: Sequence[Observer] = (), *, num_devices: int | None = None
+    config: TrainConfig,
+    observers: Sequence[Observer] = (),
+    *,
+    num_devices: int | None = None,
+    evaluator: Evaluator | None = None,
 ) -> RunData:
     """Train one seed and write its run folder; see `pgjax.train`."""
     _check_config(config)
     path = _new_run_dir(config)
-    return _train([config], path, [path], observers, num_devices)[0]
+    return _train([config], path, [path], observers, num_devices, evaluator)[0]
 
 
 def train_seeds(
@@ -52,6 +59,7 @@ def train_seeds(
     observers: Sequence[Observer] = (),
     *,
     num_devices: int | None = None,
+    evaluator: Evaluator | None = None,
 ) -> list[RunData]:
     """Train several seeds in one program; see `pgjax.train_seeds`."""
     _check_config(config)
@@ -61,7 +69,7 @@ def train_seeds(
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     paths = [folder.seed_folder(root, seed) for seed in seeds]
     if config.on_device:
-        return _train(configs, root, paths, observers, num_devices)
+        return _train(configs, root, paths, observers, num_devices, evaluator)
     _refuse_devices(num_devices)
     train_in_processes(configs, root, paths, observers)
     return _saved(paths)
@@ -88,6 +96,7 @@ def resume(
     updates: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
+    evaluator: Evaluator | None = None,
 ) -> list[RunData]:
     """Resume a run, or the seeds of a folder; see `pgjax.resume`."""
     path = run_path(run)
@@ -110,7 +119,7 @@ def resume(
         _refuse_devices(num_devices)
         train_in_processes(configs, path, paths, observers, resuming=True)
         return _saved(paths)
-    runs = _train(configs, path, paths, observers, num_devices, resuming=True)
+    runs = _train(configs, path, paths, observers, num_devices, evaluator, resuming=True)
     for of_seed in ended:
         config = folder.read_config(of_seed, allow_env_import=allow_env_import)
         agent = runs[0].agent
@@ -139,6 +148,7 @@ def _train(
     paths: list[Path],
     observers: Sequence[Observer],
     num_devices: int | None,
+    evaluator: Evaluator | None,
     *,
     resuming: bool = False,
 ) -> list[RunData]:
@@ -173,7 +183,16 @@ def _train(
         if done:
             folders.begin()
         last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
-        states = _record_updates(engine, configs, states, last, folders, observers, run_dir)
+
+        def evaluate(states: list[RunState], metrics: list[dict[str, Any]]) -> None:
+            if writes and evaluator is not None:
+                for path, config, state, row in zip(paths, configs, states, metrics, strict=True):
+                    if row["update"] == int(state.step):  # it has not diverged
+                        evaluator(RunData(path, config, agent, train_state(state)), row)
+
+        states = _record_updates(
+            engine, configs, states, last, folders, observers, run_dir, evaluate
+        )
     runs = zip(paths, configs, states, strict=True)
     return [RunData(path, config, agent, train_state(state)) for path, config, state in runs]
 
@@ -186,6 +205,7 @@ def _record_updates(
     folders: SeedRecorders,
     observers: Sequence[Observer],
     run_dir: Path,
+    evaluate: Callable[[list[RunState], list[dict[str, Any]]], None],
 ) -> list[RunState]:
     """Run the remaining updates and record them; always save the progress."""
     config, seeds = configs[0], [config.seed for config in configs]
@@ -205,13 +225,16 @@ def _record_updates(
 
     try:
         with translate_xla_errors():
-            most = config.updates
-            for records, after in run_updates(engine, seeds, states, last, most, end_seed):
+            most, every = config.updates, config.eval_every
+            for records, after in run_updates(engine, seeds, states, last, most, end_seed, every):
                 folders.record(*records)
                 current, recorded = after, True
                 for *of_seeds, timings in zip(*records.metrics, records.timings, strict=True):
                     for observer in observers:
                         observer.update(of_seeds, timings)
+                newest = [of_seed[-1] for of_seed in records.metrics]
+                if every and max(of["update"] for of in newest) % every == 0:
+                    evaluate(engine.end(current), newest)
                 if time.monotonic() - saved >= config.checkpoint_seconds:
                     folders.save(engine.end(current))
                     saved = time.monotonic()

@@ -24,7 +24,8 @@ INTEGERS = {
     "max_episode_steps": (1, 2147483647),
     "frame_stack": (1, 64),
     "chunk_size": (1, 128),
-    "eval_episodes": (1, 2147483647),
+    "eval_episodes": (0, 2147483647),
+    "eval_every": (0, 2147483647),
     "num_epochs": (1, 2147483647),
     "minibatch_size": (1, 2147483647),
     "cg_steps": (1, 2147483647),
@@ -97,6 +98,7 @@ CHANGES = {
     "chunk_size": None,
     "checkpoint_seconds": 1e9,
     "eval_episodes": 7,
+    "eval_every": 5,
     "algorithm": "ppo",
     "adam_eps": 1e-5,
     "init_std": 0.5,
@@ -118,7 +120,14 @@ NEEDS = {
     **{name: {"algorithm": algorithms[0]} for name, algorithms in ONLY_WITH.items()},
 }
 # Settings that no update depends on. `updates` is one as long as nothing is annealed.
-WITHOUT_EFFECT = {"updates", "step_timeout", "checkpoint_seconds", "eval_episodes", "run_dir"}
+WITHOUT_EFFECT = {
+    "updates",
+    "step_timeout",
+    "checkpoint_seconds",
+    "eval_episodes",
+    "eval_every",
+    "run_dir",
+}
 
 NAMES = [field.name for field in dataclasses.fields(pgjax.TrainConfig)]
 

@@ -1,4 +1,4 @@
-"""Train or resume one seed in a process of its own: `python -m pgjax.training.seed_process`.
+"""Train or resume one seed in a process of its own: `python -m pgjax.commands.seed_process`.
 
 Reads a line of JSON from the standard input: the settings (`config`), the run folder (`path`),
 whether to resume it (`resume`), the folder of compiled programs (`cache`), and the process to end
@@ -20,6 +20,7 @@ import jax
 from pgjax.config.env import end_with
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import PgjaxError, RunWarning
+from pgjax.evaluation.during import record_evaluation
 from pgjax.training import train as training
 from pgjax.training.loop import RunInfo
 
@@ -65,9 +66,15 @@ def main() -> None:
     warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
         if request["resume"]:
-            training.resume(path, [lines], updates=config.updates, allow_env_import=True)
+            training.resume(
+                path,
+                [lines],
+                updates=config.updates,
+                allow_env_import=True,
+                evaluator=record_evaluation,
+            )
         else:
-            training.train(config, [lines])
+            training.train(config, [lines], evaluator=record_evaluation)
     except PgjaxError as e:
         lines.say(error=str(e), kind=type(e).__name__)
     except KeyboardInterrupt:
