@@ -1,6 +1,7 @@
 """The pgjax command: parse arguments, run a command, and turn errors into exit codes."""
 
 import dataclasses
+import difflib
 import functools
 import importlib.metadata
 import io
@@ -30,18 +31,22 @@ from pgjax.config.groups import (
     PPOSettings,
     ReturnSettings,
 )
-from pgjax.config.presets import preset_values
+from pgjax.config.presets import PRESETS, preset_values
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, PgjaxError, RunWarning
+from pgjax.gym.names import is_registered
 
 _Group = TypeVar("_Group")
 _Flat = Annotated[_Group, OmitArgPrefixes]
 
 _TRACEBACK = "--traceback"
-_DESCRIPTION = (
-    "Policy gradients in JAX for Gymnasium. With --traceback, every command shows where an error "
-    "came from; pgjax --version shows the version."
-)
+_DESCRIPTION = """Policy gradients in JAX for Gymnasium.
+
+- pgjax COMMAND --help: the options of a command
+- pgjax train ENV_ID --help: the preset of an environment, as default values
+- pgjax COMMAND --traceback: where an error came from
+- pgjax --version: the version"""
+_ENV_ID = "Gymnasium id of the environment, such as CartPole-v1; must be the first argument."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,18 +86,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str]) -> Callable[[], None]:
     """Parse the command line into a call."""
+    commands: dict[str, Callable[..., None]] = {"train": _train_command(argv), **COMMANDS}
+    name = argv[0] if argv else "-"
+    if name in commands:  # alone, so that errors suggest only its own options
+        # Behind an argument, --help would not show the argument.
+        rest = ["--help"] if {"-h", "--help"} & set(argv[1:]) else list(argv[1:])
+        return tyro.cli(_deferred(commands[name]), prog=f"pgjax {name}", args=rest)
+    if not name.startswith("-"):
+        raise ConfigError(_unknown_command(name, list(commands)))
     return tyro.extras.subcommand_cli_from_dict(
-        _subcommands(argv), prog="pgjax", description=_DESCRIPTION, args=list(argv)
+        {name: _summarised(command) for name, command in commands.items()},
+        prog="pgjax",
+        description=_DESCRIPTION,
+        args=list(argv),
     )
 
 
-def _subcommands(argv: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    commands: dict[str, Callable[..., None]] = {"train": _train_command(argv), **COMMANDS}
-    if argv and argv[0] not in commands and not argv[0].startswith("-"):
-        raise ConfigError(
-            f"there is no command {argv[0]!r}: use one of {', '.join(commands)} (see pgjax -h)"
-        )
-    return {name: _deferred(command) for name, command in commands.items()}
+def _unknown_command(name: str, commands: list[str]) -> str:
+    if is_registered(name):
+        return f"there is no command {name!r}: did you mean pgjax train {name}?"
+    if close := difflib.get_close_matches(name, commands):
+        return f"there is no command {name!r}: did you mean {' or '.join(close)}? (see pgjax -h)"
+    return f"there is no command {name!r}: use one of {', '.join(commands)} (see pgjax -h)"
 
 
 def _train_command(argv: Sequence[str]) -> Callable[..., None]:
@@ -100,42 +115,52 @@ def _train_command(argv: Sequence[str]) -> Callable[..., None]:
     # The environment must come first: --help then shows its preset, and options override it.
     named = argv[1] if argv[:1] == ["train"] and len(argv) > 1 else "-"
     env_id: Any = tyro.MISSING if named.startswith("-") else named
-    values = preset_values(named, _algorithm_in(argv))
+    algorithm = _algorithm_in(argv)
+    values = preset_values(named, algorithm)
 
     def group(cls: type[_Group]) -> _Group:
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         return cls(**{name: values[name] for name in names if name in values})
 
     def train(
-        env_id: Annotated[Positional[str], arg(metavar="ENV_ID")] = env_id,
+        env_id: Annotated[Positional[str], arg(metavar="ENV_ID", help=_ENV_ID)] = env_id,
         *,
         run: _Flat[RunOptions] = group(RunOptions),  # noqa: B008  (frozen, as all of these)
-        environments: _Flat[CollectSettings] = group(CollectSettings),  # noqa: B008
-        networks: _Flat[NetworkSettings] = group(NetworkSettings),  # noqa: B008
-        returns: _Flat[ReturnSettings] = group(ReturnSettings),  # noqa: B008
+        environment: _Flat[CollectSettings] = group(CollectSettings),  # noqa: B008
+        network: _Flat[NetworkSettings] = group(NetworkSettings),  # noqa: B008
+        advantage: _Flat[ReturnSettings] = group(ReturnSettings),  # noqa: B008
         optimizer: _Flat[OptimizerSettings] = group(OptimizerSettings),  # noqa: B008
-        epochs: _Flat[EpochSettings] = group(EpochSettings),  # noqa: B008
+        epoch: _Flat[EpochSettings] = group(EpochSettings),  # noqa: B008
         ppo: _Flat[PPOSettings] = group(PPOSettings),  # noqa: B008
         npg: _Flat[NPGSettings] = group(NPGSettings),  # noqa: B008
         runtime: _Flat[RuntimeOptions] = RuntimeOptions(),  # noqa: B008
     ) -> None:
-        """Train an agent, evaluate it, and write a run folder.
-
-        Args:
-            env_id: Gymnasium id of the environment, such as CartPole-v1; must be the first
-                argument.
-        """
         if env_id != named:
             raise ConfigError(
                 "the environment must be the first argument: pgjax train ENV_ID [options]"
             )
         settings: dict[str, Any] = {}
-        for chosen in (run, environments, networks, returns, optimizer, epochs, ppo, npg):
+        for chosen in (run, environment, network, advantage, optimizer, epoch, ppo, npg):
             settings |= vars(chosen)
         num_seeds = settings.pop("seeds")
         train_command(TrainConfig(env_id, **settings), num_seeds, runtime)
 
+    defaults = _defaults(named, algorithm)
+    train.__doc__ = f"Train an agent, evaluate it, and write a run folder.\n\n{defaults}"
     return train
+
+
+def _defaults(env_id: str, algorithm: str) -> str:
+    """Say where the default values come from that `pgjax train ENV_ID --help` shows."""
+    if env_id.startswith("-"):
+        return (
+            f"The defaults below are those of {algorithm}. The preset of an environment:\n"
+            "- pgjax train ENV_ID --help\n"
+            "- pgjax train ENV_ID --algorithm ppo --help"
+        )
+    if env_id in PRESETS.get(algorithm, {}):
+        return f"The defaults below are the preset of {algorithm} for {env_id}."
+    return f"The defaults below are those of {algorithm}: {env_id} has no preset for it."
 
 
 def _algorithm_in(argv: Sequence[str]) -> str:
@@ -146,6 +171,13 @@ def _algorithm_in(argv: Sequence[str]) -> str:
         if name == "--algorithm":
             found = value if equals else after
     return found
+
+
+def _summarised(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Wrap a command as `_deferred` does, with the first line of its description."""
+    wrapped = _deferred(command)
+    wrapped.__doc__ = (command.__doc__ or "").strip().partition("\n")[0]
+    return wrapped
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:

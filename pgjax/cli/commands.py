@@ -126,8 +126,8 @@ def _verify(
 ) -> None:
     """Train a run again from its settings and compare every update. Writes nothing.
 
-    Compares the metrics and the parameters after each update, the last checkpoint, and, without
-    --updates, the evaluation. Exits with 0 if all are identical, else 1.
+    Compares the metrics and the parameters after each update, the last checkpoint, and the
+    evaluation (not with --updates). Exits with 0 if all are identical, else 1.
 
     Args:
         run: The run folder.

@@ -17,6 +17,7 @@ from pgjax.commands.train import train, train_seeds
 from pgjax.config.groups import GROUPS, RunSettings
 from pgjax.config.settings import TrainConfig, warn_of_similar_presets
 from pgjax.errors import RunError, counted
+from pgjax.gym.names import is_registered
 from pgjax.training.loop import Observer
 from pgjax.types import field_docs
 
@@ -45,7 +46,8 @@ for _cls in (*GROUPS, RuntimeOptions, RunOptions):
 
 def train_command(config: TrainConfig, num_seeds: int, runtime: RuntimeOptions) -> None:
     """Run `pgjax train`."""
-    warn_of_similar_presets(config.env_id, config.algorithm)
+    if is_registered(config.env_id):  # else the error suggests names
+        warn_of_similar_presets(config.env_id, config.algorithm)
 
     with running(runtime, num_seeds) as observers:
         if num_seeds == 1:

@@ -24,6 +24,7 @@ from pgjax.envs.adapters import gymnasium_space
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.gym.actions import actions
 from pgjax.gym.masks import ActionMask
+from pgjax.gym.names import suggestion
 from pgjax.gym.results import CheckedEnv, StepArrays, failure_text
 from pgjax.gym.serial import SerialEnvs
 from pgjax.gym.spaces import leaves, observations
@@ -154,6 +155,7 @@ def make_env(
                 'if __name__ == "__main__":'
             )
         if isinstance(e, gym.error.UnregisteredEnv):
+            reason = suggestion(config.env_id.rpartition(":")[2]) or reason
             reason += " If" if reason.endswith("?") else "; if"
             reason += " a package registers it, put its module in front: module:Id"
         raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e

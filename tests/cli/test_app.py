@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pytest
@@ -29,6 +30,12 @@ from pgjax.runs.run import load
         ("train CartPole-v1 --coordinator nowhere", "HOST:PORT or auto"),
         ("train FrozenLake-v1 --on-device", "CartPole-v1, Pendulum-v1, Acrobot-v1"),
         ("fly", "no command 'fly': use one of train, resume"),
+        ("trian", "no command 'trian': did you mean train?"),
+        ("rezume {run}", "did you mean resume?"),
+        ("CartPole-v1", "did you mean pgjax train CartPole-v1?"),
+        ("train Cartpole-v1", "capitals matter: use CartPole-v1"),
+        ("train CartPole-v99", "other versions of it: use CartPole-v1 or CartPole-v0"),
+        ("train Acrobat-v1 --vectorization async", "did you mean Acrobot-v1? If a package"),
         ("train CartPole-v1 --learning-rate 1e39", "--learning-rate must be a number from 0 to"),
         ("train CartPole-v1 --updates 9999999999", "--updates must be an integer from 1 to"),
         ("train CartPole-v1 --max-episode-steps 9999999999", "--max-episode-steps must be"),
@@ -71,6 +78,7 @@ def test_bad_input_is_one_line_and_exit_code_2(argv, words, run_dir, tmp_path, m
         ("train CartPole-v1 --seed 1.5", ["--seed", "'1.5'"]),
         ("train CartPole-v1 --estimator best", ["'best'", "reward_to_go"]),
         ("train CartPole-v1 --learning-rat 3", ["--learning-rat", "--learning-rate"]),
+        ("evaluate x --episode 3", ["--episodes INT", "pgjax evaluate --help"]),
         ("train MountainCarContinuous-v0 --squash --activation gelu", ["'gelu'", "tanh"]),
         ("train", ["environment"]),
         ("", ["train", "resume"]),
@@ -84,6 +92,49 @@ def test_the_parser_names_arguments_that_it_cannot_read(argv, words, tmp_path, m
     error = capfd.readouterr().err
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_option_suggests_only_options_of_its_command(capfd):
+    with pytest.raises(SystemExit):
+        app.main(["evaluate", "x", "--episode", "3"])
+    assert "--episodes-per-update" not in capfd.readouterr().err  # an option of train
+
+
+def help_of(capsys, *words, columns=100):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as stop:
+            app.main([*words, "--help"])
+    assert stop.value.code == 0
+    return re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out)
+
+
+def test_help_names_every_argument_and_fits_the_terminal(capsys):
+    general = help_of(capsys)
+    assert "pgjax train ENV_ID --help: the preset of an environment" in general
+    for name in app.COMMANDS:
+        assert name in general
+        positional = name != "gradcheck"
+        for columns in (80, 120):
+            text = help_of(capsys, name, columns=columns)
+            assert bool(re.search("^ *RUN  ", text, re.MULTILINE)) == positional
+            boxes = [line for line in text.splitlines() if line.startswith(" ")]
+            assert max(map(len, boxes)) <= columns
+    titles = re.findall("^ +([a-z]+) options +$", help_of(capsys, "train"), re.MULTILINE)
+    assert titles == "run environment network advantage optimizer epoch ppo npg runtime".split()
+
+
+@pytest.mark.parametrize("rest", [["--help"], ["--updates", "3", "--help"]])
+def test_help_with_an_environment_shows_its_preset(rest, capsys):
+    text = help_of(capsys, "train", "CartPole-v1", *rest[:-1])
+    assert re.search("^ *ENV_ID  ", text, re.MULTILINE)
+    assert "the preset of reinforce for CartPole-v1" in text
+    assert "Discount factor per step. (default: 0.995)" in text
+    text = help_of(capsys, "train", "CartPole-v1", "--algorithm", "ppo")
+    assert "the preset of ppo for CartPole-v1" in text
+    assert "Discount factor per step. (default: 0.98)" in text
+    assert "Taxi-v4 has no preset for it" in help_of(capsys, "train", "Taxi-v4")
+    assert "(default: 0.99)" in help_of(capsys, "train")
 
 
 def test_damaged_runs_are_reported(run_dir, tmp_path, capfd):
