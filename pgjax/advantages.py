@@ -48,7 +48,7 @@ class Estimator(Protocol):
     def __call__(self, rollout: Rollout, value: Values, next_value: Values, /) -> jax.Array: ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class AdvantageEstimator:
     """An estimator together with the target that a critic is fitted to.
 
@@ -63,12 +63,19 @@ class AdvantageEstimator:
       >>> def halved(rollout, value=None, next_value=None):
       ...     return 0.5 * inner(rollout, value, next_value)
       >>> estimator = AdvantageEstimator(halved, value_target=inner.value_target)
+      >>> estimator, inner
+      (halved, gae(0.99, 0.95))
     """
 
     advantage: Estimator
     """(rollout, value, next_value) -> advantage [T, B]."""
     value_target: Estimator | None = None
     """(rollout, value, next_value) -> the returns [T, B] that the critic is fitted to."""
+    name: str = ""
+    """How the estimator was made, such as normalized(gae(0.99, 0.95))."""
+
+    def __repr__(self) -> str:
+        return self.name or _name_of(self.advantage)
 
     @standard_promotion
     def __call__(
@@ -100,6 +107,13 @@ def value_target_of(estimator: Estimator) -> Estimator | None:
       True
     """
     return getattr(estimator, "value_target", None)
+
+
+def _name_of(estimator: Estimator) -> str:
+    """Return how an estimator was made, or the name of the function that it is."""
+    if isinstance(estimator, AdvantageEstimator):
+        return repr(estimator)
+    return str(getattr(estimator, "__name__", type(estimator).__name__))
 
 
 def estimate(
@@ -151,14 +165,14 @@ def _check_values(rollout: Rollout, value: Array, next_value: Array) -> None:
             )
 
 
-def _with_returns_as_target(advantage: Estimator) -> AdvantageEstimator:
+def _with_returns_as_target(advantage: Estimator, name: str) -> AdvantageEstimator:
     """Declare advantage + value, an estimate of the return, as the critic's target."""
 
     def value_target(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         x = advantage(rollout, value, next_value)
         return x if value is None else x + value
 
-    return AdvantageEstimator(advantage, value_target)
+    return AdvantageEstimator(advantage, value_target, name)
 
 
 def _check_unit(**rates: ArrayLike) -> None:
@@ -201,7 +215,7 @@ def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> A
       [1.75, 1.5, 1.0]
     """
     _check_unit(gamma=gamma)
-    known_number("reward_scale", reward_scale)
+    scaled = known_number("reward_scale", reward_scale) != 1
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         rollout = zero_padding(rollout)
@@ -215,7 +229,8 @@ def reward_to_go(gamma: ArrayLike = 0.99, *, reward_scale: ArrayLike = 1.0) -> A
         discount = gamma * jnp.where(cut, 0.0, 1.0).astype(reward.dtype)
         return _masked(rollout, returns.discounted_returns(reward, discount) - value)
 
-    return _with_returns_as_target(advantage)
+    scale = f", reward_scale={reward_scale}" if scaled else ""
+    return _with_returns_as_target(advantage, f"reward_to_go({gamma}{scale})")
 
 
 def gae(
@@ -253,7 +268,7 @@ def gae(
       [0.875, 0.75, 0.5]
     """
     _check_unit(gamma=gamma, lambda_=lambda_)
-    known_number("reward_scale", reward_scale)
+    scaled = known_number("reward_scale", reward_scale) != 1
 
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         if value is None or next_value is None:
@@ -274,7 +289,8 @@ def gae(
         )
         return _masked(rollout, x)
 
-    return _with_returns_as_target(advantage)
+    scale = f", reward_scale={reward_scale}" if scaled else ""
+    return _with_returns_as_target(advantage, f"gae({gamma}, {lambda_}{scale})")
 
 
 def normalized(estimator: Estimator) -> AdvantageEstimator:
@@ -305,7 +321,8 @@ def normalized(estimator: Estimator) -> AdvantageEstimator:
     def advantage(rollout: Rollout, value: Values, next_value: Values) -> jax.Array:
         return _standardized(estimate(estimator, rollout, value, next_value), rollout.weight)
 
-    return AdvantageEstimator(advantage, value_target_of(estimator))
+    name = f"normalized({_name_of(estimator)})"
+    return AdvantageEstimator(advantage, value_target_of(estimator), name)
 
 
 def _standardized(x: jax.Array, weight: Array) -> jax.Array:
@@ -358,7 +375,8 @@ def group_normalized(estimator: Estimator) -> AdvantageEstimator:
         of_episode = _standardized(first.T, jnp.asarray(rollout.weight)[:1].T).T
         return _masked(rollout, jnp.broadcast_to(of_episode, rollout.weight.shape))
 
-    return AdvantageEstimator(advantage, value_target_of(estimator))
+    name = f"group_normalized({_name_of(estimator)})"
+    return AdvantageEstimator(advantage, value_target_of(estimator), name)
 
 
 def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
@@ -405,7 +423,8 @@ def leave_one_out(estimator: Estimator) -> AdvantageEstimator:
         others = (total[:, None] - x) / jnp.maximum(count - 1, 1)
         return _masked(rollout, x - others)
 
-    return AdvantageEstimator(advantage, value_target_of(estimator))
+    name = f"leave_one_out({_name_of(estimator)})"
+    return AdvantageEstimator(advantage, value_target_of(estimator), name)
 
 
 def time_discounted(estimator: Estimator, gamma: ArrayLike = 0.99) -> AdvantageEstimator:
@@ -449,4 +468,5 @@ def time_discounted(estimator: Estimator, gamma: ArrayLike = 0.99) -> AdvantageE
 
         return x * jax.lax.scan(step, jnp.ones_like(x[0]), ended)[1]
 
-    return AdvantageEstimator(advantage, value_target_of(estimator))
+    name = f"time_discounted({_name_of(estimator)}, {gamma})"
+    return AdvantageEstimator(advantage, value_target_of(estimator), name)

@@ -268,3 +268,21 @@ def test_discounts_may_be_arrays_of_one_number(rng):
         for wrong in (1.5, jnp.float32(-0.1), np.nan, "0.5", np.array([0.5, 0.5])):
             with pytest.raises(pgjax.ConfigError, match="gamma must be"):
                 make(wrong)
+
+
+def test_an_estimator_says_how_it_was_made():
+    def mine(rollout, value, next_value):
+        return rollout.reward
+
+    composed = advantages.time_discounted(
+        advantages.normalized(advantages.leave_one_out(advantages.reward_to_go(1, reward_scale=2))),
+        0.9,
+    )
+    assert repr(composed) == (
+        "time_discounted(normalized(leave_one_out(reward_to_go(1, reward_scale=2))), 0.9)"
+    )
+    assert repr(advantages.group_normalized(mine)) == "group_normalized(mine)"
+    assert repr(advantages.normalized(jax.tree_util.Partial(mine))) == "normalized(Partial)"
+    assert repr(advantages.AdvantageEstimator(mine)) == "mine"
+    assert f"{advantages.gae(np.float32(0.5), jnp.float32(0.25))}" == "gae(0.5, 0.25)"
+    jax.jit(lambda gamma: jnp.zeros(len(repr(advantages.gae(gamma)))))(0.5)  # a tracer has a name

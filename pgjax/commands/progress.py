@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from pgjax.config.agent import make_estimator
 from pgjax.config.presets import PRESETS, preset_values
 from pgjax.config.settings import TrainConfig, option
 from pgjax.errors import counted
@@ -85,10 +87,10 @@ class Terminal:
         envs = counted(config.num_envs, "environment")
         if config.on_device:
             envs = "on the device" if config.collect == "episodes" else f"{envs} on the device"
-        say(
-            f"  method        {method}, {config.estimator}, {updates} of {of_each}, {envs}",
-            highlight=False,
-        )
+        say(f"  method        {method}, {updates} of {of_each}, {envs}", highlight=False)
+        say(f"  estimator     {make_estimator(config)}", highlight=False)
+        say(f"  step size     {_step_size(config)}", highlight=False)
+        say(f"  device        {_devices(run)}", highlight=False)
         say(f"  settings      {_settings(config)}", highlight=False)
         self._updates, self._last_update = config.updates, time.monotonic()
         self._done = [0] * len(run.configs)
@@ -148,11 +150,33 @@ def _settings(config: TrainConfig) -> str:
     preset = TrainConfig(config.env_id, **preset_values(config.env_id, algorithm))
     same = dataclasses.replace(preset, seed=config.seed, run_dir=config.run_dir)
     changed = [
-        f"no_{name}" if value is False else name
+        _as_option(name, value)
         for name, value in vars(config).items()
         if value != getattr(same, name)
     ]
-    return f"{name}, except {', '.join(map(option, changed))}" if changed else name
+    return f"{name}, except {', '.join(changed)}" if changed else name
+
+
+def _as_option(name: str, value: Any) -> str:
+    """Write a setting as on the command line."""
+    if isinstance(value, bool):
+        return option(name if value else f"no_{name}")
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([option(name), *map(str, values)])
+
+
+def _step_size(config: TrainConfig) -> str:
+    """Say how far an update goes, and the discount."""
+    rate = f"learning rate {config.learning_rate:g}" + ", annealed to 0" * config.anneal_lr
+    if config.algorithm == "npg":
+        rate = f"KL {config.max_kl:g} per update" + f", the critic's {rate}" * config.critic
+    return f"{rate}; discount {config.gamma:g}"
+
+
+def _devices(run: RunInfo) -> str:
+    """Name the devices that compute, and their number if there are several of a kind."""
+    kinds = Counter(device.device_kind for device in run.devices)
+    return ", ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in kinds.items())
 
 
 def _seeds(run: RunInfo) -> str:

@@ -57,6 +57,7 @@ class Engine(NamedTuple):
     advance: Callable[[Any, int], tuple[Any, UpdateRecords]]  # (states, number of updates)
     end: Callable[[Any], list[Any]]  # inverse of `begin`
     most: int  # the largest number of updates per call
+    devices: tuple[jax.Device, ...] = ()
 
 
 def make_engine(
@@ -81,6 +82,14 @@ def make_engine(
       ConfigError: if the devices do not exist or cannot be used.
     """
     mesh = _mesh(num_devices, num_seeds)
+    engine = _engine_on(mesh, config, env, agent, num_seeds, watch)
+    return engine._replace(devices=tuple(mesh.devices.flat))
+
+
+def _engine_on(
+    mesh: Mesh, config: TrainConfig, env: Any, agent: Agent, num_seeds: int, watch: Watch | None
+) -> Engine:
+    """Make the engine of a config on given devices."""
     if not config.on_device:
         if mesh.size > 1:
             raise ConfigError("only runs on the device can use several devices: add --on-device")

@@ -29,7 +29,7 @@ class RunInfo(NamedTuple):
     Example:
       >>> import pgjax
       >>> pgjax.RunInfo._fields
-      ('configs', 'paths', 'observation_space', 'action_space', 'policy', 'time_limit')
+      ('configs', 'paths', 'observation_space', 'action_space', 'policy', 'time_limit', 'devices')
     """
 
     configs: list[TrainConfig]
@@ -44,6 +44,8 @@ class RunInfo(NamedTuple):
     """The Flax module."""
     time_limit: int | None = None
     """After how many steps the environment truncates episodes, or None."""
+    devices: tuple[jax.Device, ...] = ()
+    """The devices that compute."""
 
 
 class Observer(Protocol):

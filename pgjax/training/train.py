@@ -166,7 +166,7 @@ def _train(
         watch = watcher(observers)
         engine = make_engine(config, env.env, agent, len(configs), num_devices, watch)
         spaces = env.observation_space, env.action_space
-        info = RunInfo(configs, paths, *spaces, agent.policy, env.time_limit)
+        info = RunInfo(configs, paths, *spaces, agent.policy, env.time_limit, engine.devices)
         stack.enter_context(observing(observers, info))
         resumed_from: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:

@@ -109,7 +109,7 @@ def _first_difference(
         agent = make_agent(config, env)
         engine = make_engine(config, env.env, agent, 1, num_devices, watcher(observers))
         spaces = env.observation_space, env.action_space
-        info = RunInfo([config], [path], *spaces, agent.policy, env.time_limit)
+        info = RunInfo([config], [path], *spaces, agent.policy, env.time_limit, engine.devices)
         stack.enter_context(observing(observers, info))
         states = states_at([config], env.env, agent, [checkpoint])
         before = states

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+from typing import NamedTuple
 
 import gymnasium as gym
 import pytest
@@ -18,11 +19,11 @@ CONFIG = pgjax.TrainConfig("Some-v0", updates=1, episodes_per_update=1, num_envs
 METRICS = [{"update": 1, "mean_return": 1.0, "total_episodes": 1}]
 
 
-def started(config=CONFIG, **kwargs):
+def started(config=CONFIG, devices=(), **kwargs):
     """A Terminal after `start`, and its output."""
     out = io.StringIO()
     terminal = progress.Terminal(Console(file=out, width=300, **kwargs))
-    terminal.start(RunInfo([config], [], SPACE, SPACE, pgjax.SoftmaxPolicy(1), 500))
+    terminal.start(RunInfo([config], [], SPACE, SPACE, pgjax.SoftmaxPolicy(1), 500, devices))
     return terminal, out
 
 
@@ -62,10 +63,17 @@ def test_a_long_episode_shows_its_step(terminal, monkeypatch):
         ),
         (
             pgjax.TrainConfig.preset(
-                "CartPole-v1", algorithm="ppo", num_steps=3, anneal_clip=False
+                "CartPole-v1",
+                algorithm="ppo",
+                num_steps=3,
+                hidden_sizes=(8, 4),
+                squash=True,
+                max_grad_norm=None,
+                anneal_clip=False,
             ),
             "PPO with a critic",
-            "ppo for CartPole-v1, except --num-steps, --no-anneal-clip",
+            "ppo for CartPole-v1, except --num-steps 3, --hidden-sizes 8 4, --squash, "
+            "--max-grad-norm None, --no-anneal-clip",
         ),
         (pgjax.TrainConfig.preset("Some-v0", algorithm="ppo"), "PPO with a critic", "of ppo"),
     ],
@@ -76,6 +84,55 @@ def test_the_header_names_the_algorithm_and_its_preset(config, method, settings)
     tuned = config.env_id == "CartPole-v1"
     name = "preset of " if tuned else "defaults "
     assert f"  settings      {name}{settings}" in lines
+
+
+@pytest.mark.parametrize(
+    ("config", "estimator", "step_size"),
+    [
+        (
+            pgjax.TrainConfig("Some-v0", gamma=0.9, learning_rate=1e-3, normalize_advantages=False),
+            "reward_to_go(0.9)",
+            "learning rate 0.001; discount 0.9",
+        ),
+        (
+            pgjax.TrainConfig("Some-v0", leave_one_out=True, time_discount=True, anneal_lr=True),
+            "time_discounted(normalized(leave_one_out(reward_to_go(0.99))), 0.99)",
+            "learning rate 0.01, annealed to 0; discount 0.99",
+        ),
+        (
+            pgjax.TrainConfig.preset("Some-v0", algorithm="ppo", gae_lambda=0.8, reward_scale=0.1),
+            "normalized(gae(0.99, 0.8, reward_scale=0.1))",
+            "learning rate 0.0003, annealed to 0; discount 0.99",
+        ),
+        (
+            pgjax.TrainConfig.preset("Some-v0", algorithm="npg", max_kl=0.02),
+            "normalized(gae(0.99, 0.95))",
+            "KL 0.02 per update, the critic's learning rate 0.001; discount 0.99",
+        ),
+        (
+            pgjax.TrainConfig("Some-v0", algorithm="npg"),
+            "normalized(reward_to_go(0.99))",
+            "KL 0.01 per update; discount 0.99",
+        ),
+    ],
+)
+def test_the_header_says_how_advantages_and_steps_are_computed(config, estimator, step_size):
+    lines = started(config)[1].getvalue().splitlines()
+    assert f"  estimator     {estimator}" in lines
+    assert f"  step size     {step_size}" in lines
+
+
+class Device(NamedTuple):
+    device_kind: str
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [(["cpu"], "cpu"), (["cpu"] * 2, "2 x cpu"), (["A100", "H200", "A100"], "2 x A100, H200")],
+)
+def test_the_header_names_the_devices(kinds, words):
+    lines = started(devices=tuple(map(Device, kinds)))[1].getvalue().splitlines()
+    assert f"  device        {words}" in lines
 
 
 def test_what_a_run_compiles_is_shown():
