@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.train import refuse_unfinished, running
-from pgjax.commands.progress import gradient_table, make_console
+from pgjax.commands.progress import gradient_table, gradient_verdict, make_console
 from pgjax.commands.run import load
 from pgjax.commands.train import resume
 from pgjax.commands.verify import verdict, verify
@@ -181,11 +182,19 @@ def _gradcheck(*, json: bool = False) -> None:
     """
     from pgjax.gradcheck import compare
 
-    rows = compare.check()
+    console = make_console(quiet=json)
+    deferred = track(
+        compare.deferred_rows(),
+        "computing expectations",
+        console=console,
+        transient=True,
+        disable=json or not console.is_terminal,
+    )
+    rows = [row() for row in deferred]
     if json:
         print(json_lines.dumps([{**row._asdict(), "ok": row.ok} for row in rows]))
-    else:
-        make_console().print(gradient_table(rows))
+    console.print(gradient_table(rows))
+    console.print(gradient_verdict(rows), highlight=False)
     if not all(row.ok for row in rows):
         raise SystemExit(1)
 

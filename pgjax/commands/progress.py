@@ -24,6 +24,12 @@ if TYPE_CHECKING:  # slow to import
     from pgjax.gradcheck.compare import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
+_ABOUT_BIAS = (
+    "A bias is expected and no error: without gamma^t, late steps count as much as early ones; and "
+    "normalising by the same batch, a wrong critic, a cut-off episode or a clipped ratio change "
+    "the expected gradient too, mostly in exchange for less variance. The error is what is "
+    "checked: whether each expectation is the one that is documented."
+)
 _METHODS = {"reinforce": "REINFORCE", "ppo": "PPO", "npg": "NPG"}
 
 
@@ -208,3 +214,12 @@ def gradient_table(rows: "list[Row]") -> Table:
         figures = f"{row.bias:.1%}", f"{row.variance:.1f}", f"{row.cosine:.3f}", error
         table.add_row(row.task, estimator, row.meaning, *figures)
     return table
+
+
+def gradient_verdict(rows: "list[Row]") -> str:
+    """Explain the bias in the table, and say whether all expectations are as documented."""
+    wrong = [f"{row.task} {row.estimator}" for row in rows if not row.ok]
+    verdict = f"all {len(rows)} expectations match their documentation"
+    if wrong:
+        verdict = f"{len(wrong)} of {len(rows)} expectations do not match: {', '.join(wrong)}"
+    return f"{_ABOUT_BIAS}\n\n{verdict}"

@@ -91,17 +91,28 @@ def check(
       >>> row.estimator, row.ok, round(row.cosine, 3)
       ('gamma^t reward_to_go', True, 1.0)
     """
+    return [row() for row in deferred_rows(cases, make)]
+
+
+def deferred_rows(
+    cases: Iterable[Case] | None = None, make: Callable[..., Algorithm] = reinforce
+) -> list[Callable[[], Row]]:
+    """Return a function for each row of `check`, which computes it; takes the same arguments."""
 
     @functools.cache  # several cases share an objective or an expected loss
     def gradient(loss: Loss) -> Callable[[Params], Params]:
         return jax.jit(jax.grad(loss), compiler_options=fastest_compile())
 
-    with jax.enable_x64(True):
-        if cases is not None:
-            return [_check(case, make, gradient) for case in cases]
-        if make is not reinforce:  # cases of other algorithms would say nothing about it
-            return [_check(case, make, gradient) for case in CASES if case.make is None]
-        return [*(_check(case, make, gradient) for case in CASES), _natural_gradient_row()]
+    chosen = CASES if cases is None else cases
+    if cases is None and make is not reinforce:
+        # Cases of other algorithms would say nothing about it.
+        chosen = [case for case in CASES if case.make is None]
+    rows: list[Callable[[], Row]] = [
+        functools.partial(_check, case, make, gradient) for case in chosen
+    ]
+    if cases is None and make is reinforce:
+        rows.append(_natural_gradient_row)
+    return [jax.enable_x64(True)(row) for row in rows]
 
 
 def _natural_gradient_row() -> Row:

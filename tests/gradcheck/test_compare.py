@@ -1,6 +1,7 @@
 """Every estimator has its documented expectation, and planted bugs are found."""
 
 import functools
+import io
 import json
 from math import comb
 
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 import pgjax
 from pgjax import advantages, losses
+from pgjax.cli import commands
 from pgjax.cli.app import main
 from pgjax.envs import tabular
 from pgjax.gradcheck import compare
@@ -71,22 +74,54 @@ def test_which_are_unbiased():
     assert all(row.cosine <= 1 + 1e-12 for row in rows().values())
 
 
-def test_the_command_prints_a_table_and_lines(capsys, monkeypatch):
-    monkeypatch.setattr(compare, "check", lambda: list(fast_rows().values()))
+def deferred(*rows):
+    return lambda: [lambda row=row: row for row in rows]
+
+
+def test_the_command_prints_a_table_a_verdict_and_lines(capsys, monkeypatch):
+    monkeypatch.setattr(compare, "deferred_rows", deferred(*fast_rows().values()))
     main(["gradcheck"])
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 and "…" not in line for line in lines)
     assert sum(line.startswith("layers") for line in lines) == 6
+    assert "A bias is expected and no error" in " ".join(lines)
+    assert lines[-1] == "all 7 expectations match their documentation"
     main(["gradcheck", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert len(found) == len(FAST)
     assert all(row["ok"] for row in found)
-    wrong = next(iter(fast_rows().values()))._replace(error=float("nan"))
-    monkeypatch.setattr(compare, "check", lambda: [wrong])
+    row = next(iter(fast_rows().values()))
+    wrong = row._replace(error=float("nan"), estimator="mine")
+    monkeypatch.setattr(compare, "deferred_rows", deferred(row, wrong))
     with pytest.raises(SystemExit) as e:
         main(["gradcheck"])
     assert e.value.code == 1
-    assert "WRONG" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "WRONG" in out
+    assert out.splitlines()[-1] == "1 of 2 expectations do not match: layers mine"
+
+
+def test_the_command_shows_progress_in_a_terminal_only(monkeypatch):
+    row = next(iter(fast_rows().values()))
+    monkeypatch.setattr(compare, "deferred_rows", deferred(row, row))
+    for terminal in (False, True):
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=terminal, width=80)
+        monkeypatch.setattr(commands, "make_console", lambda *, quiet, console=console: console)
+        main(["gradcheck"])
+        assert ("computing expectations" in out.getvalue()) == terminal
+
+
+def test_rows_can_be_computed_one_by_one():
+    names = FAST[:1]
+    [row] = compare.deferred_rows(CASES[name] for name in names)
+    assert row() == fast_rows()[names[0]]
+    assert jnp.zeros(1).dtype == jnp.float32  # float64 only while a row is computed
+    assert len(compare.deferred_rows()) == len(compare.CASES) + 1
+    own = compare.deferred_rows(make=pgjax.reinforce)
+    assert len(own) == len(compare.CASES) + 1
+    others = compare.deferred_rows(make=lambda *args, **kwargs: pgjax.reinforce(*args, **kwargs))
+    assert len(others) == sum(case.make is None for case in compare.CASES)
 
 
 def clip_both_ways(log_prob, old_log_prob, advantage, clip):
