@@ -1,4 +1,4 @@
-"""Make and close the environment of a config, and test whether it is reproducible."""
+"""Make and close the environment of a config."""
 
 import contextlib
 import functools
@@ -9,14 +9,13 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array
 
 from pgjax import envs
 from pgjax.config.settings import TrainConfig
@@ -25,13 +24,8 @@ from pgjax.errors import ConfigError, PgjaxError
 from pgjax.gym.actions import actions
 from pgjax.gym.masks import ActionMask
 from pgjax.gym.names import suggestion
-from pgjax.gym.results import CheckedEnv, StepArrays, failure_text
-from pgjax.gym.serial import SerialEnvs
+from pgjax.gym.results import CheckedEnv, failure_text
 from pgjax.gym.spaces import leaves, observations
-from pgjax.gym.stepping import adapt
-from pgjax.gym.vectors import ManualResetVector
-
-_PROBE_STEPS, _PROBE_SEED = 30, 1  # the seed of the actions
 
 
 class OpenEnv(NamedTuple):
@@ -240,64 +234,3 @@ def _signature(env: OpenEnv) -> tuple[Any, ...]:
     ]
     bounds = [(*box.low.ravel().tolist(), *box.high.ravel().tolist()) for box in boxes]
     return seen.size, seen.dtype, sent.shape, sent.choices, bounds
-
-
-def why_not_reproducible(config: TrainConfig) -> str | None:
-    """Return why a run may not be reproducible, or None if no reason is found.
-
-    A run is reproducible only if an episode follows from its reset seed and actions. The reason is
-    that the environment declares otherwise (`spec.nondeterministic`), or that a short episode
-    differs when it is repeated after another one, or in a new environment. A short probe can miss
-    differences. A stream of steps over Gymnasium is never bit-exact, since resuming restarts its
-    episodes.
-    """
-    if config.on_device:
-        return None  # it is a pure function of its key
-    if config.restarts_episodes:
-        return "a resumed stream of steps restarts its episodes"
-    try:  # one environment at a time, since there may be only one
-        episodes = [_probe(config, seeds) for seeds in ((1, 2, 1), (1,))]
-        spec = gym.registry.get(config.env_id.rpartition(":")[2])
-        if spec is not None and spec.nondeterministic:
-            return f"{config.env_id} declares itself nondeterministic"
-    except Exception:  # training raises the same error and reports it
-        return None
-    (first, _, again), (new,) = episodes
-    if not _same(first, again) or not _same(first, new):
-        return f"{config.env_id} gives different episodes for the same reset seed and actions"
-    return None
-
-
-def _probe(config: TrainConfig, seeds: Sequence[int]) -> list[list[Any]]:
-    """Play an episode for each reset seed, all with the same actions; return all that was seen."""
-    # In a process, if training uses processes: it may die.
-    with open_env(config, 1, alone=config.vectorization == "async") as opened:
-        slots, space = adapt(opened.env), opened.action_space
-        space.seed(_PROBE_SEED)
-        actions: list[Any] = [[space.sample()] for _ in range(_PROBE_STEPS)]
-        if not isinstance(slots, SerialEnvs):
-            actions = [concatenate(space, x, create_empty_array(space, 1)) for x in actions]  # type: ignore[arg-type]
-        with slots.step_timeout(config.step_timeout):
-            return [_probe_episode(slots, seed, actions) for seed in seeds]
-
-
-def _probe_episode(
-    envs: SerialEnvs | ManualResetVector, seed: int, actions: list[Any]
-) -> list[Any]:
-    rows = np.zeros((1, envs.seen.size), envs.seen.dtype)
-    envs.reset({0: seed}, rows)
-    seen = [rows]
-    for action in actions:
-        into = StepArrays(np.zeros_like(rows), np.zeros(1), *np.zeros((2, 1), bool))
-        ended = envs.step(action, [0], into)
-        seen += into
-        if ended:
-            break
-    return seen
-
-
-def _same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(
-        np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind == "f")
-        for x, y in zip(a, b, strict=True)
-    )

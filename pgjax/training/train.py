@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pgjax.config.agent import Agent, doubts, make_agent
-from pgjax.config.env import open_env, why_not_reproducible
+from pgjax.config.env import open_env
+from pgjax.config.probe import why_not_reproducible
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import (
     ConfigError,

@@ -21,7 +21,8 @@ from probe_envs import Scripted
 import pgjax
 from pgjax.cli.signals import Signals, Stopped
 from pgjax.config.agent import make_agent
-from pgjax.config.env import make_env, open_env, why_not_reproducible
+from pgjax.config.env import make_env, open_env
+from pgjax.config.probe import why_not_reproducible
 from pgjax.gym.results import StepArrays
 from pgjax.gym.serial import SerialEnvs
 from pgjax.runs import folder, store
