@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.commands import COMMANDS
 from pgjax.cli.devices import RuntimeOptions, exit_process
-from pgjax.cli.train import RunOptions, train_command
+from pgjax.cli.train import OPTION_TYPES, RunOptions, train_command
 from pgjax.config.groups import (
     CollectSettings,
     EpochSettings,
@@ -91,7 +91,9 @@ def _parse(argv: Sequence[str]) -> Callable[[], None]:
     if name in commands:  # alone, so that errors suggest only its own options
         # Behind an argument, --help would not show the argument.
         rest = ["--help"] if {"-h", "--help"} & set(argv[1:]) else list(argv[1:])
-        return tyro.cli(_deferred(commands[name]), prog=f"pgjax {name}", args=rest)
+        return tyro.cli(
+            _deferred(commands[name]), prog=f"pgjax {name}", args=rest, registry=OPTION_TYPES
+        )
     if not name.startswith("-"):
         raise ConfigError(_unknown_command(name, list(commands)))
     return tyro.extras.subcommand_cli_from_dict(
@@ -99,6 +101,7 @@ def _parse(argv: Sequence[str]) -> Callable[[], None]:
         prog="pgjax",
         description=_DESCRIPTION,
         args=list(argv),
+        registry=OPTION_TYPES,
     )
 
 

@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.signals import Signals
@@ -42,6 +44,23 @@ def _describe_options(cls: type) -> None:
 
 for _cls in (*GROUPS, RuntimeOptions, RunOptions):
     _describe_options(_cls)
+
+
+OPTION_TYPES = ConstructorRegistry()
+
+
+@OPTION_TYPES.primitive_rule
+def _json_option(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Take a JSON object as one word, which TrainConfig parses; the parser would take its names."""
+    if info.type_origin is not Mapping:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def train_command(config: TrainConfig, num_seeds: int, runtime: RuntimeOptions) -> None:

@@ -125,6 +125,7 @@ def make_env(
     if config.vectorization == "envpool" and num_envs is None and not kwargs:
         return _make_envpool(config)
     num_envs = num_envs or config.num_envs
+    kwargs = {**config.env_kwargs, **kwargs}
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
     named: Any = config.env_id
@@ -152,7 +153,8 @@ def make_env(
             reason = suggestion(config.env_id.rpartition(":")[2]) or reason
             reason += " If" if reason.endswith("?") else "; if"
             reason += " a package registers it, put its module in front: module:Id"
-        raise ConfigError(f"cannot make the environment {config.env_id!r}: {reason}") from e
+        given = f" with {config.env_kwargs}" if config.env_kwargs else ""
+        raise ConfigError(f"cannot make the environment {config.env_id!r}{given}: {reason}") from e
 
 
 def _make_one(

@@ -1,9 +1,11 @@
 """The settings of a training run, in the groups in which `--help` shows them."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from pgjax.config.json_object import JsonObject
 from pgjax.config.ranges import Between, Count, NonNegative, Positive, UnitInterval, Width
 from pgjax.numerics.sums import CHUNK_SIZE
 
@@ -34,6 +36,9 @@ class RunSettings:
 class CollectSettings:
     """The environments, and how experience is collected."""
 
+    env_kwargs: Mapping[str, Any] = JsonObject()
+    """Arguments of the environment, as a JSON object: '{"is_slippery": false}'. They are passed to
+    gymnasium.make."""
     collect: Literal["episodes", "steps"] = "episodes"
     """Collect whole episodes, or streams of steps that continue from one update to the next; a
     critic bootstraps where a stream is cut. Over Gymnasium, resuming restarts the episodes of

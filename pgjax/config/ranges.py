@@ -1,11 +1,15 @@
 """Types and ranges of settings: the annotations that give them, and what they accept."""
 
+import contextlib
 import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from pgjax.config.json_object import JsonObject
 
 
 class Between(typing.NamedTuple):
@@ -45,8 +49,12 @@ def annotations(cls: type) -> dict[str, Any]:
 def plain(annotation: Any, value: Any) -> Any:
     """Return a value as plain Python: arrays, lists and NumPy's numbers are what users may write.
 
-    A string becomes a path where the annotation allows one.
+    A string becomes a path or a JSON object, and a mapping a JSON object, where the annotation
+    allows one.
     """
+    if typing.get_origin(annotation) is Mapping and isinstance(value, Mapping | str):
+        with contextlib.suppress(ValueError):
+            return JsonObject(value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # of NumPy or JAX
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -72,6 +80,8 @@ def fits(annotation: Any, value: Any) -> bool:
         return (
             isinstance(value, tuple) and bool(value) and all(fits(arguments[0], x) for x in value)
         )
+    if origin is Mapping:
+        return isinstance(value, JsonObject)
     if annotation in (int, float):
         accepted = int if annotation is int else int | float
         return isinstance(value, accepted) and not isinstance(value, bool)
@@ -92,4 +102,6 @@ def describe(annotation: Any) -> str:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
         return f"a tuple of one or more values, each {describe(arguments[0])}"
+    if origin is Mapping:
+        return 'a JSON object, such as {"name": 1}'
     return _TYPE_NAMES[annotation]

@@ -86,9 +86,9 @@ class TrainConfig(
 
     def to_json(self) -> dict[str, Any]:
         """Settings as JSON values, without run_dir, which may differ between machines."""
-        values = {"env_id": self.env_id, **dataclasses.asdict(self)}
-        del values["run_dir"]
-        return values
+        names = ["env_id", *(field.name for field in dataclasses.fields(self))]
+        values = {name: getattr(self, name) for name in names if name != "run_dir"}
+        return {**values, "env_kwargs": dict(self.env_kwargs)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -192,13 +192,7 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.collect == "steps":
         _check_streams(config)
-    if config.on_device and config.frame_stack > 1:
-        raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --on-device")
-    if config.action_mask and (config.on_device or config.vectorization == "envpool"):
-        raise ConfigError(
-            "--action-mask reads the infos of Gymnasium environments: leave out --on-device and "
-            "--vectorization envpool"
-        )
+    _check_environment(config)
     if config.leave_one_out and config.episodes_per_update < 2:
         raise ConfigError("--leave-one-out needs at least 2 episodes: raise --episodes-per-update")
     for group, algorithms in ONLY_WITH.items():
@@ -214,6 +208,26 @@ def _check_together(config: TrainConfig) -> None:
         raise ConfigError("--value-clip limits the loss of a critic: add --critic")
 
 
+_GYMNASIUM_ONLY = {
+    "env_kwargs": "holds arguments of gymnasium.make",
+    "action_mask": "reads the infos of Gymnasium environments",
+    "frame_stack": "is a Gymnasium wrapper",
+}
+
+
+def _check_environment(config: TrainConfig) -> None:
+    """Raise ConfigError for settings that the environments of a config cannot have."""
+    if "max_episode_steps" in config.env_kwargs:
+        raise ConfigError("--env-kwargs cannot set the time limit: use --max-episode-steps")
+    if not config.on_device and config.vectorization != "envpool":
+        return
+    other = "--on-device" if config.on_device else "--vectorization envpool"
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, what in _GYMNASIUM_ONLY.items():
+        if getattr(config, name) != defaults[name]:
+            raise ConfigError(f"{option(name)} {what}: leave out {other}")
+
+
 def _check_streams(config: TrainConfig) -> None:
     """Raise ConfigError for settings that cannot be combined with --collect steps."""
     if not config.critic:
@@ -226,5 +240,3 @@ def _check_streams(config: TrainConfig) -> None:
             )
     if config.vectorization == "envpool" and config.on_device:
         raise ConfigError("--vectorization envpool steps Gymnasium: leave out --on-device")
-    if config.vectorization == "envpool" and config.frame_stack > 1:
-        raise ConfigError("--frame-stack is a Gymnasium wrapper: leave out --vectorization envpool")

@@ -73,6 +73,7 @@ ONLY_WITH = {
 # A valid value of each setting that is not its default, and what it needs to be valid.
 CHANGES = {
     "env_id": "Pendulum-v1",
+    "env_kwargs": {"g": 9.8, "names": ["a", None]},
     "seed": 3,
     "updates": 50,
     "collect": "steps",
@@ -172,7 +173,9 @@ def accepted_value(name):
         return " or ".join(map(repr, CHOICES[name]))
     if name == "hidden_sizes":
         return "a tuple of one or more values, each an integer from 1 to 16384"
-    return {"env_id": "a string", "run_dir": "a path"}.get(name, "True or False")
+    others = {"env_id": "a string", "run_dir": "a path"}
+    others["env_kwargs"] = 'a JSON object, such as {"name": 1}'
+    return others.get(name, "True or False")
 
 
 def of_wrong_type(name):
@@ -187,6 +190,10 @@ def of_wrong_type(name):
         values = [0, 1, 1.0, "True", "", []]
     elif name == "hidden_sizes":
         values = [(), 8, "88", (0,), (16385,), (8, 8.0), (True,), ("8",), (None,), ((8,),)]
+    elif name == "env_kwargs":
+        deep = json.loads("[" * 900 + "]" * 900)
+        values = [3, True, [1], "", "[1]", "{g: 1}", {1: 2}, {"g": math.nan}, {"g": object()}]
+        values += [{"g": {2: 1}}, {"g": deep}, '{"g": NaN}']
     elif name == "run_dir":
         values = [b"runs/run", 3, True]
     else:
@@ -201,7 +208,7 @@ def assert_refused(name, value):
 
 
 def test_the_tables_hold_every_setting():
-    others = ["env_id", "hidden_sizes", "run_dir", "clip"]
+    others = ["env_id", "env_kwargs", "hidden_sizes", "run_dir", "clip"]
     tables = [*INTEGERS, *NUMBERS, *CHOICES, *FLAGS, *others]
     assert sorted(tables) == sorted(CHANGES) == sorted(NAMES)
 
@@ -287,6 +294,17 @@ def test_each_hidden_layer_has_1_to_16384_units():
         ),
         ({"action_mask": True, "on_device": True}, "--action-mask reads the infos"),
         ({"on_device": True, "frame_stack": 2}, "leave out --on-device"),
+        ({"on_device": True, "env_kwargs": {"g": 1}}, "gymnasium.make: leave out --on-device"),
+        (
+            {
+                "collect": "steps",
+                "critic": True,
+                "vectorization": "envpool",
+                "env_kwargs": {"g": 1},
+            },
+            "gymnasium.make: leave out --vectorization envpool",
+        ),
+        ({"env_kwargs": {"max_episode_steps": 9}}, "use --max-episode-steps"),
         ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),
         ({"value_clip": 0.2, "critic": False}, "--value-clip limits the loss of a critic"),
     ],
@@ -378,11 +396,12 @@ def test_a_path_may_be_a_string_and_a_tuple_a_list():
 def test_values_of_numpy_and_jax_become_plain(given):
     config = pgjax.TrainConfig(
         "CartPole-v1", hidden_sizes=given, updates=np.int64(3), gamma=np.float32(0.5),
-        critic=np.bool_(True), seed=np.array(7), learning_rate=jnp.float32(0.25),
+        env_kwargs={"g": np.arange(2)}, critic=np.bool_(True), seed=np.array(7),
+        learning_rate=jnp.float32(0.25),
     )  # fmt: skip
     plain = pgjax.TrainConfig(
         "CartPole-v1", hidden_sizes=(8, 4), updates=3, gamma=0.5, critic=True, seed=7,
-        learning_rate=0.25,
+        learning_rate=0.25, env_kwargs={"g": [0, 1]},
     )  # fmt: skip
     assert config == plain
     assert hash(config) == hash(plain)
