@@ -33,3 +33,34 @@ class Sized(gym.Env):
 
 
 gym.register("Sized-v0", entry_point=Sized)
+
+
+def doubled(env):
+    """Wrap an environment: observations twice, in twice as many numbers."""
+    size = 2 * env.observation_space.shape[0]
+    return gym.wrappers.TransformObservation(
+        env, lambda obs: np.concatenate([obs, obs]), spaces.Box(-10.0, 10.0, (size,), np.float32)
+    )
+
+
+def with_its_length(env):
+    """Wrap an environment: observations end with their length."""
+    size = env.observation_space.shape[0]
+    return gym.wrappers.TransformObservation(
+        env,
+        lambda obs: np.append(obs, np.float32(size)),
+        spaces.Box(-10.0, 10.0, (size + 1,), np.float32),
+    )
+
+
+def four_choices(env):
+    """Wrap an environment: choices 0 to 3 are 0, 1, 0, 1."""
+    return gym.wrappers.TransformAction(env, lambda action: action % 2, spaces.Discrete(4))
+
+
+def nothing(env):
+    """Do not return an environment."""
+
+
+def fails(env):
+    raise KeyError("no such colour")

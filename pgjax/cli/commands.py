@@ -34,7 +34,7 @@ def _resume(
         run: The run folder, of one seed or of several.
         runtime: Devices, processes and trackers.
         updates: Total number of updates, to extend a finished run.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
     num_seeds = len(seed_folders(run)) or 1
     with running(runtime, num_seeds) as observers:
@@ -69,7 +69,7 @@ def _evaluate(
         seed: Random seed, independent of training.
         stochastic: Sample actions instead of taking the mode of the policy.
         json: Print one JSON line.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        allow_env_import: Allow the environment and wrappers that the folder names to import code.
         compile_cache: Keep compiled programs in your cache folder.
     """
     set_up_compile_cache(compile_cache)
@@ -98,7 +98,7 @@ def _render(
         seed: Random seed, independent of training. The same seed shows the episodes of `pgjax
             evaluate`, except for an on-device run: Gymnasium's environment is rendered.
         stochastic: Sample actions instead of taking the mode of the policy.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
     from pgjax.evaluation.video import render
 
@@ -135,7 +135,7 @@ def _verify(
         updates: Compare only updates A:B, starting from the last checkpoint before A.
         num_devices: Number of devices that share the episodes of an update.
         json: Print one JSON line.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        allow_env_import: Allow the environment and wrappers that the folder names to import code.
         compile_cache: Keep compiled programs in your cache folder.
     """
     set_up_compile_cache(compile_cache)
@@ -165,7 +165,7 @@ def _export(
         run: The run folder.
         out: What to write; by default orbax or metrics.csv in the run folder.
         format: The TrainState for Orbax, or the metrics as CSV.
-        allow_env_import: Allow an environment id module:Name to import that module.
+        allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
     from pgjax.runs.export import export
 

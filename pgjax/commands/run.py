@@ -175,8 +175,8 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
 
     Args:
       path: the run folder.
-      allow_env_import: allow an environment id of the form module:Name to import that module, which
-        runs its code. Use it only for folders that you trust.
+      allow_env_import: allow an environment id module:Name, wrappers, and arguments that may name a
+        module or a file to import code and run it. Use it only for folders that you trust.
 
     Returns:
       The run.

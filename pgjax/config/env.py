@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -19,10 +19,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from pgjax import envs
 from pgjax.config.settings import TrainConfig
+from pgjax.config.wrappers import Wrap, wrappers
 from pgjax.envs.adapters import gymnasium_space
 from pgjax.errors import ConfigError, PgjaxError
 from pgjax.gym.actions import actions
-from pgjax.gym.masks import ActionMask
 from pgjax.gym.names import suggestion
 from pgjax.gym.results import CheckedEnv, failure_text
 from pgjax.gym.spaces import leaves, observations
@@ -107,6 +107,11 @@ def make_functional_env(config: TrainConfig) -> envs.Env:
     return envs.make(config.env_id, config.max_episode_steps)
 
 
+def env_spec(config: TrainConfig) -> EnvSpec | None:
+    """Return what Gymnasium has registered for the environment of a config."""
+    return gym.registry.get(config.env_id.rpartition(":")[2])
+
+
 def make_env(
     config: TrainConfig, num_envs: int | None = None, *, alone: bool = False, **kwargs: Any
 ) -> Any:
@@ -129,10 +134,10 @@ def make_env(
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
     named: Any = config.env_id
-    spec = gym.registry.get(config.env_id)
+    spec = env_spec(config)
     if spec is not None and getattr(spec.entry_point, "__module__", "") == "__main__":
         named = spec  # processes do not know what a script or a notebook registers
-    make_one = functools.partial(_make_one, named, config.frame_stack, config.action_mask, kwargs)
+    make_one = functools.partial(_make_one, named, wrappers(config), kwargs)
     try:
         if num_envs == 1 and not alone:
             return make_one()
@@ -157,16 +162,12 @@ def make_env(
         raise ConfigError(f"cannot make the environment {config.env_id!r}{given}: {reason}") from e
 
 
-def _make_one(
-    env_id: str | EnvSpec, frame_stack: int, action_mask: bool, kwargs: dict[str, Any]
-) -> gym.Env:
+def _make_one(env_id: str | EnvSpec, wrappers: Sequence[Wrap], kwargs: dict[str, Any]) -> gym.Env:
     # collect_episodes checks the same as Gymnasium's checker, which would slow down every step.
     with warnings.catch_warnings():  # filters that user code sets are its own
         env = gym.make(env_id, disable_env_checker=True, **kwargs)
-    if frame_stack > 1:
-        env = gym.wrappers.FrameStackObservation(env, frame_stack)
-    if action_mask:
-        env = ActionMask(env)
+        for wrap in wrappers:
+            env = wrap(env)
     # Check the spaces before Gymnasium batches them or starts processes.
     seen: Any = getattr(env, "observation_space", None)
     acted: Any = getattr(env, "action_space", None)

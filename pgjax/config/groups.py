@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pgjax.config.json_object import JsonObject
-from pgjax.config.ranges import Between, Count, NonNegative, Positive, UnitInterval, Width
+from pgjax.config.ranges import (
+    Between,
+    Count,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Reference,
+    UnitInterval,
+    Width,
+)
 from pgjax.numerics.sums import CHUNK_SIZE
 
 
@@ -39,6 +48,9 @@ class CollectSettings:
     env_kwargs: Mapping[str, Any] = JsonObject()
     """Arguments of the environment, as a JSON object: '{"is_slippery": false}'. They are passed to
     gymnasium.make."""
+    wrappers: tuple[Reference, ...] = ()
+    """Wrap each environment, in this order: names module:function of callables that take an
+    environment and return one, such as gymnasium.wrappers:FlattenObservation."""
     collect: Literal["episodes", "steps"] = "episodes"
     """Collect whole episodes, or streams of steps that continue from one update to the next; a
     critic bootstraps where a stream is cut. Over Gymnasium, resuming restarts the episodes of
@@ -75,7 +87,7 @@ class CollectSettings:
 class NetworkSettings:
     """Policy and critic."""
 
-    hidden_sizes: tuple[Width, ...] = (16, 16)
+    hidden_sizes: Annotated[tuple[Width, ...], NonEmpty()] = (16, 16)
     """Units of each hidden layer of the policy and of the critic."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""

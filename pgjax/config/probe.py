@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from pgjax.config.env import open_env
+from pgjax.config.env import env_spec, open_env
 from pgjax.config.settings import TrainConfig
 from pgjax.gym.results import StepArrays
 from pgjax.gym.serial import SerialEnvs
@@ -32,7 +31,7 @@ def why_not_reproducible(config: TrainConfig) -> str | None:
         return "a resumed stream of steps restarts its episodes"
     try:  # one environment at a time, since there may be only one
         episodes = [_probe(config, seeds) for seeds in ((1, 2, 1), (1,))]
-        spec = gym.registry.get(config.env_id.rpartition(":")[2])
+        spec = env_spec(config)
         if spec is not None and spec.nondeterministic:
             return f"{config.env_id} declares itself nondeterministic"
     except Exception:  # training raises the same error and reports it

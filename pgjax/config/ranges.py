@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,43 @@ class Between(typing.NamedTuple):
     low: float
     high: float
     ends: bool = True  # whether the ends are allowed too
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a number is in the range."""
+        return self.low <= value <= self.high and (self.ends or value not in self[:2])
+
+    def describe(self, kind: str) -> str:
+        """Say which values of a kind are accepted."""
+        if not self.ends:
+            return f"{kind} between {self.low} and {self.high}, both excluded"
+        return f"{kind} from {self.low} to {self.high:.15g}"
+
+
+class Form(typing.NamedTuple):
+    """Form of a string, as metadata of its annotation."""
+
+    pattern: str
+    words: str
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a string has the form."""
+        return re.fullmatch(self.pattern, value) is not None
+
+    def describe(self, kind: str) -> str:
+        """Say which strings are accepted."""
+        return f"{kind} of the form {self.words}"
+
+
+class NonEmpty(typing.NamedTuple):
+    """Metadata of the annotation of a tuple."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a tuple has a value."""
+        return len(value) > 0
+
+    def describe(self, kind: str) -> str:
+        """Say which tuples are accepted."""
+        return f"{kind}, at least one"
 
 
 _UNIONS = (typing.Union, types.UnionType)
@@ -37,6 +75,7 @@ Width = Annotated[int, Between(1, _MOST)]
 UnitInterval = Annotated[float, Between(0, 1)]
 NonNegative = Annotated[float, Between(0, _LARGEST)]
 Positive = Annotated[float, Between(1e-30, _LARGEST)]
+Reference = Annotated[str, Form(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "module:function")]
 
 
 @functools.cache
@@ -70,16 +109,11 @@ def fits(annotation: Any, value: Any) -> bool:
     if origin in _UNIONS:
         return any(fits(each, value) for each in arguments)
     if origin is Annotated:
-        between: Between = arguments[1]
-        if not fits(arguments[0], value) or not between.low <= value <= between.high:
-            return False
-        return between.ends or value not in (between.low, between.high)
+        return fits(arguments[0], value) and arguments[1].accepts(value)
     if origin is Literal:
         return value in arguments
     if origin is tuple:
-        return (
-            isinstance(value, tuple) and bool(value) and all(fits(arguments[0], x) for x in value)
-        )
+        return isinstance(value, tuple) and all(fits(arguments[0], x) for x in value)
     if origin is Mapping:
         return isinstance(value, JsonObject)
     if annotation in (int, float):
@@ -94,14 +128,11 @@ def describe(annotation: Any) -> str:
     if origin in _UNIONS:
         return " or ".join(map(describe, arguments))
     if origin is Annotated:
-        low, high, ends = arguments[1]
-        if not ends:
-            return f"{describe(arguments[0])} between {low} and {high}, both excluded"
-        return f"{describe(arguments[0])} from {low} to {high:.15g}"
+        return arguments[1].describe(describe(arguments[0]))
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
-        return f"a tuple of one or more values, each {describe(arguments[0])}"
+        return f"a tuple of values, each {describe(arguments[0])}"
     if origin is Mapping:
         return 'a JSON object, such as {"name": 1}'
     return _TYPE_NAMES[annotation]

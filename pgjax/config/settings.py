@@ -210,6 +210,7 @@ def _check_together(config: TrainConfig) -> None:
 
 _GYMNASIUM_ONLY = {
     "env_kwargs": "holds arguments of gymnasium.make",
+    "wrappers": "wraps Gymnasium environments",
     "action_mask": "reads the infos of Gymnasium environments",
     "frame_stack": "is a Gymnasium wrapper",
 }

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError
+from pgjax.errors import ConfigError, RunError, short_repr
 from pgjax.runs import store
+from pgjax.runs.trust import foreign_names
 
 _LOCK = ".lock"
 MOST_SEEDS = 10**5  # in one folder
@@ -189,13 +190,14 @@ def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
     """Read the settings of a run from a possibly untrusted source.
 
     Raises:
-      ConfigError: if the environment id imports a module and `allow_env_import` is false.
+      ConfigError: if the settings name code to import, and `allow_env_import` is false.
       RunError, ConfigError: as for `load_config`.
     """
     config = load_config(run_dir)
-    if ":" in config.env_id and not allow_env_import:
+    names = foreign_names(config)
+    if names and not allow_env_import:
         raise ConfigError(
-            f"the environment {config.env_id!r} of {run_dir} imports a module: allow it with "
+            f"{run_dir} makes its environment import {short_repr(', '.join(names))}: allow it with "
             "--allow-env-import if you trust the folder"
         )
     return config

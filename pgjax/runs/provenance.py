@@ -3,14 +3,16 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import jax
 
+from pgjax.config.env import env_spec
+from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError
 
 _PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium")
@@ -29,14 +31,14 @@ _FLAGS = (
 _VECTORS = ("avx", "fma", "f16c", "sse", "amx", "sve", "asimd")
 
 
-def machine_facts(env_id: str) -> dict[str, Any]:
+def machine_facts(config: TrainConfig) -> dict[str, Any]:
     """Versions, platform and flags as a flat dict, for comparison between machines."""
     device = jax.devices()[0]
     versions = {f"{name} version": _version(name) for name in _PACKAGES}
     return {
         "python version": platform.python_version(),
         **versions,
-        **_of_environment(env_id),
+        **_of_environment(config),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu features": _cpu_features(),
@@ -96,16 +98,18 @@ def source() -> dict[str, Any]:
         return {"git_commit": None, "git_dirty": None}
 
 
-def _of_environment(env_id: str) -> dict[str, str]:
+def _of_environment(config: TrainConfig) -> dict[str, str]:
     """Return the versions of what an environment comes from, besides Gymnasium: {name: version}.
 
-    These are the package that provides it, and the physics engines and emulators that are loaded.
+    These are the packages that provide it and its wrappers, and the physics engines and emulators
+    that are loaded.
     """
-    spec = gym.registry.get(env_id.rpartition(":")[2])
+    spec = env_spec(config)
     entry = spec.entry_point if spec else None
     if not isinstance(entry, str):
         entry = getattr(entry, "__module__", "")
-    modules = {entry.partition(".")[0].partition(":")[0], *(_ENGINES & sys.modules.keys())}
+    named = {re.split("[.:]", name)[0] for name in (entry, *config.wrappers)}
+    modules = named | _ENGINES & sys.modules.keys()
     modules -= {"", "gymnasium", "pgjax", "__main__"}
     return {f"{name} version": _version(name) for name in sorted(modules)}
 

@@ -239,7 +239,7 @@ class SeedRecorders:
 
 def new_manifest(config: TrainConfig) -> dict[str, Any]:
     """The facts known before a run starts: machine, pgjax's git commit (if any) and time."""
-    return {"machine": machine_facts(config.env_id), **source(), "started": _now()}
+    return {"machine": machine_facts(config), **source(), "started": _now()}
 
 
 def _bit_exact(reason: str | None) -> dict[str, Any]:

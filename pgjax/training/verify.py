@@ -51,7 +51,7 @@ def verify(
         found |= {"identical": False, "folder": problems}
     differing = _first_difference(path, config, recorded, observers, first, last, num_devices)
     if differing is not None:
-        machine = _machine_differences(path, config.env_id)
+        machine = _machine_differences(path, config)
         reason = _why(path, config, differing, machine)
         found |= {"identical": False, "update": differing.update, "differs": differing.names}
         found |= {"machine": machine, "reason": reason}
@@ -211,9 +211,9 @@ def _first_resumed(path: Path) -> int:
         raise RunError(f"{path}: the manifest cannot be read ({e}): train again") from None
 
 
-def _machine_differences(path: Path, env_id: str) -> list[str]:
+def _machine_differences(path: Path, config: TrainConfig) -> list[str]:
     try:
         there = store.read_sealed(path / "manifest.json")["machine"]
-        return differences(machine_facts(env_id), there)
+        return differences(machine_facts(config), there)
     except (store.DamagedError, KeyError, AttributeError, TypeError) as e:
         return [f"the manifest cannot be read ({e})"]

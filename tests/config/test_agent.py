@@ -165,6 +165,7 @@ ROWS = {
 OTHERS = {
     "env_id": "Other-v0",
     "env_kwargs": {"size": 1},
+    "wrappers": ("gymnasium.wrappers:ClipReward",),
     "seed": 1,
     "collect": "steps",
     "episodes_per_update": 3,

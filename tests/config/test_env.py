@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from sized_env import Sized
@@ -86,6 +87,71 @@ def test_an_argument_decides_what_the_environment_does(tmp_path):
 def test_arguments_that_do_not_fit_are_one_line(settings, words, tmp_path, capfd):
     with pytest.raises(SystemExit) as caught:
         app.main(["train", "Sized-v0", *options(**settings, run_dir=tmp_path / "run")])
+    assert caught.value.code == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+OWN = tuple(f"sized_env:{name}" for name in ("with_its_length", "doubled", "four_choices"))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_wrappers_apply_in_order_before_frames_are_stacked(vectorization):
+    config = pgjax.TrainConfig(
+        "sized_env:Sized-v0", wrappers=OWN, num_envs=2, frame_stack=2, vectorization=vectorization
+    )
+    with open_env(config) as env:
+        obs, _ = env.env.reset(seed=[0, 1])
+        assert env.action_space.n == 4
+    value = obs[0, 0, 0]
+    of_one = [value, value, 2, value, value, 2]  # with its length, then doubled
+    np.testing.assert_array_equal(obs[0], [of_one, of_one])
+
+
+def test_a_run_is_wrapped_everywhere(tmp_path):
+    """The policy fits the spaces of the wrapped environment, and so does what uses it later."""
+    path = tmp_path / "run"
+    app.main(["train", "Sized-v0", *options(**SMALL, wrappers=OWN, run_dir=path)])
+    assert json.loads((path / "config.json").read_text())["wrappers"] == list(OWN)
+    use_everywhere(path, "--allow-env-import")
+    run = pgjax.load(path, allow_env_import=True)
+    kernels = [run.state.params["params"][f"Dense_{i}"]["kernel"].shape for i in (0, 1)]
+    assert kernels == [(6, 4), (4, 4)]
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["machine"]["sized_env version"] == "not installed"
+
+
+def test_wrappers_of_streams_and_of_gymnasium(tmp_path):
+    config = pgjax.TrainConfig(
+        "CliffWalking-v1", wrappers=["gymnasium.wrappers:TimeAwareObservation"], updates=1,
+        max_episode_steps=9, hidden_sizes=(4,), run_dir=tmp_path / "run", **STREAMS,
+    )  # fmt: skip
+    with pytest.warns(pgjax.RunWarning, match="restarts its episodes"):
+        pgjax.train(config)
+    run = pgjax.load(tmp_path / "run")  # Gymnasium's own need no trust
+    assert run.config.wrappers == ("gymnasium.wrappers:TimeAwareObservation",)
+    assert (49, 4) in {x.shape for x in jax.tree.leaves(run.state.params)}  # 48 places, and time
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "words"),
+    [
+        ("no_such_module:f", "cannot import the wrapper no_such_module:f: it raised ModuleNot"),
+        ("sized_env:no_such", "cannot import the wrapper sized_env:no_such: it raised Attribute"),
+        ("sized_env:nothing", "the wrapper sized_env:nothing returned None: it must take an env"),
+        ("sized_env:fails", "raised KeyError: 'no such colour' (in sized_env.py, line"),
+        ("sized_env:SIZE.x", "cannot import the wrapper sized_env:SIZE.x"),
+        ("gymnasium.wrappers:RescaleAction", "missing 2 required positional arguments"),
+        ("sized_env", "each a string of the form module:function, got ('sized_env',)"),
+        ("../evil:f", "of the form module:function"),
+    ],
+)
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_wrapper_that_cannot_wrap_is_one_line(wrapper, words, vectorization, tmp_path, capfd):
+    given = options(wrappers=wrapper, vectorization=vectorization, run_dir=tmp_path / "run")
+    with pytest.raises(SystemExit) as caught:
+        app.main(["train", "Sized-v0", *given])
     assert caught.value.code == 2
     [line] = capfd.readouterr().err.splitlines()
     assert words in line

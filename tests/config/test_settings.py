@@ -74,6 +74,7 @@ ONLY_WITH = {
 CHANGES = {
     "env_id": "Pendulum-v1",
     "env_kwargs": {"g": 9.8, "names": ["a", None]},
+    "wrappers": ("gymnasium.wrappers:FlattenObservation", "a.b:c.d"),
     "seed": 3,
     "updates": 50,
     "collect": "steps",
@@ -172,8 +173,9 @@ def accepted_value(name):
     if name in CHOICES:
         return " or ".join(map(repr, CHOICES[name]))
     if name == "hidden_sizes":
-        return "a tuple of one or more values, each an integer from 1 to 16384"
+        return "a tuple of values, each an integer from 1 to 16384, at least one"
     others = {"env_id": "a string", "run_dir": "a path"}
+    others["wrappers"] = "a tuple of values, each a string of the form module:function"
     others["env_kwargs"] = 'a JSON object, such as {"name": 1}'
     return others.get(name, "True or False")
 
@@ -190,6 +192,9 @@ def of_wrong_type(name):
         values = [0, 1, 1.0, "True", "", []]
     elif name == "hidden_sizes":
         values = [(), 8, "88", (0,), (16385,), (8, 8.0), (True,), ("8",), (None,), ((8,),)]
+    elif name == "wrappers":
+        values = ["a:b", ("a",), ("a:b", 3), ("a:b:c",), (":a",), ("a:",), ("../a:b",), ("a b:c",)]
+        values += [("1:2",), (("a:b",),)]
     elif name == "env_kwargs":
         deep = json.loads("[" * 900 + "]" * 900)
         values = [3, True, [1], "", "[1]", "{g: 1}", {1: 2}, {"g": math.nan}, {"g": object()}]
@@ -208,7 +213,7 @@ def assert_refused(name, value):
 
 
 def test_the_tables_hold_every_setting():
-    others = ["env_id", "env_kwargs", "hidden_sizes", "run_dir", "clip"]
+    others = ["env_id", "env_kwargs", "wrappers", "hidden_sizes", "run_dir", "clip"]
     tables = [*INTEGERS, *NUMBERS, *CHOICES, *FLAGS, *others]
     assert sorted(tables) == sorted(CHANGES) == sorted(NAMES)
 
@@ -303,6 +308,11 @@ def test_each_hidden_layer_has_1_to_16384_units():
                 "env_kwargs": {"g": 1},
             },
             "gymnasium.make: leave out --vectorization envpool",
+        ),
+        ({"on_device": True, "wrappers": ("a:b",)}, "leave out --on-device"),
+        (
+            {"collect": "steps", "critic": True, "vectorization": "envpool", "wrappers": ("a:b",)},
+            "leave out --vectorization envpool",
         ),
         ({"env_kwargs": {"max_episode_steps": 9}}, "use --max-episode-steps"),
         ({"leave_one_out": True, "episodes_per_update": 1}, "raise --episodes-per-update"),

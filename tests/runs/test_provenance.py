@@ -21,7 +21,7 @@ def test_a_source_tree_need_not_be_installed(monkeypatch):
         return version(package)
 
     monkeypatch.setattr(metadata, "version", missing)
-    facts = provenance.machine_facts("CartPole-v1")
+    facts = provenance.machine_facts(pgjax.TrainConfig("CartPole-v1"))
     assert facts["pgjax version"] == "not installed"
     assert facts["numpy version"] == version("numpy")
 
@@ -64,8 +64,8 @@ def test_the_versions_of_what_an_environment_comes_from_are_recorded(monkeypatch
     known = {"mujoco": "3.9", "some_envs": "1.2"}
     monkeypatch.setattr(metadata, "version", lambda name: known.get(name) or version(name))
     gym.register("Provided-v0", entry_point="some_envs.all:Env")
-    facts = provenance.machine_facts("Provided-v0")
+    facts = provenance.machine_facts(pgjax.TrainConfig("Provided-v0"))
     assert facts["mujoco version"] == "3.9"
     assert facts["some_envs version"] == "1.2"
-    assert "mujoco version" in provenance.machine_facts("CartPole-v1")
+    assert "mujoco version" in provenance.machine_facts(pgjax.TrainConfig("CartPole-v1"))
     del gym.registry["Provided-v0"]

@@ -126,6 +126,30 @@ def test_a_folder_cannot_make_pgjax_import_a_module(run_dir, tmp_path):
         load(tmp_path / "run", allow_env_import=True)
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"wrappers": ["gymnasium.wrappers:ClipReward"]}, ""),
+        ({"wrappers": ["gymnasium.wrappers:ClipReward", "antigravity:f"]}, "antigravity:f"),
+        ({"wrappers": ["gymnasium.wrappers:vector.gym"]}, "gymnasium.wrappers:vector.gym"),
+        ({"wrappers": ["gymnasium.wrappers:importlib"]}, "gymnasium.wrappers:importlib"),
+        ({"wrappers": ["gymnasium.utils.play:play"]}, "gymnasium.utils.play:play"),
+        ({"env_kwargs": {"map_name": "8x8", "a": [1, None, "rgb_array"]}}, ""),
+        ({"env_kwargs": {"env_id": "antigravity:X"}}, "antigravity:X"),
+        ({"env_kwargs": {"a": [{"b": "evil.xml"}]}}, "evil.xml"),
+        ({"env_kwargs": {"a": [{"/evil": 1}]}}, "/evil"),
+    ],
+)
+def test_settings_that_may_import_code_need_trust(run_dir, tmp_path, settings, named):
+    shutil.copytree(run_dir, tmp_path / "run")
+    config = store.read_sealed(tmp_path / "run" / "config.json")
+    store.write_sealed(tmp_path / "run" / "config.json", {**config, **settings})
+    if named:
+        with pytest.raises(pgjax.ConfigError, match=f"import '{named}': .*--allow-env-import"):
+            folder.read_config(tmp_path / "run", allow_env_import=False)
+    folder.read_config(tmp_path / "run", allow_env_import=bool(named))
+
+
 class Moves(gym.Wrapper):
     """Changes the current folder."""
 

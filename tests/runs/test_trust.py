@@ -271,6 +271,11 @@ def deep(path, outside):
 
 HARMS = {
     "module": lambda path, outside: change(path, env_id="evil:CartPole-v1"),
+    "wrapper": lambda path, outside: change(path, wrappers=["evil:f"]),
+    "wrapped": lambda path, outside: change(path, wrappers=["gymnasium.wrappers:vector.evil"]),
+    "argument": lambda path, outside: change(
+        path, env_id="GymV21Environment-v0", env_kwargs={"env_id": "evil:CartPole-v1"}
+    ),
     "path": lambda path, outside: change(path, env_id="../../evil-v0"),
     "wide": lambda path, outside: change(path, hidden_sizes=[10**6, 10**6]),
     "many": lambda path, outside: change(path, num_envs=10**9),
