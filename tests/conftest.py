@@ -18,6 +18,7 @@ if "PGJAX_TESTS_FOLDER" not in os.environ:
     folder = tempfile.mkdtemp(prefix="pgjax-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["PGJAX_TESTS_FOLDER"] = os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.environ["XDG_STATE_HOME"] = f"{folder}/state"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # A tenth less time to compile, and the same bits; see pgjax.numerics.xla.fast_compile.

@@ -32,7 +32,7 @@ class Sized(gym.Env):
         return np.full((16, 16, 3), self._t, np.uint8)
 
 
-gym.register("Sized-v0", entry_point=Sized)
+gym.register("Sized-v0", entry_point=Sized, max_episode_steps=100)
 
 
 def doubled(env):

@@ -176,7 +176,8 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     Args:
       path: the run folder.
       allow_env_import: allow an environment id module:Name, wrappers, and arguments that may name a
-        module or a file to import code and run it. Use it only for folders that you trust.
+        module or a file to import code and run it. Use it only for folders that you trust. Those
+        that this machine made need no permission, unless they were moved.
 
     Returns:
       The run.

@@ -27,7 +27,7 @@ from typing import Any
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, RunError, short_repr
 from pgjax.runs import store
-from pgjax.runs.trust import foreign_names
+from pgjax.runs.trust import ALLOW, foreign_names, trusted
 
 _LOCK = ".lock"
 MOST_SEEDS = 10**5  # in one folder
@@ -190,14 +190,15 @@ def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
     """Read the settings of a run from a possibly untrusted source.
 
     Raises:
-      ConfigError: if the settings name code to import, and `allow_env_import` is false.
+      ConfigError: if the settings name code to import, `allow_env_import` is false, and the folder
+        is not trusted.
       RunError, ConfigError: as for `load_config`.
     """
     config = load_config(run_dir)
     names = foreign_names(config)
-    if names and not allow_env_import:
+    if names and not allow_env_import and not trusted(run_dir, config):
         raise ConfigError(
             f"{run_dir} makes its environment import {short_repr(', '.join(names))}: allow it with "
-            "--allow-env-import if you trust the folder"
+            f"--allow-env-import, or {ALLOW}=1, if you trust the folder"
         )
     return config

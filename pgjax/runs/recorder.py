@@ -20,6 +20,7 @@ from pgjax.runs.digests import params_sha256
 from pgjax.runs.folder import seeds_in, write_seeds
 from pgjax.runs.provenance import differences, machine_facts, source
 from pgjax.runs.states import RunState
+from pgjax.runs.trust import remember
 
 LOGS = ("metrics.jsonl", "digests.jsonl", "timings.jsonl")
 TOTALS = ("total_episodes", "total_env_steps")
@@ -77,6 +78,7 @@ class Recorder:
         store.clear(self.path / "checkpoints", self.last["update"])
         (self.path / "failure.json").unlink(missing_ok=True)
         store.write_sealed(self.path / "config.json", self._config.to_json())
+        remember(self.path, self._config)
         store.write_sealed(self.path / "manifest.json", self._manifest)
         store.flush(self.path, self._now[1])
 

@@ -26,12 +26,12 @@ def options(**settings):
     return words
 
 
-def use_everywhere(path, *more):
+def use_everywhere(path):
     """Evaluate, render, verify and extend a run at the command line."""
-    app.main(["evaluate", str(path), "--episodes", "2", *more])
-    app.main(["render", str(path), "--out", str(path / "video.gif"), *more])
-    app.main(["verify", str(path), *more])
-    app.main(["resume", str(path), "--updates", "3", *more])
+    app.main(["evaluate", str(path), "--episodes", "2"])
+    app.main(["render", str(path), "--out", str(path / "video.gif")])
+    app.main(["verify", str(path)])
+    app.main(["resume", str(path), "--updates", "3"])
 
 
 def test_every_environment_of_a_run_gets_the_arguments(tmp_path):
@@ -114,8 +114,8 @@ def test_a_run_is_wrapped_everywhere(tmp_path):
     path = tmp_path / "run"
     app.main(["train", "Sized-v0", *options(**SMALL, wrappers=OWN, run_dir=path)])
     assert json.loads((path / "config.json").read_text())["wrappers"] == list(OWN)
-    use_everywhere(path, "--allow-env-import")
-    run = pgjax.load(path, allow_env_import=True)
+    use_everywhere(path)
+    run = pgjax.load(path)
     kernels = [run.state.params["params"][f"Dense_{i}"]["kernel"].shape for i in (0, 1)]
     assert kernels == [(6, 4), (4, 4)]
     manifest = json.loads((path / "manifest.json").read_text())

@@ -161,6 +161,83 @@ def test_only_one_of_ten_processes_gets_the_folder(tmp_path):
     assert len(rows_of(pgjax.load(tmp_path / "run"))) == 40
 
 
+OWN = "sized_env:Sized-v0"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The folder of a run whose environment is imported, and the user's state folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "runs" / "own"
+    few = {**SMALL, "updates": 1}
+    pgjax.train(pgjax.TrainConfig(OWN, run_dir=path, **few))
+    return path, tmp_path / "state"
+
+
+def test_ones_own_folder_needs_no_permission_and_a_copy_of_it_does(own, monkeypatch):
+    path, state = own
+    assert pgjax.load(path).config.env_id == OWN
+    monkeypatch.chdir(path.parent)
+    assert int(pgjax.resume("own", updates=2)[0].state.step) == 2
+    assert pgjax.load(path.name).config.updates == 2
+    (path.parent / "link").symlink_to(path)
+    pgjax.load(path.parent / "link")
+    copy = path.parent / "copy"
+    shutil.copytree(path, copy)
+    with pytest.raises(pgjax.ConfigError, match="PGJAX_ALLOW_ENV_IMPORT=1, if you trust"):
+        pgjax.load(copy)
+    pgjax.load(copy, allow_env_import=True)  # once does not mean for ever
+    with pytest.raises(pgjax.ConfigError, match="if you trust"):
+        pgjax.evaluate(copy, 1)
+    monkeypatch.setenv("PGJAX_ALLOW_ENV_IMPORT", "1")
+    assert pgjax.evaluate(copy, 1)["episodes"] == 1
+    assert [len(list(state.rglob("*"))), len(list((state / "pgjax" / "trusted").iterdir()))] == [
+        3,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"env_id": "evil:Sized-v0"},
+        {"wrappers": ["evil:f"]},
+        {"env_kwargs": {"names": "evil:f"}},
+    ],
+)
+def test_ones_own_folder_whose_names_were_changed_needs_permission(own, changed):
+    path, _ = own
+    change(path, **changed)
+    with pytest.raises(pgjax.ConfigError, match="import .*evil:.*if you trust"):
+        pgjax.load(path)
+
+
+@pytest.mark.parametrize("value", ["0", "", "yes"])
+def test_the_variable_allows_only_with_1(own, value, monkeypatch):
+    path, state = own
+    shutil.rmtree(state)
+    monkeypatch.setenv("PGJAX_ALLOW_ENV_IMPORT", value)
+    with pytest.raises(pgjax.ConfigError, match="if you trust"):
+        pgjax.load(path)
+
+
+def test_a_state_folder_that_cannot_be_written_costs_only_the_permission(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    few = {**SMALL, "updates": 1}
+    pgjax.train(pgjax.TrainConfig(OWN, run_dir=tmp_path / "run", **few))
+    with pytest.raises(pgjax.ConfigError, match="if you trust"):
+        pgjax.load(tmp_path / "run")
+    pgjax.load(tmp_path / "run", allow_env_import=True)
+
+
+def test_a_run_that_imports_nothing_leaves_nothing_in_the_state_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    few = {**SMALL, "updates": 1}
+    pgjax.train(pgjax.TrainConfig("CartPole-v1", run_dir=tmp_path / "run", **few))
+    assert not (tmp_path / "state").exists()
+
+
 HOSTILE = """
 import contextlib, io, os, sys, warnings
 from pathlib import Path
