@@ -19,6 +19,10 @@ from pgjax.evaluation.plot import plot
 from pgjax.runs.folder import seed_folders
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
+RunFolders = Annotated[
+    Positional[tuple[Path, ...]],
+    arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+]
 
 
 def _resume(
@@ -106,14 +110,18 @@ def _render(
     print(render(loaded, out, episodes, seed, stochastic=stochastic))
 
 
-def _plot(run: RunFolder, *, out: Path | None = None) -> None:
-    """Plot the learning curve of a run.
+def _plot(runs: RunFolders, *, out: Path | None = None, smooth: int = 1) -> None:
+    """Plot the learning curve of a run, or compare those of several runs of one task.
+
+    Runs whose settings differ only in the seed become one curve, with a band over the seeds. The
+    legend names the settings in which the curves differ.
 
     Args:
-        run: The run folder, of one seed or of several.
-        out: Image file; by default learning_curve.png in the run folder.
+        runs: Run folders, of one seed or of several.
+        out: Image file; by default learning_curve.png in the run folder. Several runs need it.
+        smooth: Show a moving average over this many updates.
     """
-    print(plot(run, out))
+    print(plot(runs, out, smooth=smooth))
 
 
 def _verify(

@@ -1,38 +1,53 @@
-"""Plot the learning curve of a run, or of several seeds, with matplotlib."""
+"""Plot learning curves of a run, of several seeds, or of several runs, with matplotlib."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from pgjax.errors import RunError
+from pgjax.errors import ConfigError, RunError, check_count
+from pgjax.evaluation.curves import draw_groups, draw_line, read_columns, with_smoothing
+from pgjax.evaluation.groups import group_runs
 from pgjax.runs import store
 from pgjax.runs.folder import absolute, diverged, load_config, read_lines, seed_folders
-from pgjax.runs.run import RunLike, run_path
-
-_RETURNS = ("mean_return", "min_return", "max_return")
+from pgjax.runs.run import Run, RunLike, run_path
 
 
-def plot(run: RunLike, out: Path | str | None = None) -> Path:
+def plot(
+    run: RunLike | Sequence[RunLike], out: Path | str | None = None, *, smooth: int = 1
+) -> Path:
     """Plot the mean return against environment steps, with the range from worst to best episode.
 
-    Use it to see how training progressed. For a folder of several seeds, plot the mean return of
-    each seed, and the mean over the seeds: for each update that all of them have, the mean of their
-    returns against the mean of their environment steps. The line of a seed that diverged ends with
-    a cross, and the mean leaves it out.
+    Use it to see how training progressed, or to compare runs.
+
+    For a folder of several seeds, plot the mean return of each seed, and the mean over the seeds:
+    for each update that all of them have, the mean of their returns against the mean of their
+    environment steps. The line of a seed that diverged ends with a cross, and the mean leaves it
+    out.
+
+    For several runs of one task, plot a curve for each group of runs whose settings differ only in
+    the seed; the legend names the settings in which the groups differ, without those in which each
+    follows the preset of its algorithm. Returns are interpolated to common environment steps, up to
+    where the first seed of a group ends. With five or more seeds, the line is their interquartile
+    mean and the band its 95 % bootstrap interval at each step; with two to four, their mean, and
+    the range from the lowest to the highest. Seeds that diverged are left out, and counted in the
+    legend.
 
     Args:
-      run: a run, its folder, or the folder of several seeds.
-      out: the image file; by default learning_curve.png in the run folder. Missing folders are
-        created.
+      run: a run, its folder, or the folder of several seeds; or a sequence of these.
+      out: the image file; by default learning_curve.png in the run folder. Several runs need it.
+        Missing folders are created.
+      smooth: show the mean of so many updates, each with those before it. The plot says so.
 
     Returns:
       The path of the image.
 
     Raises:
-      RunError: if the folder holds no metrics, or the image cannot be written.
+      ConfigError: if an argument is invalid, or the runs cannot be compared, since they are of
+        different tasks, two are the same, or all seeds of a group diverged.
+      RunError: if a folder holds no metrics, or the image cannot be written.
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -45,19 +60,39 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    run_dir = run_path(run)
+    smooth = check_count("--smooth", smooth)
+    runs = _listed(run)
+    if len(runs) > 1 and out is None:
+        raise ConfigError("a plot of several runs needs a file: add --out FILE")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    folders = seed_folders(run_dir)
-    if folders:
-        _draw_seeds(axes, folders)
+    if len(runs) == 1:
+        run_dir = run_path(runs[0])
+        folders = seed_folders(run_dir)
+        if folders:
+            _draw_seeds(axes, folders, smooth)
+        else:
+            _draw_run(axes, run_dir, smooth)
+        axes.legend(loc="best", frameon=False)
     else:
-        _draw_run(axes, run_dir)
+        groups = group_runs(runs)
+        draw_groups(axes, groups, smooth)
+        # Below the axes, since names may be long.
+        figure.set_figheight(4 + 0.3 * len(groups))
+        figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="best", frameon=False)
-    out = absolute(out) if out is not None else run_dir / "learning_curve.png"
+    return _save(figure, run_path(runs[0]) / "learning_curve.png" if out is None else absolute(out))
+
+
+def _listed(run: RunLike | Sequence[RunLike]) -> list[RunLike]:
+    if isinstance(run, Run | Path | str):
+        return [run]
+    return list(cast(Sequence[RunLike], run))  # a Run is a tuple, too
+
+
+def _save(figure: Any, out: Path) -> Path:
     image = io.BytesIO()
     try:
         figure.savefig(image, dpi=130, format=out.suffix.removeprefix(".") or "png")
@@ -68,55 +103,42 @@ def plot(run: RunLike, out: Path | str | None = None) -> Path:
     return out
 
 
-def _draw_run(axes: Any, run_dir: Path) -> None:
+def _draw_run(axes: Any, run_dir: Path, smooth: int = 1) -> None:
     config = load_config(run_dir)
-    steps, mean, low, high = _read(run_dir, "total_env_steps", *_RETURNS)
+    names = "mean_return", "min_return", "max_return"
+    steps, mean, low, high = read_columns(run_dir, smooth, *names)
     label = "worst to best episode"
     if len(steps) == 1:  # an area over a single point would be invisible
         axes.vlines(steps, low, high, alpha=0.2, linewidth=8, label=label)
     else:
         axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label=label)
-    _draw_line(axes, steps, mean, linewidth=1.5, label="mean of the update's episodes")
+    draw_line(axes, steps, mean, linewidth=1.5, label="mean of the update's episodes")
     title = f"{config.env_id}, seed {config.seed}"
-    axes.set(title=title, xlabel="environment steps", ylabel="return")
+    ylabel = with_smoothing("return", smooth)
+    axes.set(title=title, xlabel="environment steps", ylabel=ylabel)
 
 
-def _draw_seeds(axes: Any, folders: list[Path]) -> None:
+def _draw_seeds(axes: Any, folders: list[Path], smooth: int = 1) -> None:
     config = load_config(folders[0])
-    columns = "total_env_steps", "mean_return"
     ended = [folder for folder in folders if diverged(folder)]
-    curves = [_read(folder, *columns) for folder in folders if folder not in ended]
-    short = [_read(folder, *columns) for folder in ended if read_lines(folder / "metrics.jsonl")]
+
+    def read(folder: Path) -> list[np.ndarray]:
+        return read_columns(folder, smooth, "mean_return")
+
+    curves = [read(folder) for folder in folders if folder not in ended]
+    short = [read(folder) for folder in ended if read_lines(folder / "metrics.jsonl")]
     shortest = min(len(steps) for steps, _ in curves)
     for i, (steps, mean) in enumerate(curves + short):
         label = "each seed" if i == 0 else None
-        _draw_line(axes, steps, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
+        draw_line(axes, steps, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
     steps, mean = np.mean([[column[:shortest] for column in curve] for curve in curves], 0)
     label = "mean over seeds"
     if ended:
         label = "mean over seeds that did not diverge"
         ends = np.array([[column[-1] for column in curve] for curve in short]).reshape(-1, 2)
         axes.plot(*ends.T, "x", color="tab:red", label="diverged")
-    _draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label=label)
+    draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label=label)
     last = config.seed + len(folders) - 1
     title = f"{config.env_id}, seeds {config.seed} to {last}"
-    axes.set(title=title, xlabel="environment steps", ylabel="mean return of an update")
-
-
-def _draw_line(axes: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
-    """Draw a line; a single point, which would be invisible, as a dot."""
-    axes.plot(x, y, marker="o" if len(x) == 1 else None, **style)
-
-
-def _read(run_dir: Path, *names: str) -> list[list[float]]:
-    """Read columns of metrics.jsonl."""
-    try:
-        rows = read_lines(run_dir / "metrics.jsonl")
-        if not rows:
-            raise ValueError("it is empty")
-        return [[float(row[name]) for row in rows] for name in names]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
-        reason = f"{type(e).__name__}: {e}"
-        raise RunError(
-            f"{run_dir} has no readable metrics.jsonl ({reason}): resume it, or train again"
-        ) from None
+    ylabel = with_smoothing("mean return of an update", smooth)
+    axes.set(title=title, xlabel="environment steps", ylabel=ylabel)
