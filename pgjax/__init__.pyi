@@ -33,6 +33,7 @@ from .errors import (
     SpaceError,
 )
 from .evaluation import video
+from .evaluation.compare import compare
 from .evaluation.evaluate import evaluate
 from .evaluation.plot import plot
 from .evaluation.video import render
@@ -97,6 +98,7 @@ __all__ = [
     "collect_episodes_on_device",
     "collect_steps",
     "collect_steps_on_device",
+    "compare",
     "diagnostics",
     "distributions",
     "enable_compile_cache",

@@ -101,7 +101,7 @@ import sys, warnings, numpy, jax
 import flax, optax, chex, gymnasium
 before = dict(jax.config.values), numpy.geterr(), list(warnings.filters)
 import pgjax
-shown_or_written = {"evaluate", "export", "plot", "render", "verify", "video"}
+shown_or_written = {"compare", "evaluate", "export", "plot", "render", "verify", "video"}
 for name in set(pgjax.__all__) - shown_or_written:
     getattr(pgjax, name)
 assert (dict(jax.config.values), numpy.geterr(), list(warnings.filters)) == before

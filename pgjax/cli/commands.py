@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from pgjax.cli.comparison import comparison_table
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.train import refuse_unfinished, running
 from pgjax.commands.progress import gradient_table, gradient_verdict, make_console
-from pgjax.commands.run import load
 from pgjax.commands.train import resume
 from pgjax.commands.verify import verdict, verify
-from pgjax.evaluation.evaluate import evaluate, evaluation_sentence
+from pgjax.evaluation.compare import compare
+from pgjax.evaluation.evaluate import evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
+from pgjax.evaluation.seeds import summary_sentence
 from pgjax.runs.folder import seed_folders
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
@@ -59,27 +61,37 @@ def _evaluate(
     episodes: int = 100,
     seed: int = 1000,
     stochastic: bool = False,
+    save: bool = False,
     json: bool = False,
     allow_env_import: bool = False,
     compile_cache: bool = True,
 ) -> None:
     """Run new episodes with a trained agent and print statistics of their returns.
 
-    If the environment has no time limit, episodes are cut off after 10,000 steps.
+    In the folder of several seeds, each has episodes of its own. If the environment has no time
+    limit, episodes are cut off after 10,000 steps.
 
     Args:
-        run: The run folder.
-        episodes: Number of episodes.
-        seed: Random seed, independent of training.
+        run: The run folder, of one seed or of several.
+        episodes: Number of episodes of each run.
+        seed: Random seed, independent of training. Of several seeds, the run of seed s has the
+            episodes of this one plus s.
         stochastic: Sample actions instead of taking the mode of the policy.
-        json: Print one JSON line.
+        save: Replace evaluation.json in the run folder.
+        json: Print one JSON line, with the return of each episode.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
         compile_cache: Keep compiled programs in your cache folder.
     """
     set_up_compile_cache(compile_cache)
-    loaded = load(run, allow_env_import=allow_env_import)
-    result = evaluate(loaded, episodes, seed, stochastic=stochastic)
-    print(json_lines.dumps(result) if json else evaluation_sentence(result))
+    result, by_seed = evaluate_each(
+        run, episodes, seed, stochastic=stochastic, save=save, allow_env_import=allow_env_import
+    )
+    if json:
+        print(json_lines.dumps(result))
+        return
+    for name, of_seed in by_seed.items():
+        print(f"{name:<13}", evaluation_sentence(of_seed))
+    print(f"{'seeds':<13} {summary_sentence(result)}" if by_seed else evaluation_sentence(result))
 
 
 def _render(
@@ -96,9 +108,9 @@ def _render(
     If the environment has no time limit, episodes are cut off after 1,000 steps.
 
     Args:
-        run: The run folder.
+        run: The run folder; that of several seeds shows one after the other.
         out: The video, .mp4 or .gif; by default video.mp4 in the run folder.
-        episodes: Number of episodes, one after the other.
+        episodes: Number of episodes of each run, one after the other.
         seed: Random seed, independent of training. The same seed shows the episodes of `pgjax
             evaluate`, except for an on-device run: Gymnasium's environment is rendered.
         stochastic: Sample actions instead of taking the mode of the policy.
@@ -106,8 +118,9 @@ def _render(
     """
     from pgjax.evaluation.video import render
 
-    loaded = load(run, allow_env_import=allow_env_import)
-    print(render(loaded, out, episodes, seed, stochastic=stochastic))
+    print(
+        render(run, out, episodes, seed, stochastic=stochastic, allow_env_import=allow_env_import)
+    )
 
 
 def _plot(runs: RunFolders, *, out: Path | None = None, smooth: int = 1) -> None:
@@ -122,6 +135,24 @@ def _plot(runs: RunFolders, *, out: Path | None = None, smooth: int = 1) -> None
         smooth: Show a moving average over this many updates.
     """
     print(plot(runs, out, smooth=smooth))
+
+
+def _compare(runs: RunFolders, *, json: bool = False) -> None:
+    """Compare the evaluations of runs of one task, from their evaluation.json.
+
+    Runs whose settings differ only in the seed become one row, with the interquartile mean over
+    the seeds and its interval, and the probability that a seed of the first row has a higher return
+    than one of this row.
+
+    Args:
+        runs: Run folders, of one seed or of several.
+        json: Print one JSON line.
+    """
+    found = compare(*runs)
+    if json:
+        print(json_lines.dumps(found))
+    else:
+        make_console().print(comparison_table(found))
 
 
 def _verify(
@@ -213,6 +244,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": _evaluate,
     "render": _render,
     "plot": _plot,
+    "compare": _compare,
     "export": _export,
     "gradcheck": _gradcheck,
 }

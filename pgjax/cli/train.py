@@ -13,13 +13,13 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.signals import Signals
 from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
-from pgjax.commands.report import unfinished
 from pgjax.commands.run import Run
 from pgjax.commands.train import train, train_seeds
 from pgjax.config.groups import GROUPS, RunSettings
 from pgjax.config.settings import TrainConfig, warn_of_similar_presets
 from pgjax.errors import RunError, counted
 from pgjax.gym.names import is_registered
+from pgjax.runs.run import unfinished
 from pgjax.training.loop import Observer
 from pgjax.types import field_docs
 

@@ -1,16 +1,15 @@
 """Evaluate trained runs, draw their learning curves, and print the results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
-from pgjax.errors import ConfigError, counted
-from pgjax.evaluation.evaluate import compile_evaluation, evaluate, evaluation_sentence
+from pgjax.errors import counted
+from pgjax.evaluation.evaluate import compile_evaluation, evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
-from pgjax.evaluation.statistics import interquartile_mean
-from pgjax.runs.folder import write_json
-from pgjax.runs.run import RunData
+from pgjax.evaluation.seeds import save_evaluation, seeds_summary, summary_sentence
+from pgjax.runs.run import RunData, unfinished
 from pgjax.training.loop import RunInfo
 
 
@@ -36,15 +35,15 @@ def report(trained: Sequence[RunData], console: Console) -> None:
     def say(*words: str) -> None:
         console.print(*words, highlight=False, soft_wrap=True)
 
-    means = []
+    results = {}
     for run in trained:
         if int(run.state.step):  # else it diverged in its first update
             plot(run)
         if not episodes:
             continue
-        result = evaluate(run, episodes)
-        write_json(run.path / "evaluation.json", result)
-        means.append(result["mean"])
+        result, _ = evaluate_each(run, episodes)
+        save_evaluation(run.path, result)
+        results[run.config.seed] = result
         label = "evaluation" if len(trained) == 1 else run.path.name
         sentence = evaluation_sentence(result)
         if unfinished(run):
@@ -56,31 +55,7 @@ def report(trained: Sequence[RunData], console: Console) -> None:
         folder = folder.parent
         plot(folder)
         if episodes:
-            write_json(folder / "evaluation.json", _summary(trained, means, say))
+            summary = seeds_summary(results, [of.config.seed for of in trained if unfinished(of)])
+            say("seeds        ", summary_sentence(summary))
+            save_evaluation(folder, summary)
     say("run folder   ", str(folder))
-
-
-def _summary(
-    trained: Sequence[RunData], means: list[float], say: Callable[..., None]
-) -> dict[str, Any]:
-    """Summarise the evaluations of several seeds."""
-    seeds = {str(run.config.seed): mean for run, mean in zip(trained, means, strict=True)}
-    summary: dict[str, Any] = {"episodes": trained[0].config.eval_episodes, "mean_by_seed": seeds}
-    if ended := [run.config.seed for run in trained if unfinished(run)]:
-        summary["unfinished"] = ended
-    try:
-        over_seeds = interquartile_mean(means)
-    except ConfigError as e:
-        say("seeds        ", str(e))
-        return summary
-    say(
-        "seeds        ",
-        "interquartile mean {interquartile_mean:.1f}, 95 % bootstrap "
-        "interval {low:.1f} to {high:.1f}".format(**over_seeds),
-    )
-    return summary | over_seeds
-
-
-def unfinished(run: RunData) -> bool:
-    """Whether a run diverged or failed; one that was interrupted is not reported."""
-    return int(run.state.step) < run.config.updates

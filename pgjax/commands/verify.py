@@ -1,13 +1,14 @@
 """Verify a run: its updates, and its evaluation."""
 
-import json
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pgjax.commands.progress import terminal
-from pgjax.errors import ConfigError, RunError, counted
-from pgjax.evaluation.evaluate import evaluate
+from pgjax.errors import ConfigError, counted
+from pgjax.evaluation.evaluate import evaluate_each
+from pgjax.evaluation.seeds import read_evaluation
 from pgjax.runs.folder import seed_folders
 from pgjax.runs.run import RunLike, run_path
 from pgjax.training import verify as training
@@ -89,20 +90,24 @@ def verify(
 
 def _repeated_evaluation(path: Path, allow_env_import: bool) -> dict[str, Any]:
     """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
-    recorded = path / "evaluation.json"
-    if not recorded.exists():
+    if not (path / "evaluation.json").exists():
         return {}
-    try:
-        there = json.loads(recorded.read_text())
-        episodes = there["episodes"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise RunError(f"{recorded} cannot be read ({e}): evaluate again") from None
-    here = evaluate(path, episodes, allow_env_import=allow_env_import)
+    there = read_evaluation(path)
+    settings = {name: value for name, value in there.items() if name in ("seed", "stochastic")}
+    here, _ = evaluate_each(path, there["episodes"], allow_env_import=allow_env_import, **settings)
+    here |= settings
+    if "returns" not in there:  # older versions did not write them
+        del here["returns"]
     differs = {
         name: [there.get(name), here.get(name)]
         for name in here | there
         if there.get(name) != here.get(name)
     }
+    if "returns" in differs:  # show only the first one
+        pairs = list(itertools.zip_longest(there["returns"], here["returns"]))
+        i = next(i for i, (recorded, new) in enumerate(pairs) if recorded != new)
+        del differs["returns"]
+        differs[f"return of episode {i}"] = list(pairs[i])
     return {"evaluated": here["episodes"], "evaluation": differs}
 
 

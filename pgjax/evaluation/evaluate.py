@@ -17,9 +17,10 @@ from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunError, check_count, counted
+from pgjax.errors import RunError, check_count, counted
+from pgjax.evaluation.seeds import check_seed, save_evaluation, seed_runs, seeds_summary
 from pgjax.numerics.xla import compile_in_background, fastest_compile
-from pgjax.runs.run import RunData, RunLike, as_run
+from pgjax.runs.run import RunData, RunLike, run_path, unfinished
 from pgjax.types import Algorithm, Params, TrainState
 
 _EVALUATION = 2**32 - 2  # keeps evaluation keys distinct from training keys
@@ -38,6 +39,7 @@ def evaluate(
     seed: int = 1000,
     *,
     stochastic: bool = False,
+    save: bool = False,
     allow_env_import: bool = False,
 ) -> dict[str, Any]:
     """Compute statistics of the returns and lengths of new episodes.
@@ -45,20 +47,31 @@ def evaluate(
     Use it to measure how well a trained agent performs. Memory does not depend on the number of
     episodes. If the environment has no time limit, an episode is cut off after 10,000 steps.
 
+    In the folder of several seeds, each has episodes of its own, so that their results are
+    independent: the run of seed s has those of `seed` + s (modulo 2**32).
+
     Args:
-      run: a run or its folder.
-      episodes: number of episodes, at least 1.
+      run: a run, its folder, or the folder of several seeds.
+      episodes: number of episodes of each run, at least 1.
       seed: random seed, independent of training, 0 to 2**32 - 1.
       stochastic: sample actions instead of taking the mode of the policy.
+      save: replace evaluation.json, in the folder of each run and of several seeds; it then also
+        holds the return of each episode, and `seed` and `stochastic`.
       allow_env_import: as for `pgjax.load`.
 
     Returns:
       `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
       steps, and `episodes`. Without a time limit also `cut`, the number of episodes cut off.
 
+      For several seeds, `mean_by_seed`, `episodes` (of each), and `interquartile_mean`, `low` and
+      `high`, the interquartile mean of the seeds' means with its 95 % bootstrap interval; for fewer
+      than five, only their `mean`. `unfinished` lists the seeds that diverged or failed, if any;
+      they count with their last state.
+
     Raises:
       ConfigError: if an argument is out of range.
-      RunError: if memory runs out, since an on-device run evaluates 1,024 episodes together.
+      RunError: if memory runs out, since an on-device run evaluates 1,024 episodes together, or
+        evaluation.json cannot be written.
       Otherwise as for `pgjax.load`.
 
     Example:
@@ -69,8 +82,46 @@ def evaluate(
       >>> sorted(pgjax.evaluate(run, episodes=2))
       ['episodes', 'max', 'mean', 'mean_length', 'min', 'std']
     """
+    result, _ = evaluate_each(
+        run, episodes, seed, stochastic=stochastic, save=save, allow_env_import=allow_env_import
+    )
+    return {name: value for name, value in result.items() if name != "returns"}
+
+
+def evaluate_each(
+    run: RunLike,
+    episodes: int = 100,
+    seed: int = 1000,
+    *,
+    stochastic: bool = False,
+    save: bool = False,
+    allow_env_import: bool = False,
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Evaluate a run, or each of several seeds.
+
+    Returns:
+      As `evaluate`, with `returns`, the return of each episode of a single run; and for several
+      seeds the same of each run, by the name of its folder.
+    """
     episodes = check_episodes(episodes)
-    run = as_run(run, allow_env_import=allow_env_import)
+    runs = seed_runs(run, seed, allow_env_import=allow_env_import)
+    found = [
+        (of_seed.path, _evaluate_run(of_seed, episodes, own, stochastic), own)
+        for of_seed, own in runs
+    ]
+    path = run_path(run)
+    if path != found[0][0]:
+        seeds = [of_seed.config.seed for of_seed, _ in runs]
+        by_seed = {of_seed: result for of_seed, (_, result, _) in zip(seeds, found, strict=True)}
+        ended = [of_seed.config.seed for of_seed, _ in runs if unfinished(of_seed)]
+        found.append((path, seeds_summary(by_seed, ended), int(seed)))
+    for folder, result, own in found if save else ():
+        save_evaluation(folder, result | {"seed": own, "stochastic": bool(stochastic)})
+    *each, (_, result, _) = found
+    return result, {folder.name: of_seed for folder, of_seed, _ in each}
+
+
+def _evaluate_run(run: RunData, episodes: int, seed: int, stochastic: bool) -> dict[str, Any]:
     method = _evaluate_on_device if run.config.on_device else _evaluate_in_python
     returns, lengths, cut = method(run, episodes, seed, stochastic)
     result = {
@@ -80,6 +131,7 @@ def evaluate(
         "max": float(returns.max()),
         "mean_length": float(lengths.astype(np.float32).mean()),
         "episodes": episodes,
+        "returns": returns.tolist(),
     }
     return result if cut is None else result | {"cut": int(cut.sum())}
 
@@ -140,7 +192,7 @@ def _evaluate_on_device(run: RunData, episodes: int, seed: int, stochastic: bool
     sums = []
     try:
         for group in groups:
-            found = collect(run.state.params, _checked(seed), np.int32(group))
+            found = collect(run.state.params, check_seed(seed), np.int32(group))
             reward, weight = jax.device_get(found)
             sums.append((np.sum(reward, 0, dtype=np.float64), np.sum(weight, 0)))
     except jax.errors.JaxRuntimeError as e:
@@ -208,14 +260,8 @@ def evaluation_state(run: RunData, seed: int) -> TrainState:
     Raises:
       ConfigError: if `seed` is not an integer from 0 to 2**32 - 1.
     """
-    key = _evaluation_key(_checked(seed))
+    key = _evaluation_key(check_seed(seed))
     return run.state._replace(key=key, step=jnp.zeros((), jnp.int32))
-
-
-def _checked(seed: int) -> np.uint32:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise ConfigError(f"--seed must be an integer from 0 to {2**32 - 1}, got {seed!r}")
-    return np.uint32(seed)
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from pgjax.evaluation.curves import draw_groups, draw_line, read_columns, with_s
 from pgjax.evaluation.groups import group_runs
 from pgjax.runs import store
 from pgjax.runs.folder import absolute, diverged, load_config, read_lines, seed_folders
-from pgjax.runs.run import Run, RunLike, run_path
+from pgjax.runs.run import RunData, RunLike, run_path
 
 
 def plot(
@@ -87,7 +87,7 @@ def plot(
 
 
 def _listed(run: RunLike | Sequence[RunLike]) -> list[RunLike]:
-    if isinstance(run, Run | Path | str):
+    if isinstance(run, RunData | Path | str):
         return [run]
     return list(cast(Sequence[RunLike], run))  # a Run is a tuple, too
 

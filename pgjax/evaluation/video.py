@@ -26,10 +26,11 @@ from pgjax.errors import (
     short_repr,
 )
 from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
+from pgjax.evaluation.seeds import seed_runs
 from pgjax.gym.results import EnvError, failure_text
 from pgjax.runs import store
 from pgjax.runs.folder import absolute
-from pgjax.runs.run import RunData, RunLike, as_run
+from pgjax.runs.run import RunData, RunLike, run_path
 
 __all__ = ["frames", "render"]
 
@@ -52,7 +53,8 @@ def render(
     """Write a video of the agent, .mp4 or .gif, at the environment's frame rate.
 
     Use it to watch a trained agent. A .gif shows at most 50 frames per second: of a faster
-    environment some frames are left out, and it still lasts as long.
+    environment some frames are left out, and it still lasts as long. The runs in the folder of
+    several seeds follow one after the other.
 
     Args:
       run, episodes, seed, stochastic: as for `frames`.
@@ -74,15 +76,16 @@ def render(
       >>> pgjax.render(pgjax.train(config), path / "agent.gif").name
       'agent.gif'
     """
-    run = as_run(run, allow_env_import=allow_env_import)
-    out = run.path / "video.mp4" if out is None else absolute(out)
+    runs = seed_runs(run, seed, allow_env_import=allow_env_import)
+    out = run_path(run) / "video.mp4" if out is None else absolute(out)
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"a video must end in .mp4 or .gif, got {out.name!r}")
     if out.is_symlink() or out.is_dir():
         kind = "symbolic link" if out.is_symlink() else "folder"
         raise ConfigError(f"{out} is a {kind}: choose another --out")
     with (_gif if out.suffix == ".gif" else _mp4)(out) as show:
-        _film(run, episodes, seed, stochastic, show)
+        for of_seed, own in runs:
+            _film(of_seed, episodes, own, stochastic, show)
     return out
 
 
@@ -100,8 +103,8 @@ def frames(
     If the environment has no time limit, an episode is cut off after 1,000 steps.
 
     Args:
-      run: a run or its folder.
-      episodes: number of episodes, one after the other.
+      run: a run, its folder, or the folder of several seeds, which are shown one after the other.
+      episodes: number of episodes of each run, one after the other.
       seed: random seed. The same seed shows the episodes of `pgjax.evaluate`, except for an
         on-device run: Gymnasium's environment is rendered.
       stochastic: sample actions instead of taking the mode of the policy.
@@ -121,9 +124,9 @@ def frames(
       >>> frames(pgjax.train(config))[0].shape
       (400, 600, 3)
     """
-    run = as_run(run, allow_env_import=allow_env_import)
     images: list[np.ndarray] = []
-    _film(run, episodes, seed, stochastic, lambda image, _: images.append(image))
+    for of_seed, own in seed_runs(run, seed, allow_env_import=allow_env_import):
+        _film(of_seed, episodes, own, stochastic, lambda image, _: images.append(image))
     return images
 
 

@@ -27,6 +27,11 @@ class RunData(NamedTuple):
     """The TrainState after the last update."""
 
 
+def unfinished(run: RunData) -> bool:
+    """Whether a run ended before its last update: it diverged, failed or was stopped."""
+    return int(run.state.step) < run.config.updates
+
+
 RunLike = RunData | Path | str
 
 

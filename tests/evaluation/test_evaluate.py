@@ -22,7 +22,8 @@ from pgjax.training.verify import verify
 def test_evaluate(run_dir, capsys):
     app.main(["evaluate", str(run_dir), "--episodes", "4", "--seed", "7", "--json"])
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"mean", "std", "min", "max", "mean_length", "episodes"}
+    names = {"mean", "std", "min", "max", "mean_length", "episodes"}
+    assert set(result) == names | {"returns"}
     run = load(run_dir)
     # worked out separately: the mode acts in an environment reset with the evaluation's seeds
     state = evaluate.evaluation_state(run, 7)
@@ -30,6 +31,8 @@ def test_evaluate(run_dir, capsys):
     rollout = pgjax.collect_episodes(env, evaluate.greedy(run.agent), state, 4)
     returns = rollout.reward.sum(0)
     assert result["mean"] == pytest.approx(returns.mean())
+    assert result["returns"] == returns.tolist()
+    assert set(evaluate.evaluate(run, 4, 7)) == names
     assert result["std"] == pytest.approx(returns.std())
     obs = rollout.obs[: int(returns[0]), 0]
     modes = np.argmax(run.agent.policy.apply(run.state.params, obs).logits, -1)

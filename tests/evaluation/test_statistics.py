@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 
 import pgjax
-from pgjax.evaluation.statistics import bootstrap_interval, interquartile_mean, middle_mean
+from pgjax.evaluation.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    middle_mean,
+    probability_of_improvement,
+    summarize,
+)
 
 
 def test_the_middle_half():
@@ -65,3 +71,32 @@ def test_few_scores_have_no_interval():
     with pytest.raises(pgjax.ConfigError, match="at least 5"):
         interquartile_mean([1.0, 2.0, 3.0, 4.0])
     assert np.isfinite(interquartile_mean([1.0, 2.0, 3.0, 4.0, 5.0])["low"])
+    assert summarize([1.0, 2.0, 6.0]) == {"mean": 3.0}
+    assert summarize(range(5)) == interquartile_mean(range(5))
+
+
+def test_the_probability_of_improvement_is_the_share_of_pairs(rng):
+    # 3 beats 1 and 2 and ties with 3; 1 ties with 1: 3 of 6 pairs.
+    assert probability_of_improvement([3.0, 1.0], [1.0, 2.0, 3.0]) == {"probability": 0.5}
+    x, y = rng.integers(0, 9, 8), rng.integers(3, 12, 6)
+    found = probability_of_improvement(x, y)
+    assert found["probability"] == stats.mannwhitneyu(x, y).statistic / 48
+    swapped = probability_of_improvement(y, x)
+    assert swapped["probability"] == pytest.approx(1 - found["probability"])
+    assert swapped["low"] == pytest.approx(1 - found["high"], abs=0.03)
+
+
+def test_the_interval_of_the_probability_draws_each_sample_on_its_own(rng):
+    x, y = rng.normal(1.0, 1.0, 9), rng.normal(0.5, 1.0, 7)
+    found = probability_of_improvement(x, y)
+    expected = stats.bootstrap(
+        (x, y),
+        lambda x, y, axis: stats.mannwhitneyu(x, y, axis=axis).statistic / 63,
+        n_resamples=5_000,
+        rng=1,
+    ).confidence_interval
+    assert found["low"] == pytest.approx(expected.low, abs=0.03)
+    assert found["high"] == pytest.approx(expected.high, abs=0.03)
+    apart = probability_of_improvement([5.0] * 5, [1.0] * 5)
+    assert apart == {"probability": 1.0, "low": 1.0, "high": 1.0}
+    assert "low" not in probability_of_improvement([5.0] * 5, [1.0] * 4)

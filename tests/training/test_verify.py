@@ -142,3 +142,23 @@ def test_the_command_repeats_the_evaluation(run_dir, tmp_path, capsys):
         app.main(["verify", str(tmp_path / "run")])
     assert caught.value.code == 1
     assert f"mean: 500.0, {result['mean']}" in capsys.readouterr().out
+
+
+def test_the_command_repeats_the_returns_of_an_evaluation_if_they_were_written(
+    run_dir, tmp_path, capsys
+):
+    shutil.copytree(run_dir, tmp_path / "run")
+    path = tmp_path / "run" / "evaluation.json"
+    result = json.loads(path.read_text())
+    returns = result.pop("returns")
+    path.write_text(json.dumps(result))  # as older versions did
+    app.main(["verify", str(tmp_path / "run")])
+    path.write_text(json.dumps({**result, "returns": [*returns[:3], 7.5]}))
+    with pytest.raises(SystemExit):
+        app.main(["verify", str(tmp_path / "run")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"  return of episode 3: 7.5, {returns[3]}"
+    path.write_text("[]")
+    with pytest.raises(SystemExit) as caught:
+        app.main(["verify", str(tmp_path / "run")])
+    assert caught.value.code == 2
