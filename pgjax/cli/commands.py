@@ -18,7 +18,7 @@ from pgjax.evaluation.compare import compare
 from pgjax.evaluation.evaluate import evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.evaluation.seeds import summary_sentence
-from pgjax.runs.folder import seed_folders
+from pgjax.runs.folder import seeds_in
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
 RunFolders = Annotated[
@@ -42,7 +42,7 @@ def _resume(
         updates: Total number of updates, to extend a finished run.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
-    num_seeds = len(seed_folders(run)) or 1
+    num_seeds = len(seeds_in(run)) or 1
     with running(runtime, num_seeds) as observers:
         resumed = resume(
             run,

@@ -19,8 +19,9 @@ import jax
 
 from pgjax.config.env import end_with
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import PgjaxError, RunWarning
+from pgjax.errors import DivergedError, PgjaxError, RunWarning
 from pgjax.evaluation.during import record_evaluation
+from pgjax.runs import store
 from pgjax.training import train as training
 from pgjax.training.loop import RunInfo
 
@@ -76,6 +77,9 @@ def main() -> None:
         else:
             training.train(config, [lines], evaluator=record_evaluation)
     except PgjaxError as e:
+        if isinstance(e, DivergedError) and (path / "manifest.json").exists():
+            manifest = store.read_sealed(path / "manifest.json")
+            store.write_sealed(path / "manifest.json", {**manifest, "diverged": str(e)})
         lines.say(error=str(e), kind=type(e).__name__)
     except KeyboardInterrupt:
         pass  # the progress is saved

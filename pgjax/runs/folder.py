@@ -142,8 +142,12 @@ def seeds_in(run_dir: Path) -> range:
 
 
 def seed_folders(run_dir: Path) -> list[Path]:
-    """Return the run folders in a folder of several seeds; empty for the folder of a single run."""
-    return [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
+    """Return the run folders in a folder of several seeds; empty for the folder of a single run.
+
+    A seed that failed before its first update has none.
+    """
+    folders = [seed_folder(run_dir, seed) for seed in seeds_in(run_dir)]
+    return [folder for folder in folders if (folder / "config.json").exists()]
 
 
 def diverged(run_dir: Path) -> str | None:

@@ -101,7 +101,7 @@ def resume(
 ) -> list[RunData]:
     """Resume a run, or the seeds of a folder; see `pgjax.resume`."""
     path = run_path(run)
-    paths = folder.seed_folders(path) or [path]
+    paths = [folder.seed_folder(path, seed) for seed in folder.seeds_in(path)] or [path]
     ended = [p for p in paths if p != path and folder.diverged(p)]
     paths = [p for p in paths if p not in ended]
     # A run that was killed early may lack the folders of some seeds.
