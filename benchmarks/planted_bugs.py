@@ -136,8 +136,8 @@ BUGS = [
     Bug(
         "the evaluation's seed is ignored",
         EVALUATE,
-        "key = _evaluation_key(_checked(seed))",
-        "key = _evaluation_key(_checked(1000))",
+        "key = _evaluation_key(check_seed(seed))",
+        "key = _evaluation_key(check_seed(1000))",
         EVALUATING,
     ),
     Bug(
