@@ -78,3 +78,10 @@ def test_every_seed_is_evaluated(tmp_path):
 def test_evaluating_no_episodes_is_refused():
     with pytest.raises(pgjax.ConfigError, match="--eval-episodes"):
         dataclasses.replace(CONFIG, eval_episodes=0)
+
+
+def test_the_curve_shows_the_evaluations(tmp_path):
+    run = trained(tmp_path / "run")
+    shown = pgjax.plot(run, tmp_path / "shown.png").read_bytes()
+    (run.path / "evaluations.jsonl").unlink()
+    assert pgjax.plot(run, tmp_path / "without.png").read_bytes() != shown
