@@ -12,13 +12,14 @@ from pgjax.cli.comparison import comparison_table
 from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.train import refuse_unfinished, running
 from pgjax.commands.progress import gradient_table, gradient_verdict, make_console
-from pgjax.commands.train import resume
+from pgjax.commands.train import resume, why_complete
 from pgjax.commands.verify import verdict, verify
 from pgjax.evaluation.compare import compare
 from pgjax.evaluation.evaluate import evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.evaluation.seeds import summary_sentence
 from pgjax.runs.folder import seeds_in
+from pgjax.runs.run import run_path
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
 RunFolders = Annotated[
@@ -34,14 +35,19 @@ def _resume(
     updates: int | None = None,
     allow_env_import: bool = False,
 ) -> None:
-    """Resume an interrupted run.
+    """Resume an interrupted run, or extend a complete one.
+
+    A complete run is left as it is, unless --updates is larger than before.
 
     Args:
         run: The run folder, of one seed or of several.
         runtime: Devices, processes and trackers.
-        updates: Total number of updates, to extend a finished run.
+        updates: Total number of updates, to extend a complete run.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
+    if said := why_complete(run_path(run), updates):
+        print(said)
+        return
     num_seeds = len(seeds_in(run)) or 1
     with running(runtime, num_seeds) as observers:
         resumed = resume(

@@ -3,14 +3,22 @@
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 
 from pgjax.commands.run import Run
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import ConfigError, RunWarning
+from pgjax.errors import ConfigError, RunWarning, counted
 from pgjax.evaluation.during import record_evaluation
-from pgjax.runs.run import RunData, RunLike
+from pgjax.runs.folder import (
+    diverged,
+    load_config,
+    resume_command,
+    seed_folder,
+    seeds_in,
+)
+from pgjax.runs.run import RunData, RunLike, is_complete, run_path
 from pgjax.training import train as training
 from pgjax.training.loop import Observer
 
@@ -132,8 +140,8 @@ def resume(
 
     Use it after an interrupt or a crash, or with `updates` to extend a finished run. On the same
     machine, if the manifest says `bit_exact`, the result is byte-identical to that of an
-    uninterrupted run (except for timings). A seed that diverged while others went on is left as it
-    is.
+    uninterrupted run (except for timings). A complete run is returned and not written to. A seed
+    that diverged while others went on is left as it is.
 
     Args:
       run: a run folder, the folder of several seeds, or a Run.
@@ -169,7 +177,34 @@ def resume(
             evaluator=record_evaluation,
         )
 
+    if why_complete(run_path(run), updates):
+        return [Run(*of_seed) for of_seed in work(observers)]
     return _with_report(work, observers, progress)
+
+
+def why_complete(path: Path, updates: int | None) -> str | None:
+    """Say that nothing is left to do in a run, and how to extend it; None if something is left."""
+    paths = [seed_folder(path, seed) for seed in seeds_in(path)] or [path]
+    paths = [p for p in paths if not diverged(p)]
+    whole = paths and all((p / "config.json").exists() for p in paths)
+    if not whole:
+        return None
+    configs = [load_config(p) for p in paths]
+    of = configs[0]
+    if of.eval_episodes and not (path / "evaluation.json").exists():
+        return None
+    if updates not in (None, of.updates) or not all(map(is_complete, paths, configs)):
+        return None
+    complete = (
+        f"{path} is complete, with {counted(of.updates, 'update')}"
+        + " and an evaluation" * bool(of.eval_episodes)
+    )
+    if of.length_matters:
+        return (
+            f"{complete}; a setting is annealed over its length, so to train longer, train again "
+            "with more --updates"
+        )
+    return f"{complete}; to extend it: {resume_command(path)} --updates N"
 
 
 def _with_report(
@@ -200,5 +235,9 @@ def _with_report(
         mine.append(EvaluationCompiler())
     runs = work([*mine, *observers])
     if first:
-        report(runs, console)
+        try:
+            report(runs, console)
+        except KeyboardInterrupt as e:
+            path = runs[0].path if len(runs) == 1 else runs[0].path.parent
+            raise type(e)(f"(while evaluating; to continue: {resume_command(path)})") from e
     return [Run(*run) for run in runs]

@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,15 @@ def locked_folder(path: Path, *, new: bool) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for folder in made:
                 folder.rmdir()
+
+
+def resume_command(run_dir: Path) -> str:
+    """Return the command that resumes a run.
+
+    >>> resume_command(Path("my runs/1"))
+    "pgjax resume 'my runs/1'"
+    """
+    return f"pgjax resume {shlex.quote(str(run_dir))}"
 
 
 def seed_folder(run_dir: Path, seed: int) -> Path:

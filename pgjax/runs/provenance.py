@@ -28,6 +28,7 @@ _FLAGS = (
     "jax_default_matmul_precision",
     "jax_disable_jit",
 )
+_FIELDS = ("Name", "Version")  # of a package's metadata
 _VECTORS = ("avx", "fma", "f16c", "sse", "amx", "sve", "asimd")
 
 
@@ -98,20 +99,49 @@ def source() -> dict[str, Any]:
         return {"git_commit": None, "git_dirty": None}
 
 
+def installed_packages() -> dict[str, str]:
+    """Return the version of every package that is installed, by its normalised name, sorted."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        # Several times faster than `distribution.version`, which parses everything.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        name, version = (re.search(rf"^{x}: *(.+)$", text, re.MULTILINE) for x in _FIELDS)
+        if name and version:  # the first one on the path is the one that is imported
+            normalised = re.sub(r"[-_.]+", "-", name[1].strip()).lower()
+            found.setdefault(normalised, version[1].strip())
+    return dict(sorted(found.items()))
+
+
+def environment_source(config: TrainConfig) -> dict[str, str | None]:
+    """Return the module that an environment comes from, and the version of its package.
+
+    Both are None where it was registered without a module, as in a notebook.
+    """
+    module = _module_of(config)
+    if module in ("", "__main__"):
+        return {"module": None, "version": None}
+    return {"module": module, "version": _version(module)}
+
+
 def _of_environment(config: TrainConfig) -> dict[str, str]:
     """Return the versions of what an environment comes from, besides Gymnasium: {name: version}.
 
     These are the packages that provide it and its wrappers, and the physics engines and emulators
     that are loaded.
     """
-    spec = env_spec(config)
-    entry = spec.entry_point if spec else None
-    if not isinstance(entry, str):
-        entry = getattr(entry, "__module__", "")
-    named = {re.split("[.:]", name)[0] for name in (entry, *config.wrappers)}
+    named = {_module_of(config), *(re.split("[.:]", name)[0] for name in config.wrappers)}
     modules = named | _ENGINES & sys.modules.keys()
     modules -= {"", "gymnasium", "pgjax", "__main__"}
     return {f"{name} version": _version(name) for name in sorted(modules)}
+
+
+def _module_of(config: TrainConfig) -> str:
+    """Return the top-level module that makes an environment; empty if it is not known."""
+    spec = env_spec(config)
+    entry = spec.entry_point if spec else None
+    if not isinstance(entry, str):
+        entry = getattr(entry, "__module__", None) or ""
+    return re.split("[.:]", entry)[0]
 
 
 def _version(module: str) -> str:

@@ -17,8 +17,14 @@ from pgjax.errors import RunError, RunWarning, counted
 from pgjax.runs import store
 from pgjax.runs.checkpoints import settings_digest, with_key_data
 from pgjax.runs.digests import params_sha256
-from pgjax.runs.folder import seeds_in, write_seeds
-from pgjax.runs.provenance import differences, machine_facts, source
+from pgjax.runs.folder import resume_command, seeds_in, write_seeds
+from pgjax.runs.provenance import (
+    differences,
+    environment_source,
+    installed_packages,
+    machine_facts,
+    source,
+)
 from pgjax.runs.states import RunState
 from pgjax.runs.trust import remember
 
@@ -76,7 +82,8 @@ class Recorder:
             manifest = self._resumed(manifest)
         self._manifest = {"config": self._config.to_json(), **manifest}
         store.clear(self.path / "checkpoints", self.last["update"])
-        (self.path / "failure.json").unlink(missing_ok=True)
+        for name in ("failure.json", "evaluation.json"):  # of an earlier state
+            (self.path / name).unlink(missing_ok=True)
         store.write_sealed(self.path / "config.json", self._config.to_json())
         remember(self.path, self._config)
         store.write_sealed(self.path / "manifest.json", self._manifest)
@@ -186,6 +193,7 @@ class SeedRecorders:
                 write_seeds(self._folder, range(first, first + len(self._recorders)))
             if self._recorders:
                 self._manifest |= _bit_exact(self._why_not)
+                (self._folder / "evaluation.json").unlink(missing_ok=True)
             for recorder in self._recorders:
                 recorder.begin(self._manifest)
             self._begun = True
@@ -235,13 +243,22 @@ class SeedRecorders:
         except OSError as e:
             raise RunError(
                 f"cannot write to {self._folder} ({e}): the last checkpoint is intact; free some "
-                f"space and run pgjax resume {self._folder}"
+                f"space and run {resume_command(self._folder)}"
             ) from e
 
 
 def new_manifest(config: TrainConfig) -> dict[str, Any]:
-    """The facts known before a run starts: machine, pgjax's git commit (if any) and time."""
-    return {"machine": machine_facts(config), **source(), "started": _now()}
+    """The facts known before a run starts.
+
+    Only `machine` is compared when a run is resumed or verified; the packages are for a person.
+    """
+    return {
+        "machine": machine_facts(config),
+        "environment": environment_source(config),
+        "packages": installed_packages(),
+        **source(),
+        "started": _now(),
+    }
 
 
 def _bit_exact(reason: str | None) -> dict[str, Any]:

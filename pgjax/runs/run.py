@@ -7,7 +7,7 @@ from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import RunError
-from pgjax.runs import provenance
+from pgjax.runs import provenance, store
 from pgjax.runs.checkpoints import refuse_changed_logs, restore, valid_checkpoints, warn_of_damage
 from pgjax.runs.folder import absolute, read_config
 from pgjax.runs.states import train_state, with_stream
@@ -66,3 +66,13 @@ def run_path(run: RunLike) -> Path:
 def as_run(run: RunLike, *, allow_env_import: bool = False) -> RunData:
     """Return a run unchanged, or `load` it from its folder."""
     return run if isinstance(run, RunData) else load(run, allow_env_import=allow_env_import)
+
+
+def is_complete(path: Path, config: TrainConfig) -> bool:
+    """Whether a run has made all updates of its config, and its last checkpoint is intact."""
+    newest = next(valid_checkpoints(path, config, lambda problem: None), None)
+    try:
+        recorded = store.read_sealed(path / "manifest.json").get("updates")
+    except (store.DamagedError, AttributeError):
+        return False
+    return newest is not None and newest.update == recorded == config.updates

@@ -69,7 +69,7 @@ def train_in_processes(
             with contextlib.closing(_updates(seeds, resuming)) as updates:
                 _follow(seeds, updates, run_dir, observers)
         except KeyboardInterrupt as e:
-            raise type(e)(f"{e} (saved in {run_dir})".lstrip()) from e
+            raise type(e)(f"{e} (to continue: {folder.resume_command(run_dir)})".lstrip()) from e
     if all(seed.error for seed in seeds):
         raise next(seed.error for seed in seeds if seed.error)
 

@@ -29,7 +29,7 @@ from pgjax.errors import (
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
-from pgjax.runs.run import RunData, RunLike, load, run_path
+from pgjax.runs.run import RunData, RunLike, is_complete, load, run_path
 from pgjax.runs.states import RunState, train_state, with_stream
 from pgjax.runs.store import Checkpoint
 from pgjax.training.engines import Engine, make_engine
@@ -178,12 +178,6 @@ def _train(
             raise ConfigError(
                 f"--updates {config.updates}, but the run already has {done}: choose more"
             )
-        recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
-        manifest = new_manifest(config)
-        folders = SeedRecorders(run_dir, recorders, manifest, why_not)
-        if done:
-            folders.begin()
-        last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
 
         def evaluate(states: list[RunState], metrics: list[dict[str, Any]]) -> None:
             if writes and evaluator is not None:
@@ -191,9 +185,15 @@ def _train(
                     if row["update"] == int(state.step):  # it has not diverged
                         evaluator(RunData(path, config, agent, train_state(state)), row)
 
-        states = _record_updates(
-            engine, configs, states, last, folders, observers, run_dir, evaluate
-        )
+        if not (resuming and writes and all(map(is_complete, paths, configs))):
+            recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
+            folders = SeedRecorders(run_dir, recorders, new_manifest(config), why_not)
+            if done:
+                folders.begin()
+            last = [of.last for of in recorders] or [zero_totals(done)] * len(configs)
+            states = _record_updates(
+                engine, configs, states, last, folders, observers, run_dir, evaluate
+            )
     runs = zip(paths, configs, states, strict=True)
     return [RunData(path, config, agent, train_state(state)) for path, config, state in runs]
 
@@ -254,6 +254,8 @@ def _with_saved(
 ) -> KeyboardInterrupt | PgjaxError:
     """The error that ended a run, with a note on what is saved."""
     saved = f"after {counted(updates, 'update')}; saved in {run_dir}"
+    if isinstance(error, KeyboardInterrupt):
+        saved += f"; to continue: {folder.resume_command(run_dir)}"
     replay = error.replay if isinstance(error, RolloutError) else None
     if replay is not None:
         folder.write_json(run_dir / "failure.json", replay)

@@ -125,4 +125,4 @@ def test_an_interrupt_saves_every_seed(tmp_path):
     for log in logs:
         manifest = json.loads((log.parent / "manifest.json").read_text())
         assert manifest["updates"] == len(read_lines(log)) > 0
-    assert "saved in" in errors
+    assert "to continue: pgjax resume" in errors

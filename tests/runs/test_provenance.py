@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import types
@@ -9,7 +10,8 @@ import pytest
 from conftest import ROOT
 
 import pgjax
-from pgjax.runs import provenance
+from pgjax.cli import app
+from pgjax.runs import provenance, store
 
 
 def test_a_source_tree_need_not_be_installed(monkeypatch):
@@ -69,3 +71,61 @@ def test_the_versions_of_what_an_environment_comes_from_are_recorded(monkeypatch
     assert facts["some_envs version"] == "1.2"
     assert "mujoco version" in provenance.machine_facts(pgjax.TrainConfig("CartPole-v1"))
     del gym.registry["Provided-v0"]
+
+
+def test_every_installed_package_is_listed(tmp_path, monkeypatch):
+    for name, file, text in (
+        ("One.Two_three-1.dist-info", "METADATA", "Name: One.Two_three\nVersion: 1.0rc1\n\ntext"),
+        ("Old-2.egg-info", "PKG-INFO", "Metadata-Version: 1\nName: Old\nVersion: 2\n"),
+        ("Broken-3.dist-info", "METADATA", "no fields"),
+        ("Empty-4.dist-info", "RECORD", ""),
+    ):
+        (tmp_path / "first" / name).mkdir(parents=True)
+        (tmp_path / "first" / name / file).write_text(text)
+    hidden = tmp_path / "second" / "old-9.dist-info"
+    hidden.mkdir(parents=True)
+    (hidden / "METADATA").write_text("Name: old\nVersion: 9\n")  # never imported
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "second")])
+    assert list(provenance.installed_packages().items()) == [
+        ("old", "2"),
+        ("one-two-three", "1.0rc1"),
+    ]
+
+
+def test_the_list_agrees_with_importlib():
+    found = provenance.installed_packages()
+    assert found["jax"] == metadata.version("jax")
+    assert found["lazy-loader"] == metadata.version("lazy_loader")
+    assert list(found) == sorted(found)
+
+
+def test_the_package_of_the_environment_is_named():
+    gymnasium = metadata.version("gymnasium")
+    assert provenance.environment_source("CartPole-v1") == {
+        "module": "gymnasium", "version": gymnasium
+    }  # fmt: skip
+    nowhere = {"module": None, "version": None}
+    assert provenance.environment_source("Unknown-v0") == nowhere
+    gym.register("Scripted-v9", entry_point=type("Env", (), {"__module__": "__main__"}))
+    gym.register("Local-v9", entry_point="no_such_package.envs:Env")
+    assert provenance.environment_source("Scripted-v9") == nowhere
+    assert provenance.environment_source("a:Local-v9") == {
+        "module": "no_such_package", "version": "not installed"
+    }  # fmt: skip
+    del gym.registry["Scripted-v9"], gym.registry["Local-v9"]
+
+
+def test_packages_are_in_the_manifest_but_are_not_compared(run_dir, tmp_path, capfd):
+    manifest = store.read_sealed(run_dir / "manifest.json")
+    assert manifest["packages"] == provenance.installed_packages()
+    assert manifest["environment"]["module"] == "gymnasium"
+    shutil.copytree(run_dir, tmp_path / "run")
+    packages = {**manifest["packages"], "jax": "0.0.1", "something": "1"}
+    store.write_sealed(
+        tmp_path / "run" / "manifest.json", {**manifest, "packages": packages, "updates": 2}
+    )
+    app.main(["resume", str(tmp_path / "run")])
+    assert "another machine" not in capfd.readouterr().err
+    resumed = store.read_sealed(tmp_path / "run" / "manifest.json")
+    assert resumed["resumed"] == [{"update": 3, "differs": []}]
+    assert resumed["packages"] == packages  # those that the run began with

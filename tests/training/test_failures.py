@@ -291,6 +291,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(number, code, options, tmp_path
     assert process.returncode == code
     assert len(err.strip().splitlines()) == 1, err
     assert "interrupted (after" in err
+    assert err.endswith(f"; to continue: pgjax resume {path})\n")
     assert group_is_gone(process)
     run = pgjax.load(path)
     assert (
