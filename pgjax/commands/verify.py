@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgjax.commands.progress import terminal
+from pgjax.commands.progress import make_console, terminal
 from pgjax.errors import ConfigError, counted
 from pgjax.evaluation.evaluate import evaluate_each
 from pgjax.evaluation.seeds import read_evaluation
 from pgjax.runs.folder import seed_folders
 from pgjax.runs.run import RunLike, run_path
 from pgjax.training import verify as training
+from pgjax.training.forecast import duration, expected_seconds
 from pgjax.training.loop import Observer
 
 
@@ -45,7 +46,8 @@ def verify(
       `machine` (the differences between the two machines) and `reason` (the likely cause). With an
       evaluation, `evaluated` (its number of episodes) and `evaluation` (for each name that differs,
       the recorded and the new value). For the folder of several seeds, `identical` and `seeds`, one
-      such dict for each.
+      such dict for each. A RunWarning at the start says what differs between this machine and that
+      of the run, if it may change results.
 
     Raises:
       ConfigError: if the range contains updates that are not in the logs.
@@ -74,9 +76,13 @@ def verify(
         }
         return {"identical": all(of["identical"] for of in seeds.values()), "seeds": seeds}
     first, last = update_range(updates)
+    following = terminal(progress)
+    if following and (seconds := expected_seconds(path, first, last)) is not None:
+        about = f"about {duration(seconds)}, which these updates took in the run"
+        make_console().print(about, highlight=False)
     found = training.verify(
         path,
-        [*terminal(progress), *observers],
+        [*following, *observers],
         first=first,
         last=last,
         num_devices=num_devices,

@@ -14,7 +14,7 @@ from pgjax.config.env import open_env
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError, RunError, check_count
 from pgjax.runs import store
-from pgjax.runs.checkpoints import restore, valid_checkpoints
+from pgjax.runs.checkpoints import restore
 from pgjax.runs.digests import params_digest, params_sha256, to_hex
 from pgjax.runs.folder import read_config
 from pgjax.runs.provenance import differences, machine_facts
@@ -22,6 +22,7 @@ from pgjax.runs.recorder import LOGS, zero_totals
 from pgjax.runs.run import RunLike, run_path
 from pgjax.runs.states import RunState, with_stream
 from pgjax.training.engines import make_engine
+from pgjax.training.forecast import checkpoint_before, warn_of_other_machine
 from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watcher
 from pgjax.training.train import states_at
 
@@ -97,15 +98,13 @@ def _first_difference(
     num_devices: int | None,
 ) -> _Difference | None:
     """Train again up to the first update that differs; None if all match."""
-    checkpoint = None
-    if not config.restarts_episodes:
-        valid = valid_checkpoints(path, config)
-        checkpoint = next((at for at in valid if at.update < first), None)
+    checkpoint = checkpoint_before(path, config, first)
     totals = zero_totals()
     if checkpoint is not None:
         totals = {name: recorded.metrics[checkpoint.update - 1][name] for name in totals}
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(open_env(config))
+        warn_of_other_machine(path, config.env_id)
         agent = make_agent(config, env)
         engine = make_engine(config, env.env, agent, 1, num_devices, watcher(observers))
         spaces = env.observation_space, env.action_space
