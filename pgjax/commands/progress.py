@@ -154,7 +154,7 @@ def _settings(config: TrainConfig) -> str:
     tuned = config.env_id in PRESETS[algorithm]
     name = f"preset of {algorithm} for {config.env_id}" if tuned else f"defaults of {algorithm}"
     preset = TrainConfig(config.env_id, **preset_values(config.env_id, algorithm))
-    same = dataclasses.replace(preset, seed=config.seed, run_dir=config.run_dir)
+    same = dataclasses.replace(preset, seed=config.seed, run_dir=config.run_dir, env=config.env)
     changed = [
         _as_option(name, value)
         for name, value in vars(config).items()

@@ -13,6 +13,7 @@ import gymnasium as gym
 import jax
 
 from pgjax.config.env import make_env
+from pgjax.config.settings import EnvSource
 from pgjax.errors import ConfigError, counted
 from pgjax.evaluation.evaluate import evaluation_sentence, greedy
 from pgjax.evaluation.video import render
@@ -168,7 +169,7 @@ class Run(runs.RunData):
         return f"<div>{shown}</div>"
 
 
-def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
+def load(path: Path | str, *, allow_env_import: bool = False, env: EnvSource | None = None) -> Run:
     """Read a run from its folder, with the state of its last valid checkpoint.
 
     Use it to work with an agent that was trained earlier.
@@ -178,6 +179,7 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
       allow_env_import: allow an environment id module:Name, wrappers, and arguments that may name a
         module or a file to import code and run it. Use it only for folders that you trust. Those
         that this machine made need no permission, unless they were moved.
+      env: the environment of the run, as in TrainConfig, if it was given in Python.
 
     Returns:
       The run.
@@ -185,8 +187,8 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
     Raises:
       RunError: if it is not the folder of one run, or its settings or all its checkpoints are
         damaged.
-      ConfigError: if its environment cannot be made or needs `allow_env_import`, its settings are
-        not valid in this version, or JAX finds no device.
+      ConfigError: if its environment cannot be made or needs `allow_env_import` or `env`, its
+        settings are not valid in this version, or JAX finds no device.
       SpaceError: if the spaces of its environment are not supported.
 
     Example:
@@ -197,4 +199,4 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> Run:
       >>> int(pgjax.load(path).state.step)
       1
     """
-    return Run(*runs.load(path, allow_env_import=allow_env_import))
+    return Run(*runs.load(path, allow_env_import=allow_env_import, env=env))

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from pgjax.commands.run import Run
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import ConfigError, RunWarning, counted
 from pgjax.evaluation.during import record_evaluation
 from pgjax.runs.folder import (
@@ -134,6 +134,7 @@ def resume(
     updates: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
     progress: bool | None = None,
 ) -> list[Run]:
     """Resume an interrupted run and return a list of runs, one per seed.
@@ -147,7 +148,7 @@ def resume(
       run: a run folder, the folder of several seeds, or a Run.
       observers, num_devices, progress: as for `train`; num_devices may differ from before.
       updates: the total number of updates; by default that of the run's settings.
-      allow_env_import: as for `pgjax.load`.
+      allow_env_import, env: as for `pgjax.load`.
 
     Returns:
       A list with one run per seed; for the folder of a single run it has one element.
@@ -174,6 +175,7 @@ def resume(
             updates=updates,
             num_devices=num_devices,
             allow_env_import=allow_env_import,
+            env=env,
             evaluator=record_evaluation,
         )
 

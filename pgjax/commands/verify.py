@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pgjax.commands.progress import make_console, terminal
+from pgjax.config.settings import EnvSource
 from pgjax.errors import ConfigError, counted
 from pgjax.evaluation.evaluate import evaluate_each
 from pgjax.evaluation.seeds import read_evaluation
 from pgjax.runs.folder import seed_folders
-from pgjax.runs.run import RunLike, run_path
+from pgjax.runs.run import RunLike, given_env, run_path
 from pgjax.training import verify as training
 from pgjax.training.forecast import duration, expected_seconds
 from pgjax.training.loop import Observer
@@ -23,6 +24,7 @@ def verify(
     updates: str | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Train again from the settings of a run and compare with its logs; write nothing.
@@ -35,7 +37,7 @@ def verify(
       updates: compare only the updates "A:B", starting from the last checkpoint before A, or from
         the beginning if there is none; by default all that are logged, and the evaluation.
       num_devices, progress: as for `pgjax.train`.
-      allow_env_import: as for `pgjax.load`.
+      allow_env_import, env: as for `pgjax.load`.
 
     Returns:
       `identical`: True if everything compared matches; `first` and `last`: the range of updates
@@ -61,7 +63,7 @@ def verify(
       >>> pgjax.verify(run)["identical"]
       True
     """
-    path = run_path(run)
+    path, env = run_path(run), given_env(run, env)
     if folders := seed_folders(path):
         seeds = {
             folder.name.removeprefix("seed-"): verify(
@@ -70,6 +72,7 @@ def verify(
                 updates=updates,
                 num_devices=num_devices,
                 allow_env_import=allow_env_import,
+                env=env,
                 progress=progress,
             )
             for folder in folders
@@ -87,20 +90,25 @@ def verify(
         last=last,
         num_devices=num_devices,
         allow_env_import=allow_env_import,
+        env=env,
     )
     if updates is None:
-        found |= _repeated_evaluation(path, allow_env_import)
+        found |= _repeated_evaluation(path, allow_env_import, env)
         found["identical"] &= not found.get("evaluation")
     return found
 
 
-def _repeated_evaluation(path: Path, allow_env_import: bool) -> dict[str, Any]:
+def _repeated_evaluation(
+    path: Path, allow_env_import: bool, env: EnvSource | None
+) -> dict[str, Any]:
     """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
     if not (path / "evaluation.json").exists():
         return {}
     there = read_evaluation(path)
     settings = {name: value for name, value in there.items() if name in ("seed", "stochastic")}
-    here, _ = evaluate_each(path, there["episodes"], allow_env_import=allow_env_import, **settings)
+    here, _ = evaluate_each(
+        path, there["episodes"], allow_env_import=allow_env_import, env=env, **settings
+    )
     here |= settings
     if "returns" not in there:  # older versions did not write them
         del here["returns"]

@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 import numbers
 import os
+import re
 import signal
 import threading
 import time
@@ -108,7 +109,11 @@ def make_functional_env(config: TrainConfig) -> envs.Env:
 
 
 def env_spec(config: TrainConfig) -> EnvSpec | None:
-    """Return what Gymnasium has registered for the environment of a config."""
+    """Return what Gymnasium needs to make the environment of a config; None if it is not known."""
+    if isinstance(config.env, EnvSpec):
+        return config.env
+    if config.env is not None:
+        return EnvSpec(re.sub(r"[^\w.-]", "", config.env_id), entry_point=config.env)
     return gym.registry.get(config.env_id.rpartition(":")[2])
 
 
@@ -127,6 +132,8 @@ def make_env(
       ConfigError: if Gymnasium cannot make it.
       SpaceError: for spaces that are not supported.
     """
+    if config.env is None and not config.named:
+        raise ConfigError(f"the environment {config.env_id} has no name: pass it as env=")
     if config.vectorization == "envpool" and num_envs is None and not kwargs:
         return _make_envpool(config)
     num_envs = num_envs or config.num_envs
@@ -135,7 +142,8 @@ def make_env(
         kwargs["max_episode_steps"] = config.max_episode_steps
     named: Any = config.env_id
     spec = env_spec(config)
-    if spec is not None and getattr(spec.entry_point, "__module__", "") == "__main__":
+    local = getattr(spec and spec.entry_point, "__module__", "") == "__main__"
+    if local or config.env is not None:
         named = spec  # processes do not know what a script or a notebook registers
     make_one = functools.partial(_make_one, named, wrappers(config), kwargs)
     try:
@@ -143,7 +151,12 @@ def make_env(
             return make_one()
         if config.vectorization == "async":
             return _in_processes(make_one, num_envs)
-        return SyncVectorEnv([make_one] * num_envs)
+        vector = SyncVectorEnv([make_one] * num_envs)
+        if len({id(env.unwrapped) for env in vector.envs}) < num_envs:
+            raise ConfigError(
+                f"the environment {config.env_id} is made only once: return a new one in each call"
+            )
+        return vector
     except PgjaxError:
         raise
     except (Exception, SystemExit) as e:  # user code may raise anything

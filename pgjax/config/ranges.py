@@ -6,9 +6,11 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from gymnasium.envs.registration import EnvSpec
 
 from pgjax.config.json_object import JsonObject
 
@@ -66,6 +68,7 @@ _TYPE_NAMES = {
     str: "a string",
     Path: "a path",
     types.NoneType: "None",
+    EnvSpec: "a gymnasium EnvSpec",
 }
 _LARGEST_INT, _LARGEST = 2**31 - 1, 1e38  # limits of int32 and, roughly, float32
 _MOST = 2**14  # limit for settings that allocate memory before training starts
@@ -116,6 +119,8 @@ def fits(annotation: Any, value: Any) -> bool:
         return isinstance(value, tuple) and all(fits(arguments[0], x) for x in value)
     if origin is Mapping:
         return isinstance(value, JsonObject)
+    if origin is Callable:
+        return callable(value)
     if annotation in (int, float):
         accepted = int if annotation is int else int | float
         return isinstance(value, accepted) and not isinstance(value, bool)
@@ -135,4 +140,6 @@ def describe(annotation: Any) -> str:
         return f"a tuple of values, each {describe(arguments[0])}"
     if origin is Mapping:
         return 'a JSON object, such as {"name": 1}'
+    if origin is Callable:
+        return "a function that returns an environment"
     return _TYPE_NAMES[annotation]

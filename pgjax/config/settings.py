@@ -4,8 +4,13 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import warnings
+from collections.abc import Callable
 from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from pgjax.config.groups import (
     ONLY_WITH,
@@ -23,6 +28,8 @@ from pgjax.config.ranges import annotations, describe, fits, plain
 from pgjax.errors import ConfigError, RunWarning, short_repr
 from pgjax.types import field_docs
 
+EnvSource = Callable[..., gym.Env] | EnvSpec
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(
@@ -37,7 +44,8 @@ class TrainConfig(
 ):
     """Settings of a training run.
 
-    Use it to configure `pgjax.train`. `TrainConfig(env_id)` has the defaults below;
+    Use it to configure `pgjax.train`. `TrainConfig(env_id)` has the defaults below, and so has
+    `TrainConfig(env=function)`;
     `TrainConfig.preset(env_id, algorithm=...)` has the settings that `pgjax train` starts from,
     which suit the algorithm and are tuned for some environments. Annotations give the type and
     range of each setting.
@@ -52,8 +60,11 @@ class TrainConfig(
       (50, 0.01)
     """
 
-    env_id: str
-    """Gymnasium id of the environment, such as CartPole-v1."""
+    env_id: str = ""
+    """Gymnasium id of the environment, such as CartPole-v1; <NAME> if `env` makes it."""
+    env: EnvSource | None = dataclasses.field(default=None, compare=False, kw_only=True)
+    """Only in Python: a function that returns a new environment, given `env_kwargs`, or a gymnasium
+    EnvSpec. It is not in config.json, so pass it again to `pgjax.load` and the like."""
 
     def __post_init__(self) -> None:
         for name, annotation in annotations(TrainConfig).items():
@@ -63,7 +74,16 @@ class TrainConfig(
                 wanted = describe(annotation)
                 raise ConfigError(f"{option(name)} must be {wanted}, got {short_repr(given)}")
             object.__setattr__(self, name, value)
+        if self.env is not None:
+            object.__setattr__(self, "env_id", f"<{self.env_id.strip('<>') or _name(self.env)}>")
+        elif not self.env_id:
+            raise ConfigError("an environment is needed: its id, such as CartPole-v1, or env")
         _check_together(self)
+
+    @property
+    def named(self) -> bool:
+        """Whether an id names the environment, so that config.json says all about it."""
+        return not self.env_id.startswith("<")
 
     @property
     def length_matters(self) -> bool:
@@ -85,9 +105,9 @@ class TrainConfig(
         return self.num_shards
 
     def to_json(self) -> dict[str, Any]:
-        """Settings as JSON values, without run_dir, which may differ between machines."""
+        """Settings as JSON values, without env and run_dir, which may differ between machines."""
         names = ["env_id", *(field.name for field in dataclasses.fields(self))]
-        values = {name: getattr(self, name) for name in names if name != "run_dir"}
+        values = {name: getattr(self, name) for name in names if name not in _NOT_IN_JSON}
         return {**values, "env_kwargs": dict(self.env_kwargs)}
 
     @classmethod
@@ -97,7 +117,7 @@ class TrainConfig(
         Raises:
           ConfigError: for an unknown or missing name, or a value of the wrong type or out of range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)} - {"env"}
         if unknown := values.keys() - known:
             names = ", ".join(sorted(unknown))
             raise ConfigError(
@@ -114,14 +134,14 @@ class TrainConfig(
 
     @classmethod
     def preset(
-        cls, env_id: str, *, algorithm: str = "reinforce", **overrides: Any
+        cls, env_id: str = "", *, algorithm: str = "reinforce", **overrides: Any
     ) -> "TrainConfig":
         """Return the settings that `pgjax train` starts from.
 
         Use it to train with tuned settings.
 
         Args:
-          env_id: Gymnasium id of the environment.
+          env_id: Gymnasium id of the environment; leave it out if `env` makes it.
           algorithm: "reinforce", "ppo" or "npg".
           **overrides: settings that replace those of the preset.
 
@@ -142,6 +162,16 @@ class TrainConfig(
         warn_of_similar_presets(env_id, algorithm)
         preset = preset_values(env_id, algorithm)
         return cls(**{"env_id": env_id, "algorithm": algorithm, **preset, **overrides})
+
+
+_NOT_IN_JSON = {"env", "run_dir"}
+
+
+def _name(env: EnvSource) -> str:
+    """Return a name for an environment that is not named by its id."""
+    function = getattr(env, "func", env)  # of a functools.partial
+    name = env.id if isinstance(env, EnvSpec) else getattr(function, "__name__", "")
+    return re.sub(r"[^\w./-]", "", name) or "env"
 
 
 def warn_of_similar_presets(env_id: str, algorithm: str) -> None:
@@ -211,6 +241,7 @@ def _check_together(config: TrainConfig) -> None:
 _GYMNASIUM_ONLY = {
     "env_kwargs": "holds arguments of gymnasium.make",
     "wrappers": "wraps Gymnasium environments",
+    "env": "makes a Gymnasium environment",
     "action_mask": "reads the infos of Gymnasium environments",
     "frame_stack": "is a Gymnasium wrapper",
 }

@@ -16,7 +16,7 @@ from pgjax.collect.episodes import episode_returns
 from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import RunError, check_count, counted
 from pgjax.evaluation.seeds import check_seed, save_evaluation, seed_runs, seeds_summary
 from pgjax.numerics.xla import compile_in_background, fastest_compile
@@ -41,6 +41,7 @@ def evaluate(
     stochastic: bool = False,
     save: bool = False,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> dict[str, Any]:
     """Compute statistics of the returns and lengths of new episodes.
 
@@ -57,7 +58,7 @@ def evaluate(
       stochastic: sample actions instead of taking the mode of the policy.
       save: replace evaluation.json, in the folder of each run and of several seeds; it then also
         holds the return of each episode, and `seed` and `stochastic`.
-      allow_env_import: as for `pgjax.load`.
+      allow_env_import, env: as for `pgjax.load`.
 
     Returns:
       `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
@@ -83,7 +84,13 @@ def evaluate(
       ['episodes', 'max', 'mean', 'mean_length', 'min', 'std']
     """
     result, _ = evaluate_each(
-        run, episodes, seed, stochastic=stochastic, save=save, allow_env_import=allow_env_import
+        run,
+        episodes,
+        seed,
+        stochastic=stochastic,
+        save=save,
+        allow_env_import=allow_env_import,
+        env=env,
     )
     return {name: value for name, value in result.items() if name != "returns"}
 
@@ -96,6 +103,7 @@ def evaluate_each(
     stochastic: bool = False,
     save: bool = False,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Evaluate a run, or each of several seeds.
 
@@ -104,7 +112,7 @@ def evaluate_each(
       seeds the same of each run, by the name of its folder.
     """
     episodes = check_episodes(episodes)
-    runs = seed_runs(run, seed, allow_env_import=allow_env_import)
+    runs = seed_runs(run, seed, allow_env_import=allow_env_import, env=env)
     found = [
         (of_seed.path, _evaluate_run(of_seed, episodes, own, stochastic), own)
         for of_seed, own in runs

@@ -16,6 +16,7 @@ import numpy as np
 
 from pgjax.collect.episodes import episode_returns
 from pgjax.config.env import close_env, make_env, with_spaces
+from pgjax.config.settings import EnvSource
 from pgjax.errors import (
     ConfigError,
     PgjaxError,
@@ -49,6 +50,7 @@ def render(
     *,
     stochastic: bool = False,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> Path:
     """Write a video of the agent, .mp4 or .gif, at the environment's frame rate.
 
@@ -59,7 +61,7 @@ def render(
     Args:
       run, episodes, seed, stochastic: as for `frames`.
       out: the video file; by default video.mp4 in the run folder. Missing folders are created.
-      allow_env_import: as for `pgjax.load`.
+      allow_env_import, env: as for `pgjax.load`.
 
     Returns:
       The path of the video.
@@ -76,7 +78,7 @@ def render(
       >>> pgjax.render(pgjax.train(config), path / "agent.gif").name
       'agent.gif'
     """
-    runs = seed_runs(run, seed, allow_env_import=allow_env_import)
+    runs = seed_runs(run, seed, allow_env_import=allow_env_import, env=env)
     out = run_path(run) / "video.mp4" if out is None else absolute(out)
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"a video must end in .mp4 or .gif, got {out.name!r}")
@@ -96,6 +98,7 @@ def frames(
     *,
     stochastic: bool = False,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> list[np.ndarray]:
     """Render episodes of a trained agent as images.
 
@@ -108,7 +111,7 @@ def frames(
       seed: random seed. The same seed shows the episodes of `pgjax.evaluate`, except for an
         on-device run: Gymnasium's environment is rendered.
       stochastic: sample actions instead of taking the mode of the policy.
-      allow_env_import: as for `pgjax.load`.
+      allow_env_import, env: as for `pgjax.load`.
 
     Returns:
       Frames [height, width, 3] uint8, one per reset and one per step.
@@ -125,7 +128,7 @@ def frames(
       (400, 600, 3)
     """
     images: list[np.ndarray] = []
-    for of_seed, own in seed_runs(run, seed, allow_env_import=allow_env_import):
+    for of_seed, own in seed_runs(run, seed, allow_env_import=allow_env_import, env=env):
         _film(of_seed, episodes, own, stochastic, lambda image, _: images.append(image))
     return images
 
@@ -171,15 +174,19 @@ def _make_rendered(run: RunData) -> gym.Env:
             warnings.simplefilter("ignore", UserWarning)  # about the mode, which is checked below
             env = make_env(run.config, num_envs=1, render_mode="rgb_array")
     except ConfigError as e:
-        if "unexpected keyword argument 'render_mode'" in str(e.__cause__):
+        if "unexpected keyword argument 'render_mode'" not in str(e.__cause__):
+            raise
+        if run.config.env is None:
             raise ConfigError(f"{env_id} cannot be rendered: it takes no render_mode") from None
-        raise
+        env = make_env(run.config, num_envs=1)  # a function may choose the mode itself
     modes = (env.metadata or {}).get("render_modes")
     if env.render_mode != "rgb_array" or (modes is not None and "rgb_array" not in modes):
         close_env(env)
         others = ", ".join(map(str, modes or ())) or "none"
+        advice = "" if run.config.env is None else ": let the function of env take render_mode"
         raise ConfigError(
             f"{env_id} cannot be rendered: it has no render mode rgb_array (its modes: {others})"
+            + advice
         )
     return env
 

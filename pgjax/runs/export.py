@@ -8,6 +8,7 @@ from typing import Any, Literal
 import flax.serialization
 import jax
 
+from pgjax.config.settings import EnvSource
 from pgjax.errors import ConfigError, RunError
 from pgjax.runs import store
 from pgjax.runs.checkpoints import with_key_data, with_typed_key
@@ -22,6 +23,7 @@ def export(
     *,
     format: Literal["orbax", "csv"] = "orbax",
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> Path:
     """Write a run in a format that other programs read.
 
@@ -33,7 +35,7 @@ def export(
       out: the folder or file to write; by default `orbax` or `metrics.csv` in the run folder.
       format: "orbax" writes the TrainState (see `pgjax.runs.to_orbax`), "csv" the metrics, a line
         per update.
-      allow_env_import: as for `pgjax.load`.
+      allow_env_import, env: as for `pgjax.load`.
 
     Returns:
       The path written.
@@ -54,7 +56,7 @@ def export(
         return _to_csv(run_path(run), out)
     if format != "orbax":
         raise ConfigError(f'format must be "orbax" or "csv", got {format!r}')
-    run = as_run(run, allow_env_import=allow_env_import)
+    run = as_run(run, allow_env_import=allow_env_import, env=env)
     return to_orbax(run, run.path / format if out is None else absolute(out))
 
 

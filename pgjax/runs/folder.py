@@ -15,6 +15,7 @@ statistics over the seeds, and learning_curve.png.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import ConfigError, RunError, short_repr
 from pgjax.runs import store
 from pgjax.runs.trust import ALLOW, foreign_names, trusted
@@ -59,7 +60,7 @@ def new_run_dir(config: TrainConfig) -> Path:
       RunError: if the path is a file or a non-empty folder, or the folder cannot be made.
     """
     if config.run_dir is None:
-        name = re.sub(r"[^\w.-]", "-", config.env_id)
+        name = re.sub(r"[^\w.-]", "-", config.env_id).strip("-")
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = absolute("runs") / f"{name}-seed{config.seed}-{stamp}-{os.getpid()}"
         # Runs that one process starts in the same second are numbered.
@@ -200,8 +201,12 @@ def _sealed(path: Path) -> dict[str, Any]:
         raise RunError(f"{e}: train again") from None
 
 
-def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
+def read_config(
+    run_dir: Path, *, allow_env_import: bool, env: EnvSource | None = None
+) -> TrainConfig:
     """Read the settings of a run from a possibly untrusted source.
+
+    `env` makes the environment if config.json cannot name it; see `with_env`.
 
     Raises:
       ConfigError: if the settings name code to import, `allow_env_import` is false, and the folder
@@ -215,4 +220,20 @@ def read_config(run_dir: Path, *, allow_env_import: bool) -> TrainConfig:
             f"{run_dir} makes its environment import {short_repr(', '.join(names))}: allow it with "
             f"--allow-env-import, or {ALLOW}=1, if you trust the folder"
         )
-    return config
+    return with_env(config, env, run_dir)
+
+
+def with_env(config: TrainConfig, env: EnvSource | None, run_dir: Path) -> TrainConfig:
+    """Return the settings of a run with the environment that was given in Python.
+
+    Raises:
+      ConfigError: if it is missing, or if an id names the environment.
+    """
+    if env is None and not config.named:
+        raise ConfigError(
+            f"the environment {config.env_id} of {run_dir} was given in Python and has no name: "
+            f"pass it again, as in pgjax.load({str(run_dir)!r}, env=...)"
+        )
+    if env is not None and config.named:
+        raise ConfigError(f"the environment of {run_dir} is {config.env_id}: leave out env")
+    return dataclasses.replace(config, env=env)

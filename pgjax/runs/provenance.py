@@ -140,7 +140,8 @@ def _module_of(config: TrainConfig) -> str:
     spec = env_spec(config)
     entry = spec.entry_point if spec else None
     if not isinstance(entry, str):
-        entry = getattr(entry, "__module__", None) or ""
+        # Of a partial, the module of its function.
+        entry = getattr(getattr(entry, "func", entry), "__module__", None) or ""
     return re.split("[.:]", entry)[0]
 
 

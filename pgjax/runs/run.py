@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import RunError
 from pgjax.runs import provenance, store
 from pgjax.runs.checkpoints import refuse_changed_logs, restore, valid_checkpoints, warn_of_damage
-from pgjax.runs.folder import absolute, read_config
+from pgjax.runs.folder import absolute, read_config, with_env
 from pgjax.runs.states import train_state, with_stream
 from pgjax.types import TrainState
 
@@ -35,14 +35,16 @@ def unfinished(run: RunData) -> bool:
 RunLike = RunData | Path | str
 
 
-def load(path: Path | str, *, allow_env_import: bool = False) -> RunData:
+def load(
+    path: Path | str, *, allow_env_import: bool = False, env: EnvSource | None = None
+) -> RunData:
     """Read a run from its folder, with the state of its last valid checkpoint.
 
     Raises:
       RunError, ConfigError, SpaceError: as for `pgjax.load`.
     """
     path = absolute(path)
-    config = read_config(path, allow_env_import=allow_env_import)
+    config = read_config(path, allow_env_import=allow_env_import, env=env)
     provenance.require_device()
     problems: list[str] = []
     checkpoint = next(valid_checkpoints(path, config, problems.append), None)
@@ -52,9 +54,9 @@ def load(path: Path | str, *, allow_env_import: bool = False) -> RunData:
         raise RunError(f"{path} holds no intact checkpoint{why}: resume it, or train again")
     for problem in problems:
         warn_of_damage(problem)
-    with open_env(config, 1) as env:
-        agent = make_agent(config, env)
-    state = restore(checkpoint, lambda: with_stream(config, env.env, agent.init(config.seed)))
+    with open_env(config, 1) as opened:
+        agent = make_agent(config, opened)
+    state = restore(checkpoint, lambda: with_stream(config, opened.env, agent.init(config.seed)))
     return RunData(path, config, agent, train_state(state))
 
 
@@ -63,9 +65,18 @@ def run_path(run: RunLike) -> Path:
     return run.path if isinstance(run, RunData) else absolute(run)
 
 
-def as_run(run: RunLike, *, allow_env_import: bool = False) -> RunData:
-    """Return a run unchanged, or `load` it from its folder."""
-    return run if isinstance(run, RunData) else load(run, allow_env_import=allow_env_import)
+def given_env(run: RunLike, env: EnvSource | None) -> EnvSource | None:
+    """Return the environment that was given in Python, now or when a Run was made."""
+    return run.config.env if env is None and isinstance(run, RunData) else env
+
+
+def as_run(
+    run: RunLike, *, allow_env_import: bool = False, env: EnvSource | None = None
+) -> RunData:
+    """Return a run, with `env` if it is given, or `load` it from its folder."""
+    if not isinstance(run, RunData):
+        return load(run, allow_env_import=allow_env_import, env=env)
+    return run if env is None else run._replace(config=with_env(run.config, env, run.path))
 
 
 def is_complete(path: Path, config: TrainConfig) -> bool:

@@ -31,7 +31,7 @@ def foreign_names(config: TrainConfig) -> list[str]:
     arguments of the environment that may name a file or a module, such as "evil:Env" for
     Gymnasium's GymV21Environment-v0, which imports it.
     """
-    found = [config.env_id] if ":" in config.env_id else []
+    found = [config.env_id] if ":" in config.env_id and config.named else []
     found += [name for name in config.wrappers if not _is_gymnasiums(name)]
     texts = _texts(config.env_kwargs)
     return found + [text for text in texts if not _PLAIN_TEXT.fullmatch(text)]

@@ -65,12 +65,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def warn_of_other_machine(path: Path, env_id: str) -> None:
+def warn_of_other_machine(path: Path, config: TrainConfig) -> None:
     """Warn of differences between this machine and that of a run which may change results.
 
     Call it when the environment is open: only then are the versions of its engines known.
     """
-    here = {name: x for name, x in machine_facts(env_id).items() if name not in _SPEED_ONLY}
+    here = {name: x for name, x in machine_facts(config).items() if name not in _SPEED_ONLY}
     try:
         differs = differences(here, store.read_sealed(path / "manifest.json")["machine"])
     except (store.DamagedError, KeyError, AttributeError, TypeError):

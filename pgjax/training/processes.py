@@ -54,9 +54,15 @@ def train_in_processes(
     fails ends with a RunWarning, and the others go on.
 
     Raises:
+      ConfigError: if the environment was given in Python.
       PgjaxError: if all seeds fail, the error of the first.
       KeyboardInterrupt: after an interrupt, once all seeds have saved their progress.
     """
+    if configs[0].env is not None:
+        raise errors.ConfigError(
+            "seeds are trained in processes, which cannot get an environment given in Python: "
+            "register it, and name it module:Id"
+        )
     seeds = [_Seed(config, path) for config, path in zip(configs, paths, strict=True)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.locked_folder(run_dir, new=not resuming))

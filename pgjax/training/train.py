@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from pgjax.config.agent import Agent, doubts, make_agent
 from pgjax.config.env import open_env
 from pgjax.config.probe import why_not_reproducible
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import (
     ConfigError,
     PgjaxError,
@@ -29,7 +29,7 @@ from pgjax.errors import (
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
-from pgjax.runs.run import RunData, RunLike, is_complete, load, run_path
+from pgjax.runs.run import RunData, RunLike, given_env, is_complete, load, run_path
 from pgjax.runs.states import RunState, train_state, with_stream
 from pgjax.runs.store import Checkpoint
 from pgjax.training.engines import Engine, make_engine
@@ -97,6 +97,7 @@ def resume(
     updates: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
     evaluator: Evaluator | None = None,
 ) -> list[RunData]:
     """Resume a run, or the seeds of a folder; see `pgjax.resume`."""
@@ -106,7 +107,8 @@ def resume(
     paths = [p for p in paths if p not in ended]
     # A run that was killed early may lack the folders of some seeds.
     there = [p for p in paths if (p / "config.json").exists()] or paths[:1]
-    known = [folder.read_config(p, allow_env_import=allow_env_import) for p in there]
+    options: Any = {"allow_env_import": allow_env_import, "env": given_env(run, env)}
+    known = [folder.read_config(p, **options) for p in there]
     most = max(config.updates for config in known)
     if updates is not None and known[0].length_matters and updates != most:
         raise ConfigError(
@@ -122,7 +124,7 @@ def resume(
         return _saved(paths)
     runs = _train(configs, path, paths, observers, num_devices, evaluator, resuming=True)
     for of_seed in ended:
-        config = folder.read_config(of_seed, allow_env_import=allow_env_import)
+        config = folder.read_config(of_seed, **options)
         agent = runs[0].agent
         runs.append(RunData(of_seed, config, agent, _last_state(of_seed, config, agent)))
     return sorted(runs, key=lambda run: run.config.seed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pgjax.config.agent import make_agent
 from pgjax.config.env import open_env
-from pgjax.config.settings import TrainConfig
+from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import ConfigError, RunError, check_count
 from pgjax.runs import store
 from pgjax.runs.checkpoints import restore
@@ -19,7 +19,7 @@ from pgjax.runs.digests import params_digest, params_sha256, to_hex
 from pgjax.runs.folder import read_config
 from pgjax.runs.provenance import differences, machine_facts
 from pgjax.runs.recorder import LOGS, zero_totals
-from pgjax.runs.run import RunLike, run_path
+from pgjax.runs.run import RunLike, given_env, run_path
 from pgjax.runs.states import RunState, with_stream
 from pgjax.training.engines import make_engine
 from pgjax.training.forecast import checkpoint_before, warn_of_other_machine
@@ -35,6 +35,7 @@ def verify(
     last: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> dict[str, Any]:
     """Train a run again and compare the updates `first` to `last` with its logs.
 
@@ -43,7 +44,7 @@ def verify(
     default the last update logged.
     """
     path = run_path(run)
-    config = read_config(path, allow_env_import=allow_env_import)
+    config = read_config(path, allow_env_import=allow_env_import, env=given_env(run, env))
     recorded, first = _recorded(path), check_count("the first of --updates", first)
     count = min(map(len, recorded))  # the lengths may differ after a kill
     last = _last_to_compare(path, config, count, first, last)
@@ -104,7 +105,7 @@ def _first_difference(
         totals = {name: recorded.metrics[checkpoint.update - 1][name] for name in totals}
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(open_env(config))
-        warn_of_other_machine(path, config.env_id)
+        warn_of_other_machine(path, config)
         agent = make_agent(config, env)
         engine = make_engine(config, env.env, agent, 1, num_devices, watcher(observers))
         spaces = env.observation_space, env.action_space

@@ -164,6 +164,7 @@ ROWS = {
 # What the algorithm does not depend on: the loops' settings, and what a run writes.
 OTHERS = {
     "env_id": "Other-v0",
+    "env": dict,
     "env_kwargs": {"size": 1},
     "wrappers": ("gymnasium.wrappers:ClipReward",),
     "seed": 1,

@@ -1,7 +1,10 @@
 """Environments are made with the arguments of their config, wherever they are made."""
 
+import functools
 import json
+import re
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
@@ -156,6 +159,95 @@ def test_a_wrapper_that_cannot_wrap_is_one_line(wrapper, words, vectorization, t
     [line] = capfd.readouterr().err.splitlines()
     assert words in line
     assert not (tmp_path / "run").exists()
+
+
+def sized_at_home(size=3):
+    return Sized(size)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [sized_at_home, Sized, gym.spec("Sized-v0"), lambda **kwargs: gym.make("Sized-v0", **kwargs)],
+)
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_is_given_in_python(env, vectorization):
+    config = pgjax.TrainConfig(
+        env=env, num_envs=2, env_kwargs={"size": 5}, wrappers=["sized_env:doubled"],
+        max_episode_steps=2, vectorization=vectorization,
+    )  # fmt: skip
+    with open_env(config) as opened:
+        assert opened.time_limit == 2
+        obs, _ = opened.env.reset(seed=[0, 1])
+        assert obs.shape == (2, 10)
+        for _ in range(2):
+            *_, truncated, _ = opened.env.step(np.array([0, 1]))
+        assert truncated.all()
+
+
+def test_a_run_whose_environment_has_no_name_takes_it_again(tmp_path, capsys):
+    path, env = tmp_path / "run", functools.partial(sized_at_home, size=4)
+    config = pgjax.TrainConfig(env=env, max_episode_steps=9, run_dir=path, **SMALL)
+    run = pgjax.train(config)
+    assert json.loads((path / "config.json").read_text())["env_id"] == "<sized_at_home>"
+    assert pgjax.verify(run)["identical"]
+    assert pgjax.plot(path).exists()  # no environment is needed
+    result = pgjax.evaluate(run, 2)
+    uses = {
+        "load": lambda **given: pgjax.load(path, **given).config.env,
+        "evaluate": lambda **given: pgjax.evaluate(path, 2, **given),
+        "verify": lambda **given: pgjax.verify(path, **given)["identical"],
+        "export": lambda **given: pgjax.export(path, **given).name,
+        "frames": lambda **given: len(pgjax.video.frames(path, **given)),
+        "render": lambda **given: pgjax.render(path, path / "a.gif", **given).name,
+        "resume": lambda **given: int(pgjax.resume(path, updates=3, **given)[0].state.step),
+    }
+    words = r"the environment <sized_at_home> of .*run was given in Python .* env=\.\.\.\)"
+    for use in uses.values():
+        with pytest.raises(pgjax.ConfigError, match=words):
+            use()
+    for name in ("evaluate", "render", "verify", "resume"):
+        with pytest.raises(SystemExit) as caught:
+            app.main([name, str(path)])
+        assert caught.value.code == 2
+        assert re.search(words, capsys.readouterr().err)
+
+    def rendered(render_mode=None):
+        return Sized(4, render_mode=render_mode)
+
+    given = {name: use(env=rendered) for name, use in uses.items()}
+    assert given == {
+        "load": rendered, "evaluate": result, "verify": True, "export": "orbax", "frames": 4,
+        "render": "a.gif", "resume": 3,
+    }  # fmt: skip
+    assert int(pgjax.resume(run, updates=4)[0].state.step) == 4  # a Run knows its environment
+    with pytest.raises(pgjax.ConfigError, match="let the function of env take render_mode"):
+        pgjax.video.frames(run)
+    always = functools.partial(Sized, 4, render_mode="rgb_array")
+    assert len(pgjax.video.frames(path, env=lambda: always())) == 4
+
+
+def test_an_environment_that_has_a_name_is_not_given(run_dir):
+    for use in (pgjax.load, pgjax.evaluate, pgjax.resume, pgjax.verify):
+        with pytest.raises(pgjax.ConfigError, match="run is CartPole-v1: leave out env"):
+            use(run_dir, env=Sized)
+
+
+def test_one_environment_cannot_be_several():
+    env = Sized()
+    with (
+        pytest.raises(pgjax.ConfigError, match="<lambda> is made only once: return a new one"),
+        open_env(pgjax.TrainConfig(env=lambda: env, num_envs=2)),
+    ):
+        pass
+
+
+def test_what_a_function_returns_or_raises_is_one_line():
+    for env, words in (
+        (dict, "cannot make the environment '<dict>': it raised TypeError: The environment must"),
+        (lambda: 1 / 0, "cannot make the environment '<lambda>': it raised ZeroDivisionError"),
+    ):
+        with pytest.raises(pgjax.ConfigError, match=words), open_env(pgjax.TrainConfig(env=env)):
+            pass
 
 
 def test_a_json_object_is_a_value():

@@ -1,13 +1,16 @@
 """TrainConfig accepts the documented types and ranges, refuses the rest, and survives JSON."""
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
 
+import gymnasium as gym
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 import pgjax
 from pgjax.config.presets import ALGORITHMS, PRESETS
@@ -61,8 +64,9 @@ FLAGS = """on_device normalize_obs squash anneal_lr critic normalize_rewards lea
     orthogonal_init anneal_clip recompute_advantages line_search action_mask""".split()
 OPTIONAL = {  # accept None
     "max_episode_steps", "max_grad_norm", "chunk_size", "run_dir", "minibatch_size", "reward_clip",
-    "value_clip", "target_kl",
+    "value_clip", "target_kl", "env",
 }  # fmt: skip
+NOT_IN_JSON = {"env", "run_dir"}
 BOTH, PPO, NPG = ("ppo", "npg"), ("ppo",), ("npg",)
 ONLY_WITH = {
     "num_epochs": BOTH, "minibatch_size": BOTH, "clip": PPO, "anneal_clip": PPO, "value_clip": PPO,
@@ -73,6 +77,7 @@ ONLY_WITH = {
 # A valid value of each setting that is not its default, and what it needs to be valid.
 CHANGES = {
     "env_id": "Pendulum-v1",
+    "env": dict,
     "env_kwargs": {"g": 9.8, "names": ["a", None]},
     "wrappers": ("gymnasium.wrappers:FlattenObservation", "a.b:c.d"),
     "seed": 3,
@@ -175,6 +180,7 @@ def accepted_value(name):
     if name == "hidden_sizes":
         return "a tuple of values, each an integer from 1 to 16384, at least one"
     others = {"env_id": "a string", "run_dir": "a path"}
+    others["env"] = "a function that returns an environment or a gymnasium EnvSpec"
     others["wrappers"] = "a tuple of values, each a string of the form module:function"
     others["env_kwargs"] = 'a JSON object, such as {"name": 1}'
     return others.get(name, "True or False")
@@ -192,6 +198,8 @@ def of_wrong_type(name):
         values = [0, 1, 1.0, "True", "", []]
     elif name == "hidden_sizes":
         values = [(), 8, "88", (0,), (16385,), (8, 8.0), (True,), ("8",), (None,), ((8,),)]
+    elif name == "env":
+        values = ["CartPole-v1", 3, True, gym.make("CartPole-v1")]
     elif name == "wrappers":
         values = ["a:b", ("a",), ("a:b", 3), ("a:b:c",), (":a",), ("a:",), ("../a:b",), ("a b:c",)]
         values += [("1:2",), (("a:b",),)]
@@ -213,7 +221,7 @@ def assert_refused(name, value):
 
 
 def test_the_tables_hold_every_setting():
-    others = ["env_id", "env_kwargs", "wrappers", "hidden_sizes", "run_dir", "clip"]
+    others = ["env_id", "env", "env_kwargs", "wrappers", "hidden_sizes", "run_dir", "clip"]
     tables = [*INTEGERS, *NUMBERS, *CHOICES, *FLAGS, *others]
     assert sorted(tables) == sorted(CHANGES) == sorted(NAMES)
 
@@ -309,6 +317,7 @@ def test_each_hidden_layer_has_1_to_16384_units():
             },
             "gymnasium.make: leave out --vectorization envpool",
         ),
+        ({"on_device": True, "env": dict}, "makes a Gymnasium environment: leave out --on-device"),
         ({"on_device": True, "wrappers": ("a:b",)}, "leave out --on-device"),
         (
             {"collect": "steps", "critic": True, "vectorization": "envpool", "wrappers": ("a:b",)},
@@ -328,11 +337,13 @@ def test_settings_that_exclude_each_other_are_refused(settings, words):
 def test_json_keeps_every_setting_but_the_folder(name):
     config = changed(name)
     values = json.loads(json.dumps(config.to_json()))
-    assert sorted([*values, "run_dir"]) == sorted(NAMES)
-    assert pgjax.TrainConfig.from_json(values) == dataclasses.replace(config, run_dir=None)
+    assert sorted([*values, *NOT_IN_JSON]) == sorted(NAMES)
+    read_back = pgjax.TrainConfig.from_json(values)
+    assert read_back == dataclasses.replace(config, run_dir=None)
+    assert read_back.env is None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "env"])
 def test_json_with_a_value_of_a_wrong_type_is_refused(name):
     values = make().to_json()
     for value in of_wrong_type(name):
@@ -340,7 +351,7 @@ def test_json_with_a_value_of_a_wrong_type_is_refused(name):
             pgjax.TrainConfig.from_json({**values, name: value})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "run_dir"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_JSON])
 def test_json_without_a_setting_is_refused(name):
     values = make().to_json()
     del values[name]
@@ -348,7 +359,7 @@ def test_json_without_a_setting_is_refused(name):
         pgjax.TrainConfig.from_json(values)
 
 
-@pytest.mark.parametrize("name", ["normalise_obs", "__class__", "option", ""])
+@pytest.mark.parametrize("name", ["normalise_obs", "__class__", "env", "option", ""])
 def test_json_with_an_unknown_setting_is_refused(name):
     with pytest.raises(pgjax.ConfigError, match=f"does not know: {name}"):
         pgjax.TrainConfig.from_json({**make().to_json(), name: 1})
@@ -358,6 +369,35 @@ def test_json_with_an_unknown_setting_is_refused(name):
 def test_digest_changes_with_every_setting_that_an_update_depends_on(name):
     without = make(**NEEDS.get(name, {}))
     assert settings_digest(changed(name)) != settings_digest(without)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"env": dict}, "<dict>"),
+        ({"env": lambda: None}, "<lambda>"),
+        ({"env": functools.partial(dict)}, "<dict>"),
+        ({"env": EnvSpec("ns/My-v3", entry_point=dict)}, "<ns/My-v3>"),
+        ({"env": dict, "env_id": "Mine"}, "<Mine>"),
+        ({"env": dict, "env_id": "<Mine>"}, "<Mine>"),
+    ],
+)
+def test_an_environment_given_in_python_has_no_name(given, name):
+    for config in (pgjax.TrainConfig(**given), pgjax.TrainConfig.preset(**given)):
+        assert config.env_id == name
+        assert not config.named
+        assert config.env is given["env"]
+        assert dataclasses.replace(config, seed=3).env is given["env"]
+        assert hash(config) == hash(dataclasses.replace(config, env=list))
+        values = json.loads(json.dumps(config.to_json()))
+        assert (values["env_id"], "env" in values) == (name, False)
+        assert pgjax.TrainConfig.from_json(values) == config
+
+
+@pytest.mark.parametrize("given", [(), ("",)])
+def test_an_environment_is_needed(given):
+    with pytest.raises(pgjax.ConfigError, match="its id, such as CartPole-v1, or env"):
+        pgjax.TrainConfig(*given)
 
 
 def test_digest_is_the_same_for_any_folder_and_after_json():
