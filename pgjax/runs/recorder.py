@@ -188,12 +188,13 @@ class SeedRecorders:
         """Write everything that precedes the first log line."""
         with self._writing():
             several = bool(self._recorders) and self._recorders[0].path != self._folder
+            if several:
+                (self._folder / "evaluation.json").unlink(missing_ok=True)
             if several and not seeds_in(self._folder):  # a resume may have fewer recorders
                 first = self._recorders[0].seed
                 write_seeds(self._folder, range(first, first + len(self._recorders)))
             if self._recorders:
                 self._manifest |= _bit_exact(self._why_not)
-                (self._folder / "evaluation.json").unlink(missing_ok=True)
             for recorder in self._recorders:
                 recorder.begin(self._manifest)
             self._begun = True

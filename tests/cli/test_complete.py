@@ -138,3 +138,6 @@ def test_complete_seeds(tmp_path, capsys):
     app.main(["resume", str(path), "--updates", "2"])
     assert "is complete" not in capsys.readouterr().out
     assert json.loads((first / "manifest.json").read_text())["updates"] == 2
+    with pytest.raises(KeyboardInterrupt):
+        pgjax.resume(path, [Stop()], updates=9)
+    assert not list(path.rglob("evaluation.json"))
