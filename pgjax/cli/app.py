@@ -20,7 +20,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.commands import COMMANDS
-from pgjax.cli.devices import RuntimeOptions, exit_process
+from pgjax.cli.devices import DeviceOptions, RuntimeOptions, exit_process
+from pgjax.cli.trackers import TrackerOptions
 from pgjax.cli.train import OPTION_TYPES, RunOptions, train_command
 from pgjax.config.groups import (
     CollectSettings,
@@ -136,7 +137,8 @@ def _train_command(argv: Sequence[str]) -> Callable[..., None]:
         epoch: _Flat[EpochSettings] = group(EpochSettings),  # noqa: B008
         ppo: _Flat[PPOSettings] = group(PPOSettings),  # noqa: B008
         npg: _Flat[NPGSettings] = group(NPGSettings),  # noqa: B008
-        runtime: _Flat[RuntimeOptions] = RuntimeOptions(),  # noqa: B008
+        device: _Flat[DeviceOptions] = DeviceOptions(),  # noqa: B008
+        tracker: _Flat[TrackerOptions] = TrackerOptions(),  # noqa: B008
     ) -> None:
         if env_id != named:
             raise ConfigError(
@@ -146,6 +148,7 @@ def _train_command(argv: Sequence[str]) -> Callable[..., None]:
         for chosen in (run, environment, network, advantage, optimizer, epoch, ppo, npg):
             settings |= vars(chosen)
         num_seeds = settings.pop("seeds")
+        runtime = RuntimeOptions.of(device, tracker)
         train_command(TrainConfig(env_id, **settings), num_seeds, runtime)
 
     defaults = _defaults(named, algorithm)

@@ -9,7 +9,8 @@ from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.comparison import comparison_table
-from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
+from pgjax.cli.devices import DeviceOptions, RuntimeOptions, set_up_compile_cache, set_up_devices
+from pgjax.cli.trackers import TrackerOptions
 from pgjax.cli.train import refuse_unfinished, running
 from pgjax.commands.progress import gradient_table, gradient_verdict, make_console
 from pgjax.commands.train import resume, why_complete
@@ -31,7 +32,8 @@ RunFolders = Annotated[
 def _resume(
     run: RunFolder,
     *,
-    runtime: Annotated[RuntimeOptions, OmitArgPrefixes] = RuntimeOptions(),  # noqa: B008  (frozen)
+    device: Annotated[DeviceOptions, OmitArgPrefixes] = DeviceOptions(),  # noqa: B008  (frozen)
+    tracker: Annotated[TrackerOptions, OmitArgPrefixes] = TrackerOptions(),  # noqa: B008
     updates: int | None = None,
     allow_env_import: bool = False,
 ) -> None:
@@ -41,7 +43,8 @@ def _resume(
 
     Args:
         run: The run folder, of one seed or of several.
-        runtime: Devices, processes and trackers.
+        device: Devices and processes.
+        tracker: Copies of the metrics for other programs.
         updates: Total number of updates, to extend a complete run.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
@@ -49,12 +52,12 @@ def _resume(
         print(said)
         return
     num_seeds = len(seeds_in(run)) or 1
-    with running(runtime, num_seeds) as observers:
+    with running(RuntimeOptions.of(device, tracker), num_seeds) as observers:
         resumed = resume(
             run,
             observers,
             updates=updates,
-            num_devices=runtime.num_devices,
+            num_devices=device.num_devices,
             allow_env_import=allow_env_import,
             progress=True,
         )

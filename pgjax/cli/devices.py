@@ -10,6 +10,7 @@ import time
 
 import jax
 
+from pgjax.cli.trackers import TrackerOptions
 from pgjax.errors import ConfigError
 from pgjax.numerics.xla import enable_compile_cache
 from pgjax.runs import provenance
@@ -20,8 +21,8 @@ _HEARTBEAT = 30  # seconds without a heartbeat until a process counts as lost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RuntimeOptions:
-    """Devices, processes and trackers; none changes a result."""
+class DeviceOptions:
+    """Devices and processes; none changes a result."""
 
     num_devices: int | None = None
     """Number of devices that share the episodes of an update, or the seeds. It changes the speed,
@@ -36,10 +37,16 @@ class RuntimeOptions:
     """Index of this process, from 0; with --coordinator HOST:PORT."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that later runs start faster."""
-    tensorboard: bool = False
-    """Also write the metrics as TensorBoard event files to RUN/tensorboard."""
-    wandb: bool = False
-    """Also write the metrics as an offline Weights & Biases run to RUN/wandb."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(TrackerOptions, DeviceOptions):
+    """Devices, processes and trackers; none changes a result."""
+
+    @classmethod
+    def of(cls, devices: DeviceOptions, trackers: TrackerOptions) -> "RuntimeOptions":
+        """Join the two groups that the parser shows."""
+        return cls(**vars(devices), **vars(trackers))
 
 
 def set_up_devices(options: RuntimeOptions, num_seeds: int) -> None:

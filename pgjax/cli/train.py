@@ -10,9 +10,9 @@ from typing import Any
 import jax
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pgjax.cli.devices import RuntimeOptions, set_up_compile_cache, set_up_devices
+from pgjax.cli.devices import DeviceOptions, RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.signals import Signals
-from pgjax.cli.trackers import TensorBoard, TrackerClass, Trackers, WeightsAndBiases
+from pgjax.cli.trackers import TrackerOptions, make_trackers
 from pgjax.commands.run import Run
 from pgjax.commands.train import train, train_seeds
 from pgjax.config.groups import GROUPS, RunSettings
@@ -42,7 +42,7 @@ def _describe_options(cls: type) -> None:
             field.metadata = types.MappingProxyType({**field.metadata, "help": text})
 
 
-for _cls in (*GROUPS, RuntimeOptions, RunOptions):
+for _cls in (*GROUPS, DeviceOptions, TrackerOptions, RunOptions):
     _describe_options(_cls)
 
 
@@ -86,12 +86,7 @@ def running(options: RuntimeOptions, num_seeds: int) -> Iterator[list[Observer]]
     with Signals() as signals:
         observers: list[Observer] = []
         if jax.process_index() == 0:  # the only process that writes
-            kinds: list[TrackerClass] = []
-            if options.tensorboard:
-                kinds.append(TensorBoard)
-            if options.wandb:
-                kinds.append(WeightsAndBiases)
-            observers.append(Trackers(kinds))
+            observers.append(make_trackers(options))
         try:
             yield [*observers, signals]
         except BaseException as e:

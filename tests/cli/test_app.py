@@ -128,7 +128,9 @@ def test_help_names_every_argument_and_fits_the_terminal(capsys):
             boxes = [line for line in text.splitlines() if line.startswith(" ")]
             assert max(map(len, boxes)) <= columns
     titles = re.findall("^ +([a-z]+) options +$", help_of(capsys, "train"), re.MULTILINE)
-    assert titles == "run environment network advantage optimizer epoch ppo npg runtime".split()
+    assert (
+        titles == "run environment network advantage optimizer epoch ppo npg device tracker".split()
+    )
 
 
 @pytest.mark.parametrize("rest", [["--help"], ["--updates", "3", "--help"]])
