@@ -239,6 +239,16 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_regular(path: Path) -> bytes:
+    """Read a regular file, which is not a symbolic link.
+
+    Raises:
+      DamagedError: if it is missing or is something else.
+    """
+    with _opened(path, os.O_RDONLY) as file:
+        return _read(file, os.fstat(file).st_size, 0)
+
+
 def digest_of(value: Any) -> str:
     """Compute the SHA-256 of a JSON value; the order of names does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

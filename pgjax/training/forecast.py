@@ -1,5 +1,6 @@
 """What can be said before a run is verified: where it starts, how long, and on which machine."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from pgjax.config.settings import TrainConfig
 from pgjax.errors import RunWarning
 from pgjax.runs import store
 from pgjax.runs.checkpoints import valid_checkpoints, warn_of_damage
-from pgjax.runs.folder import load_config, read_lines
+from pgjax.runs.folder import load_config
 from pgjax.runs.provenance import differences, machine_facts
 from pgjax.runs.run import RunLike, run_path
 
@@ -44,13 +45,13 @@ def expected_seconds(run: RunLike, first: int = 1, last: int | None = None) -> f
         return float(
             sum(
                 seconds
-                for row in read_lines(path / "timings.jsonl")
+                for row in map(json.loads, store.read_regular(path / "timings.jsonl").splitlines())
                 if start < row["update"] and (last is None or row["update"] <= last)
                 for name, seconds in row.items()
                 if name.startswith("seconds")  # in the Python loop, of collecting and of updating
             )
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

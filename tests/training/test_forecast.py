@@ -1,6 +1,7 @@
 """What `verify` says before it begins."""
 
 import json
+import os
 import shutil
 import warnings
 
@@ -54,7 +55,9 @@ def test_the_expected_time_begins_at_the_last_checkpoint(run):
     assert forecast.expected_seconds(run, 3, 3) == 111.0
 
 
-@pytest.mark.parametrize("line", ["", "{", "[1]\n", '{"update": 1, "seconds": "x"}\n', "{}\n"])
+@pytest.mark.parametrize(
+    "line", ["", "{", "[1]\n", "[" * 100_000, '{"update": 1, "seconds": "x"}\n', "{}\n"]
+)
 def test_unreadable_timings_give_no_time_and_no_error(line, run):
     (run / "timings.jsonl").write_text(line)
     with warnings.catch_warnings(record=True) as seen:
@@ -62,6 +65,8 @@ def test_unreadable_timings_give_no_time_and_no_error(line, run):
         assert forecast.expected_seconds(run) in (None, 0.0)
     assert not seen  # verify itself reports damage
     (run / "timings.jsonl").unlink()
+    assert forecast.expected_seconds(run) is None
+    os.mkfifo(run / "timings.jsonl")  # reading it would wait for ever
     assert forecast.expected_seconds(run) is None
 
 
