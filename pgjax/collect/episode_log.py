@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Episode:
     stop: int = 0  # end (exclusive) in the log, once the episode has ended
     terminated: bool = False
     truncated: bool = False
+    success: float = math.nan  # as the info of its last step says, if it does
     final_obs: np.ndarray | None = None  # [d], the successor of its last step
     # Of the steps that a ReturnLog has dropped; `start` is then negative:
     dropped: list[np.ndarray] = dataclasses.field(default_factory=list)  # their actions [n, ...]
@@ -74,6 +75,7 @@ class EpisodeLog:
         self.reward = self._zeros((), np.float32)
         self.action = self._zeros(action.shape, action.dtype)
         self.terminated, self.truncated = np.zeros((2, self._slots), bool)  # in the last step
+        self.success = np.full(self._slots, np.nan)  # likewise, where an episode has ended
         self._done: list[Episode] = []
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any, ahead: int = 0) -> np.ndarray:
@@ -129,9 +131,11 @@ class EpisodeLog:
             episode = running[slot]
             episode.stop, episode.terminated = self.time, bool(self.terminated[slot])
             episode.truncated = bool(self.truncated[slot])
+            episode.success = float(self.success[slot])
             self._check(episode)
             self._end(episode, self.obs[self.time, slot])
         self.terminated[:] = self.truncated[:] = False
+        self.success[:] = np.nan
         return ended
 
     def longest(self, running: Iterable[Episode]) -> int:
@@ -183,6 +187,10 @@ class EpisodeLog:
         raised.replay = {"reset_seed": episode.seed, "actions": actions}
         return raised
 
+    def success_info(self) -> dict[str, float]:
+        """Return the success rate of the episodes that ended, as for `success_info`."""
+        return success_info([episode.success for episode in self._done])
+
     def rollout(self) -> Rollout:
         """Return the episodes that ended, one in each column, padded at the end."""
         done = sorted(self._done, key=lambda episode: episode.column)
@@ -233,12 +241,14 @@ class ReturnLog(EpisodeLog):
         self.max_steps = max_steps
         self.returns = np.zeros(num_episodes)  # undiscounted
         self.lengths = np.zeros(num_episodes, np.int64)
+        self.successes = np.full(num_episodes, np.nan)
         self.cut = np.zeros(num_episodes, bool)  # at max_steps, neither terminated nor truncated
 
     def _end(self, episode: Episode, final_obs: np.ndarray) -> None:
         self._drop(episode)
         self.returns[episode.column] = episode.total
         self.lengths[episode.column] = episode.stop - episode.start
+        self.successes[episode.column] = episode.success
         self.cut[episode.column] = not (episode.terminated or episode.truncated)
 
     def _make_room(self, running: Iterable[Episode]) -> None:
@@ -258,6 +268,19 @@ class ReturnLog(EpisodeLog):
         # One after the other, so that the window does not change the rounding.
         episode.total = float(np.cumsum(np.append(episode.total, rewards))[-1])
         episode.dropped.append(self.action[steps, episode.slot].copy())
+
+
+def success_info(successes: Sequence[float]) -> dict[str, float]:
+    """Return the success rate of episodes as a metric; empty if none says whether it succeeded.
+
+    An episode that does not say so among others that do, NaN, counts as a failure.
+
+    >>> success_info([1.0, float("nan"), 0.0, 1.0]), success_info([float("nan")])
+    ({'success_rate': 0.5}, {})
+    """
+    known = [x for x in successes if not math.isnan(x)]
+    # fsum rounds once, so that the order in which episodes end does not matter.
+    return {"success_rate": math.fsum(known) / len(successes)} if known else {}
 
 
 def padded_length(longest: int, width: int) -> int:

@@ -151,7 +151,8 @@ def run_episodes(
     running: dict[int, Episode] = {}  # by slot
     slots: list[int] = []  # of the running episodes
     send = sends.send if isinstance(envs, SerialEnvs) else sends.send_batch
-    step_envs, flags, stop, watched = envs.step, (log.terminated, log.truncated), 0, 0
+    step_envs, stop, watched = envs.step, 0, 0
+    ends = log.terminated, log.truncated, log.success
 
     def start(free: Iterable[int]) -> None:
         """Start the next waiting episodes in free slots."""
@@ -175,7 +176,7 @@ def run_episodes(
     def step(time: int) -> bool:
         """Step the running episodes; return whether something else has to be done."""
         log.time = time + 1
-        into = StepArrays(log.obs[time + 1], log.reward[time], *flags)
+        into = StepArrays(log.obs[time + 1], log.reward[time], *ends)
         if step_envs(send(log.action[time, :num_envs]), slots, into):
             finish()
         return not running or time + 1 >= stop

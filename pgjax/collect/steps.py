@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgjax.collect.dispatch import BLOCK, ROWS, compile_for
+from pgjax.collect.episode_log import success_info
 from pgjax.collect.finite import find_nonfinite
 from pgjax.collect.policy_fit import check_action
 from pgjax.errors import ConfigError, RolloutError, check_count, short_repr
@@ -73,8 +74,8 @@ class Stream:
         self._timeout = step_timeout
         self._next: np.ndarray | None = None  # observations to act on next [num_envs, d]
         self._sums = np.zeros((2, self.num_envs))  # return and length of the running episodes
-        # Return, length and truncation of the last episodes that ended.
-        self._recent: deque[tuple[float, float, bool]] = deque()
+        # Return, length, truncation and success of the last episodes that ended.
+        self._recent: deque[tuple[float, float, bool, float]] = deque()
         self._ended = 0  # how many of them ended in the last rollout
 
     def collect(self, algorithm: Algorithm, state: TrainState, num_steps: int) -> Rollout:
@@ -92,7 +93,7 @@ class Stream:
         field = compiled.layout.fields[-1]
         obs = rows[field.row][:, : self.num_envs, field.columns]
         actions = np.zeros((num_steps, rows[0].shape[1], *compiled.like.shape), compiled.like.dtype)
-        log = self._log(num_steps)
+        log, success = self._log(num_steps), np.full((num_steps, self.num_envs), np.nan)
         finals: list[tuple[int, np.ndarray, np.ndarray]] = []  # (t, slots, true successors)
         while len(self._recent) > self.num_envs:  # enough for a rollout in which none ends
             self._recent.popleft()
@@ -105,7 +106,7 @@ class Stream:
             nonlocal steps
             steps = t + 1
             sent = self._send(actions[t, : self.num_envs])
-            self._step(sent, seeds, t, log, obs[t + 1], finals)
+            self._step(sent, seeds, t, log, success[t], obs[t + 1], finals)
             return False
 
         try:
@@ -125,7 +126,7 @@ class Stream:
         for t, slots, successors in finals:
             log["next_obs"][t, slots] = successors
         log["obs"] = obs[:num_steps]
-        self._count(log)
+        self._count(log, success)
         found = find_nonfinite(log["obs"], log["action"], log["reward"], log["next_obs"])
         if found:
             steps_before, error = found
@@ -160,9 +161,9 @@ class Stream:
         If none ended, the metrics are those of the last episodes that ended earlier; before the
         first end, those of the running episodes so far.
         """
-        running = [(*sums, False) for sums in self._sums.T]
+        running = [(*sums, False, math.nan) for sums in self._sums.T]
         last = list(self._recent)[-(self._ended or self.num_envs) :] or running
-        returns, lengths, cut = np.array(last).T
+        returns, lengths, cut, success = np.array(last).T
         return {
             "episodes": self._ended,
             "mean_return": float(returns.mean()),
@@ -172,6 +173,7 @@ class Stream:
             "min_length": float(lengths.min()),
             "max_length": float(lengths.max()),
             "truncated_fraction": float(cut.mean()),
+            **success_info(success),
         }
 
     def _begin(self, seeds: list[int], rows: np.ndarray) -> None:
@@ -188,6 +190,7 @@ class Stream:
         seeds: list[int],
         t: int,
         log: dict[str, Any],
+        success: np.ndarray,
         obs: np.ndarray,
         finals: list[tuple[int, np.ndarray, np.ndarray]],
     ) -> None:
@@ -196,7 +199,8 @@ class Stream:
         The true successors of steps that end an episode are appended to `finals`, unless they are
         in `obs`.
         """
-        into = StepArrays(obs, log["reward"][t], log["terminated"][t], log["truncated"][t])
+        ends = log["terminated"][t], log["truncated"][t], success
+        into = StepArrays(obs, log["reward"][t], *ends)
         if isinstance(self._envs, AutoresetVector):
             log["weight"][t], found = self._envs.step(sent, into)
             finals.extend((t, *each) for each in found)
@@ -207,7 +211,7 @@ class Stream:
             finals.append((t, over, obs[over]))
             self._envs.reset({slot: _reset_seed(seeds[slot], t) for slot in over.tolist()}, obs)
 
-    def _count(self, log: dict[str, Any]) -> None:
+    def _count(self, log: dict[str, Any], success: np.ndarray) -> None:
         """Clear the steps of weight 0, and add the others to the sums of their episodes."""
         real = log["weight"] > 0
         for name in ("reward", "terminated", "truncated"):
@@ -230,8 +234,9 @@ class Stream:
         times = starts[ends + 1] % length - 1 if len(ends) else ends
         order = np.lexsort((slots[ends], times))
         ends, times = ends[order], times[order]
-        cut = (log["truncated"] & ~log["terminated"])[times, slots[ends]]
-        self._recent.extend(zip(*sums[:, ends].tolist(), cut.tolist(), strict=True))
+        at = times, slots[ends]
+        more = (log["truncated"] & ~log["terminated"])[at].tolist(), success[at].tolist()
+        self._recent.extend(zip(*sums[:, ends].tolist(), *more, strict=True))
         self._ended = len(ends)
 
 

@@ -62,7 +62,9 @@ def _probe_episode(
     envs.reset({0: seed}, rows)
     seen = [rows]
     for action in actions:
-        into = StepArrays(np.zeros_like(rows), np.zeros(1), *np.zeros((2, 1), bool))
+        terminated, truncated = np.zeros((2, 1), bool)
+        ends = terminated, truncated, np.full(1, np.nan)
+        into = StepArrays(np.zeros_like(rows), np.zeros(1), *ends)
         ended = envs.step(action, [0], into)
         seen += into
         if ended:

@@ -5,13 +5,14 @@ import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.collect.episode_log import success_info
 from pgjax.collect.episodes import episode_returns
 from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
@@ -28,9 +29,14 @@ _MAX_ENVS = 16  # at most so many environments step in parallel; affects only sp
 _GROUP = 1024  # episodes that are run together at most; bounds the memory
 MAX_STEPS = 10_000  # of an episode, where the environment has no time limit
 
-# Undiscounted returns [n] float64, lengths [n], and whether they were cut off at MAX_STEPS [n];
-# None if the environment has a time limit.
-_Episodes = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+class _Episodes(NamedTuple):
+    """What is known of n episodes."""
+
+    returns: np.ndarray  # [n] float64, undiscounted
+    lengths: np.ndarray  # [n]
+    cut: np.ndarray | None = None  # [n], whether at MAX_STEPS; None if there is a time limit
+    successes: np.ndarray = np.zeros(0)  # [n], NaN where unknown; [0] on the device
 
 
 def evaluate(
@@ -62,7 +68,8 @@ def evaluate(
 
     Returns:
       `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
-      steps, and `episodes`. Without a time limit also `cut`, the number of episodes cut off.
+      steps, and `episodes`. Without a time limit also `cut`, the number of episodes cut off. If
+      the info of last steps has is_success or success, also `success_rate`.
 
       For several seeds, `mean_by_seed`, `episodes` (of each), and `interquartile_mean`, `low` and
       `high`, the interquartile mean of the seeds' means with its 95 % bootstrap interval; for fewer
@@ -131,7 +138,7 @@ def evaluate_each(
 
 def _evaluate_run(run: RunData, episodes: int, seed: int, stochastic: bool) -> dict[str, Any]:
     method = _evaluate_on_device if run.config.on_device else _evaluate_in_python
-    returns, lengths, cut = method(run, episodes, seed, stochastic)
+    returns, lengths, cut, successes = method(run, episodes, seed, stochastic)
     result = {
         "mean": float(returns.mean()),
         "std": float(returns.std()),
@@ -140,6 +147,7 @@ def _evaluate_run(run: RunData, episodes: int, seed: int, stochastic: bool) -> d
         "mean_length": float(lengths.astype(np.float32).mean()),
         "episodes": episodes,
         "returns": returns.tolist(),
+        **success_info(successes.tolist()),
     }
     return result if cut is None else result | {"cut": int(cut.sum())}
 
@@ -149,9 +157,10 @@ def evaluation_sentence(result: dict[str, Any]) -> str:
     over = counted(result["episodes"], "episode")
     if result.get("cut"):
         over += f", {result['cut']:,} of them cut off after {MAX_STEPS:,} steps (no time limit)"
+    success = "  success rate {success_rate:.3f}" if "success_rate" in result else ""
     return (
         "mean {mean:.1f}  std {std:.1f}  min {min:.1f}  max {max:.1f}  "
-        "mean length {mean_length:.1f}  over {over}"
+        "mean length {mean_length:.1f}" + success + "  over {over}"
     ).format(**result, over=over)
 
 
@@ -187,11 +196,11 @@ def _evaluate_in_python(run: RunData, episodes: int, seed: int, stochastic: bool
             )
             for group in groups
         ]
-    names = ("returns", "lengths", "cut")
-    returns, lengths, cut = (
-        np.concatenate([getattr(log, name) for log in logs])[:episodes] for name in names
+    names = ("returns", "lengths", "cut", "successes")
+    found = _Episodes(
+        *(np.concatenate([getattr(log, name) for log in logs])[:episodes] for name in names)
     )
-    return returns, lengths, cut if env.time_limit is None else None
+    return found if env.time_limit is None else found._replace(cut=None)
 
 
 def _evaluate_on_device(run: RunData, episodes: int, seed: int, stochastic: bool) -> _Episodes:
@@ -208,7 +217,7 @@ def _evaluate_on_device(run: RunData, episodes: int, seed: int, stochastic: bool
             raise
         raise RunError(f"out of memory: evaluate fewer than {counted(size, 'episode')}") from None
     returns, lengths = (np.concatenate(x)[:episodes] for x in zip(*sums, strict=True))
-    return returns, lengths, None
+    return _Episodes(returns, lengths)
 
 
 _Compiled = Callable[[Params, np.uint32, np.int32], tuple[jax.Array, jax.Array]]

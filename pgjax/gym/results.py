@@ -22,6 +22,7 @@ _RESULT = "(observation, reward, terminated, truncated, info)"
 LARGEST = float(np.finfo(np.float32).max)
 
 FLAGS = frozenset({bool, np.bool_})
+SUCCESS = ("is_success", "success")  # names in the info of an episode's last step
 
 Encode = Callable[[Any], np.ndarray]  # (observation) -> row [d]; ValueError if it does not fit
 
@@ -66,6 +67,7 @@ class StepArrays(NamedTuple):
     reward: np.ndarray  # [slots]
     terminated: np.ndarray  # [slots] bool, all False before the step
     truncated: np.ndarray  # [slots] bool, all False before the step
+    success: np.ndarray  # [slots], all NaN before the step; written where an episode ends
 
 
 def failure_text(error: BaseException) -> str:
@@ -108,22 +110,31 @@ def write_obs(rows: np.ndarray, slot: int, encode: Encode, obs: Any) -> None:
 
 def write_step(
     result: Any, slot: int, successors: np.ndarray, rewards: np.ndarray, encode: Encode
-) -> tuple[bool, bool]:
+) -> tuple[bool, bool, Any]:
     """Write the result of `env.step` to successors [slots, d] and rewards [slots].
 
     Returns:
-      (terminated, truncated)
+      (terminated, truncated, info)
 
     Raises:
       EnvError: the result is malformed.
     """
     try:
-        obs, reward, terminated, truncated, _ = result
+        obs, reward, terminated, truncated, info = result
     except (TypeError, ValueError):
         given = counted(len(result), "value") if isinstance(result, tuple) else short_repr(result)
         raise EnvError(f"step returned {given}, not {_RESULT}", slot) from None
     write_obs(successors, slot, encode, obs)
-    return write_rest(reward, terminated, truncated, slot, rewards)
+    return *write_rest(reward, terminated, truncated, slot, rewards), info
+
+
+def success_in(info: Any) -> float:
+    """Return whether an episode succeeded, by the info of its last step; NaN if it does not say."""
+    if isinstance(info, dict):
+        for array in (_array(info.get(name)) for name in SUCCESS):
+            if array.size == 1 and array.dtype.kind in "biuf" and np.isfinite(array).all():
+                return float(array.reshape(()))
+    return math.nan
 
 
 def write_rest(
@@ -195,10 +206,11 @@ def hung(seconds: str, slot: int = -1) -> EnvError:
 
 
 class CheckedEnv(gym.Wrapper):
-    """An environment in a process of its own: it checks results there, and sends no infos.
+    """An environment in a process of its own: it checks results there.
 
     Gymnasium converts what a process returns to arrays, in which malformed results can no longer be
-    told from good ones, and gathers the infos, which nobody reads and which may not fit together.
+    told from good ones, and gathers the infos, which may not fit together: of them, only the
+    success of an episode is sent.
     """
 
     def __init__(self, env: gym.Env, encode: Encode, row: np.ndarray):
@@ -213,8 +225,10 @@ class CheckedEnv(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         result = self._call(self.env.step, action)
-        flags = write_step(result, 0, self._rows, self._rewards, self._encode)
-        return result[0], float(self._rewards[0]), *flags, {}
+        over, cut, info = write_step(result, 0, self._rows, self._rewards, self._encode)
+        success = success_in(info) if over or cut else math.nan
+        told = {} if math.isnan(success) else {SUCCESS[0]: success}
+        return result[0], float(self._rewards[0]), over, cut, told
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -19,6 +19,7 @@ from pgjax.gym.results import (
     first_obs,
     hung,
     raised_by_env,
+    success_in,
     write_obs,
     write_step,
 )
@@ -59,7 +60,7 @@ class SerialEnvs:
         Returns whether any of their episodes has ended.
         """
         envs, encode = self.envs, self.seen.encode
-        successors, rewards, terminated, truncated = step
+        successors, rewards, terminated, truncated, success = step
         dtype, shape = self.seen.as_is or (None, ())
         rows = successors if len(shape) == 1 else successors.reshape(-1, *shape)
         ended, slot = False, -1
@@ -70,7 +71,7 @@ class SerialEnvs:
                 result = envs[slot].step(actions[slot])
                 # Results of the usual types are written here; `write_step` checks all others.
                 if type(result) is tuple and len(result) == 5:
-                    obs, reward, over, cut, _ = result
+                    obs, reward, over, cut, info = result
                     if (
                         type(obs) is np.ndarray
                         and obs.dtype is dtype
@@ -84,10 +85,12 @@ class SerialEnvs:
                         rewards[slot] = reward
                         if over or cut:
                             terminated[slot], truncated[slot], ended = over, cut, True
+                            success[slot] = success_in(info)
                         continue
-                over, cut = write_step(result, slot, successors, rewards, encode)
+                over, cut, info = write_step(result, slot, successors, rewards, encode)
                 if over or cut:
                     terminated[slot], truncated[slot], ended = over, cut, True
+                    success[slot] = success_in(info)
         except EnvError as e:
             e.slot = slot
             raise

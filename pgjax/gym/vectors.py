@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -19,11 +19,13 @@ from gymnasium.vector.utils import iterate
 from pgjax.errors import SpaceError
 from pgjax.gym.results import (
     LARGEST,
+    SUCCESS,
     EnvError,
     StepArrays,
     failure_text,
     hung,
     raised_by_env,
+    success_in,
     write_obs,
     write_rest,
 )
@@ -39,6 +41,17 @@ def _raised_by_vector(error: Exception) -> bool:
 def _is_batch(x: Any, size: int, kind: str) -> bool:
     """Whether a vector's result is an array [size] of the usual kind of dtype."""
     return type(x) is np.ndarray and x.shape == (size,) and x.dtype.kind == kind
+
+
+def _write_success(info: Any, slots: Iterable[int], step: StepArrays) -> None:
+    """Write the success of slots whose episodes end, from the gathered infos of a vector."""
+    for slot in slots:
+        of_slot = {}
+        for name in SUCCESS:
+            with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+                if info.get(f"_{name}", {slot: True})[slot]:
+                    of_slot[name] = info[name][slot]
+        step.success[slot] = success_in(of_slot)
 
 
 class _Vector:
@@ -174,11 +187,14 @@ class ManualResetVector(_Vector):
         """Step all slots, and write what `slots` return; say whether any of their episodes ends."""
         if self._over.any():
             self._reset({int(slot): self._seeds[slot] for slot in np.flatnonzero(self._over)})
-        obs, reward, terminated, truncated, _ = self._call("step", actions)
+        obs, reward, terminated, truncated, info = self._call("step", actions)
         self._over = terminated | truncated
         self._write_obs(obs, step.successors, slots)
         self._write_rest(reward, terminated, truncated, slots, step)
-        return bool(self._over[slots].any())
+        if not self._over[slots].any():
+            return False
+        _write_success(info, (slot for slot in slots if self._over[slot]), step)
+        return True
 
 
 class AutoresetVector(_Vector):
@@ -221,13 +237,17 @@ class AutoresetVector(_Vector):
         over, real = step.terminated | step.truncated, ~self._over
         if self.mode == AutoresetMode.NEXT_STEP:
             self._over = over  # these slots are reset by the next step
-            return real, []
         if not over.any():
+            return real, []
+        ended = np.flatnonzero(over).tolist()
+        if self.mode == AutoresetMode.NEXT_STEP:
+            _write_success(info, ended, step)
             return real, []
         finals = info.get("final_obs") if isinstance(info, dict) else None
         if finals is None:
             raise EnvError("an episode ended without info['final_obs'], which SAME_STEP requires")
+        _write_success(info.get("final_info"), ended, step)
         rows = np.zeros_like(step.successors)
-        for slot in np.flatnonzero(over).tolist():
+        for slot in ended:
             write_obs(rows, slot, self.seen.encode, finals[slot])
         return real, [(over, rows[over])]

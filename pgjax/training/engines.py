@@ -137,16 +137,17 @@ def python_engine(
     stream = Stream(env, **options) if config.collect == "steps" else None
     collecting, shapes = watch and watch.collecting, set()
 
-    def collect(state: TrainState) -> Rollout:
+    def collect(state: TrainState) -> tuple[Rollout, dict[str, float]]:
+        """Return a rollout, and metrics of its episodes that do not follow from it."""
         if stream is not None:
-            return stream.collect(algorithm, state, config.num_steps)
+            return stream.collect(algorithm, state, config.num_steps), stream.episode_info()
         episodes = config.episodes_per_update
         log = run_episodes(EpisodeLog, env, algorithm, state, episodes, watch=collecting, **options)
-        return log.rollout()
+        return log.rollout(), log.success_info()
 
     def advance(states: list[TrainState], count: int) -> tuple[list[TrainState], UpdateRecords]:
         begun = time.perf_counter()
-        rollout = collect(states[0])
+        rollout, of_episodes = collect(states[0])
         collected = time.perf_counter()
         shape = rollout.reward.shape
         if watch is not None and shape not in shapes:
@@ -154,9 +155,7 @@ def python_engine(
             watch.compiling(shape[0])
         state, metrics = algorithm.update(states[0], rollout)
         updated = time.perf_counter()
-        info = {name: value.item() for name, value in metrics.items()}
-        if stream is not None:
-            info |= stream.episode_info()
+        info = {name: value.item() for name, value in metrics.items()} | of_episodes
         timing = {
             "seconds_collecting": collected - begun,
             "seconds_updating": updated - collected,

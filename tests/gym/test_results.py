@@ -1,11 +1,13 @@
 """What environments return is checked, and a fault names the slot, the field and its type."""
 
+import math
+
 import numpy as np
 import pytest
 from gymnasium import spaces
 from probe_envs import Scripted
 
-from pgjax.gym.results import CheckedEnv, EnvError, write_obs, write_step
+from pgjax.gym.results import CheckedEnv, EnvError, success_in, write_obs, write_step
 from pgjax.gym.spaces import observations
 
 OBS = np.zeros(3, np.float32)
@@ -34,7 +36,9 @@ def test_an_error_is_described_with_its_step(error, num_steps, message):
 
 def test_results_are_written_to_the_slot_of_their_environment():
     successors, rewards = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
-    assert write_step((OBS + 4, 2, True, 0, {}), 1, successors, rewards, encode) == (True, False)
+    info = {"colour": "red"}
+    ends = write_step((OBS + 4, 2, True, 0, info), 1, successors, rewards, encode)
+    assert ends == (True, False, info)
     np.testing.assert_array_equal(successors, [[0, 0, 0], [4, 4, 4]])
     np.testing.assert_array_equal(rewards, [0, 2])
     write_obs(successors, 0, encode, OBS + 5)
@@ -96,7 +100,30 @@ def test_a_reward_of_several_numbers_is_answered_with_a_wrapper():
 )
 def test_flags_of_any_boolean_type(yes, no):
     row = np.zeros((1, 3))
-    assert write_step((OBS, 0.0, yes, no, {}), 0, row, np.zeros(1), encode) == (True, False)
+    ends = write_step((OBS, 0.0, yes, no, {}), 0, row, np.zeros(1), encode)
+    assert ends == (True, False, {})
+
+
+@pytest.mark.parametrize(
+    ("info", "success"),
+    [
+        ({"is_success": True}, 1.0),
+        ({"success": np.False_}, 0.0),
+        ({"success": 0.25, "other": None}, 0.25),
+        ({"is_success": np.array([1], np.uint8), "success": 0}, 1.0),
+        ({"is_success": None, "success": 1}, 1.0),
+        *(
+            (info, None)
+            for info in (
+                {}, None, [], {"is_success": "yes"}, {"success": [0, 1]}, {"success": np.nan},
+                {"is_success": math.inf}, {"success": {"a": 1}}, {"success": [[1], [1, 2]]},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_the_success_that_an_info_tells(info, success):
+    found = success_in(info)
+    assert math.isnan(found) if success is None else found == success
 
 
 @pytest.mark.parametrize(

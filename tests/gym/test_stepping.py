@@ -18,7 +18,8 @@ from pgjax.gym.serial import SerialEnvs
 def arrays(slots, size):
     """Empty arrays for a step."""
     flags = np.zeros((2, slots), bool)
-    return StepArrays(np.zeros((slots, size), np.float32), np.zeros(slots, np.float32), *flags)
+    numbers = np.zeros((slots, size), np.float32), np.zeros(slots, np.float32)
+    return StepArrays(*numbers, *flags, np.full(slots, np.nan))
 
 
 class Gives(gym.Env):

@@ -187,7 +187,7 @@ def test_slow_is_not_hanging():
     with envs.step_timeout(0.2):
         envs.reset({0: 1}, obs)
         for _ in range(10):
-            envs.step([0], [0], StepArrays(obs, np.zeros(1), *np.zeros((2, 1), bool)))
+            envs.step([0], [0], StepArrays(obs, np.zeros(1), *np.zeros((2, 1), bool), np.zeros(1)))
         time.sleep(0.5)  # outside of any environment
     assert signal.getsignal(signal.SIGALRM) is before
 
