@@ -179,6 +179,7 @@ OTHERS = {
     "frame_stack": 2,  # the observation space that make_agent sees has it already
     "checkpoint_seconds": 1.0,
     "eval_episodes": 3,
+    "eval_every": 2,
     "run_dir": "elsewhere",
 }
 
