@@ -22,7 +22,7 @@ from pgjax.runs.run import load
         ("train CartPole-v1 --leave-one-out --episodes-per-update 1", "at least 2 episodes"),
         ("train --seed 3 CartPole-v1", "first"),
         ("train CartPole-v1 --collect steps", "add --critic"),
-        ("train CartPole-v1 --seeds 3", "--on-device"),
+        ("train CartPole-v1 --seeds 3 --num-devices 2", "add --on-device"),
         ("train CartPole-v1 --on-device --seeds 0", "--seeds"),
         ("train CartPole-v1 --num-devices 0", "--num-devices must be at least 1, got 0"),
         ("train CartPole-v1 --on-device --num-devices 999", "--num-devices 999, but there"),
@@ -124,7 +124,7 @@ def test_help_names_every_argument_and_fits_the_terminal(capsys):
         positional = name != "gradcheck"
         for columns in (80, 120):
             text = help_of(capsys, name, columns=columns)
-            assert bool(re.search("^ *RUN  ", text, re.MULTILINE)) == positional
+            assert bool(re.search(r"^ *RUN( \[RUN \.\.\.\])?  ", text, re.M)) == positional
             boxes = [line for line in text.splitlines() if line.startswith(" ")]
             assert max(map(len, boxes)) <= columns
     titles = re.findall("^ +([a-z]+) options +$", help_of(capsys, "train"), re.MULTILINE)

@@ -205,9 +205,9 @@ def test_a_run_whose_environment_has_no_name_takes_it_again(tmp_path, capsys):
     for use in uses.values():
         with pytest.raises(pgjax.ConfigError, match=words):
             use()
-    for name in ("evaluate", "render", "verify", "resume"):
+    for name, *options in (["evaluate"], ["render"], ["verify"], ["resume", "--updates", "3"]):
         with pytest.raises(SystemExit) as caught:
-            app.main([name, str(path)])
+            app.main([name, str(path), *options])
         assert caught.value.code == 2
         assert re.search(words, capsys.readouterr().err)
 

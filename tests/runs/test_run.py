@@ -43,7 +43,7 @@ def resume(run, out, like):
 
 VERBS = {
     "evaluate": lambda run, out, like: pgjax.evaluate(run, 2, seed=3),
-    "compare": lambda run, out, like: pgjax.evaluate(run, 2, save=True) and pgjax.compare(run),
+    "compare": lambda run, out, like: pgjax.evaluate(run, 3, save=True) and pgjax.compare(run),
     "plot": lambda run, out, like: pgjax.plot(run, out / "curve.png").read_bytes(),
     "render": lambda run, out, like: pgjax.render(run, out / "video.gif").read_bytes(),
     "verify": lambda run, out, like: pgjax.verify(run),
