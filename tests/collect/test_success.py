@@ -172,9 +172,8 @@ def test_metrics_and_evaluation_have_the_rate(collect, tmp_path):
             run = pgjax.train(config)
     else:
         run = pgjax.train(config)
-    assert len(run.metrics) == 3
-    for row in run.metrics:
-        assert row["success_rate"] == pytest.approx(row["mean_return"])
+    assert run.metrics["success_rate"].shape == (3,)
+    assert run.metrics["success_rate"] == pytest.approx(run.metrics["mean_return"])
     assert pgjax.verify(run)["identical"]
     result = pgjax.evaluate(run, 20)
     assert result["success_rate"] == result["mean"]

@@ -176,8 +176,8 @@ def test_training_normalises_the_observation_but_not_the_mask(tmp_path):
         assert pgjax.evaluate(run, 2)["mean"] == 3.0
     finally:
         del gym.registry["Masked-v0"]
-    assert isinstance(run.policy, pgjax.NormalizedObs)
-    distribution = run.policy.apply(run.state.params, jnp.array([0.0, 1.0, 1.0, 0.0, 0.0]))
+    assert isinstance(run.agent.policy, pgjax.NormalizedObs)
+    distribution = run.agent.policy.apply(run.state.params, jnp.array([0.0, 1.0, 1.0, 0.0, 0.0]))
     assert distribution.logits.tolist()[0] == -np.inf
     assert np.isfinite(distribution.logits[1:]).all()
 
