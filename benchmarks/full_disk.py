@@ -16,6 +16,7 @@ import readme
 
 import pgjax
 from pgjax.runs import digests
+from pgjax.training import train as training
 
 PAGE = os.sysconf("SC_PAGESIZE")
 SETTINGS = dict(updates=30, episodes_per_update=2, checkpoint_seconds=0.0)
@@ -25,7 +26,7 @@ INSIDE = "--inside"  # run in a new user namespace, where mounting needs no priv
 def train(path: Path) -> str:
     """Train a run; return the error message if the disk is full, else an empty string."""
     try:
-        pgjax.train(pgjax.TrainConfig("CartPole-v1", run_dir=path, **SETTINGS))  # type: ignore[arg-type]
+        training.train(pgjax.TrainConfig("CartPole-v1", run_dir=path, **SETTINGS))  # type: ignore[arg-type]
     except pgjax.RunError as e:
         return str(e)
     return ""
@@ -54,7 +55,7 @@ def check(disk: Path, pages: int, whole: list[bytes]) -> tuple[bool, int] | None
             saved = int(pgjax.load(disk / "run").state.step)
         mount(disk, "remount", f"size={1000 * PAGE}")
         if (disk / "run" / "config.json").exists():
-            pgjax.resume(disk / "run")
+            training.resume(disk / "run")
         else:
             good &= train(disk / "run") == ""
         return good and contents(disk / "run") == whole, saved

@@ -16,6 +16,7 @@ import readme
 from gymnasium import spaces
 
 import pgjax
+from pgjax.training import train as training
 
 SETTLED = 0.2  # fraction of a run after which every padded length has occurred
 LONGEST = 500
@@ -96,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, settings) in enumerate(runs.items()):
             config = pgjax.TrainConfig(**settings, run_dir=Path(folder) / str(i))  # type: ignore[arg-type]
-            pgjax.train(config, observers=[watch])
+            training.train(config, observers=[watch])
             row, good = watch.row()
             all_good &= good
             lines.append(f"| {name} | {row} |")

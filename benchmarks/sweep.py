@@ -49,7 +49,9 @@ def _results(config: pgjax.TrainConfig, num_seeds: int = 1) -> list[tuple[float,
             runs = [pgjax.train(config)]
     except pgjax.DivergedError:
         return [(float("nan"), 0)] * num_seeds
-    return [(pgjax.evaluate(run)["mean"], run.metrics[-1]["total_env_steps"]) for run in runs]
+    means = [run.evaluation["mean"] if run.evaluation else float("nan") for run in runs]
+    steps = [int(run.metrics["total_env_steps"][-1]) for run in runs]
+    return list(zip(means, steps, strict=True))
 
 
 def main() -> None:
