@@ -11,6 +11,9 @@ from pgjax.errors import ConfigError
 from pgjax.runs.folder import load_config, seed_folders
 from pgjax.runs.run import RunLike, run_path
 
+# Settings in which the runs of a group may differ: no update depends on them.
+_SAME: dict[str, Any] = {"seed": 0, "eval_every": 0, "checkpoint_seconds": 30.0}
+
 
 class Group(NamedTuple):
     """Runs of one task whose settings differ only in the seed."""
@@ -40,7 +43,7 @@ def group_runs(runs: Sequence[RunLike]) -> list[Group]:
     named = [run_path(run) for run in runs]
     for folder in (folder for path in named for folder in seed_folders(path) or [path]):
         config = load_config(folder)
-        folders = found.setdefault(dataclasses.replace(config, seed=0), {})
+        folders = found.setdefault(dataclasses.replace(config, **_SAME), {})
         if config.seed in folders:
             raise ConfigError(
                 f"{folders[config.seed]} and {folder} have the same settings and the same seed: "

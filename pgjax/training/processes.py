@@ -69,7 +69,8 @@ def train_in_processes(
         with open_env(configs[0], 1) as env:  # before the processes: it may not exist
             policy = make_agent(configs[0], env).policy
         spaces = env.observation_space, env.action_space
-        info = RunInfo(configs, paths, *spaces, policy, env.time_limit)
+        devices = tuple(jax.local_devices()[:1])  # of each process
+        info = RunInfo(configs, paths, *spaces, policy, env.time_limit, devices)
         stack.enter_context(observing(observers, info))
         try:
             with contextlib.closing(_updates(seeds, resuming)) as updates:
@@ -112,6 +113,7 @@ def _updates(
     cores = provenance.threads()
     side_by_side = min(cores, len(seeds))
     waiting, running = list(seeds), 0
+    warned = set[str]()
     try:
         while waiting or running:
             while waiting and running < side_by_side:
@@ -133,9 +135,9 @@ def _updates(
                     seed.steps_per_second = line["timings"]["steps_per_second"]
                     yield seed, line["timings"]
                 elif "warning" in line:
-                    warnings.warn(
-                        f"seed {seed.config.seed}: {line['warning']}", RunWarning, stacklevel=2
-                    )
+                    if line["warning"] not in warned:  # mostly all seeds say the same
+                        warnings.warn(line["warning"], RunWarning, stacklevel=2)
+                    warned.add(line["warning"])
                 else:
                     seed.error = getattr(errors, line["kind"])(line["error"])
                     yield seed, {}

@@ -101,15 +101,15 @@ def test_the_list_agrees_with_importlib():
 
 def test_the_package_of_the_environment_is_named():
     gymnasium = metadata.version("gymnasium")
-    assert provenance.environment_source("CartPole-v1") == {
+    assert provenance.environment_source(pgjax.TrainConfig("CartPole-v1")) == {
         "module": "gymnasium", "version": gymnasium
     }  # fmt: skip
     nowhere = {"module": None, "version": None}
-    assert provenance.environment_source("Unknown-v0") == nowhere
+    assert provenance.environment_source(pgjax.TrainConfig("Unknown-v0")) == nowhere
     gym.register("Scripted-v9", entry_point=type("Env", (), {"__module__": "__main__"}))
     gym.register("Local-v9", entry_point="no_such_package.envs:Env")
-    assert provenance.environment_source("Scripted-v9") == nowhere
-    assert provenance.environment_source("a:Local-v9") == {
+    assert provenance.environment_source(pgjax.TrainConfig("Scripted-v9")) == nowhere
+    assert provenance.environment_source(pgjax.TrainConfig("a:Local-v9")) == {
         "module": "no_such_package", "version": "not installed"
     }  # fmt: skip
     del gym.registry["Scripted-v9"], gym.registry["Local-v9"]
