@@ -101,9 +101,9 @@ class Mine(my_envs.Local):
 gym.register("Mine-v0", entry_point=Mine, max_episode_steps=5)
 
 def run():
-    config = pgjax.TrainConfig("Mine-v0", updates=1, episodes_per_update=2, num_envs=2,
-                               vectorization="async", run_dir=sys.argv[1])
-    training.train(config)
+    config = pgjax.TrainConfig("Mine-v0", updates=1, episodes_per_update=2, eval_episodes=2,
+                               num_envs=2, vectorization="async", run_dir=sys.argv[1])
+    pgjax.train(config)
 """
 
 
