@@ -72,7 +72,7 @@ def test_a_seed_that_diverged_in_its_first_update_counts_with_its_first_state(tm
     fake_run(path / "seed-3", [], seed=3, diverged=why, **small)
     folder.write_seeds(path, range(3, 4))
     found = pgjax.evaluate(path, 2, 5)
-    assert found["diverged"] == [3]
+    assert found["unfinished"] == [3]
     trained = pgjax.train(
         pgjax.TrainConfig.preset("CartPole-v1", updates=1, run_dir=tmp_path / "run", **small)
     )
