@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
+_DEEPEST = 100  # nested lists and objects, far fewer than Python can follow
+
+
 class JsonObject(Mapping[str, Any]):
     """A mapping of names to JSON values that cannot change, and can be hashed.
 
@@ -59,14 +62,16 @@ class JsonObject(Mapping[str, Any]):
         return self._text
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """Return a JSON value as Python's own types; ValueError if it is none."""
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deeply")
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # of NumPy or JAX
         value = value.tolist()
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {name: _plain(x) for name, x in value.items()}
+        return {name: _plain(x, depth + 1) for name, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
+        return [_plain(x, depth + 1) for x in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
