@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
 _DEEPEST = 100  # nested lists and objects, far fewer than Python can follow
 
 
