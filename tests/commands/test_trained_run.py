@@ -137,6 +137,7 @@ def test_training_without_the_packages_that_show_it_says_so(monkeypatch, tmp_pat
     assert run.evaluation is None
 
 
+@pytest.mark.slow
 def test_verify_of_several_seeds(tmp_path):
     config = pgjax.TrainConfig(
         "CartPole-v1", on_device=True, num_shards=2, run_dir=tmp_path / "runs", **SMALL

@@ -36,7 +36,7 @@ def trained(path, observers=(), **changes):
     return training.train(config, observers, evaluator=record_evaluation)
 
 
-@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_lines_are_the_evaluations_of_shorter_runs_and_no_bit_changes(on_device, tmp_path):
     run = trained(tmp_path / "run", on_device=on_device)
     without = trained(tmp_path / "without", on_device=on_device, eval_every=0)
