@@ -83,8 +83,8 @@ def _evaluate(
     Args:
         run: The run folder, of one seed or of several.
         episodes: Number of episodes of each run.
-        seed: Random seed, independent of training. Of several seeds, the run of seed s has the
-            episodes of this one plus s.
+        seed: Random seed, independent of training. In a folder of several seeds, the run of seed s
+            uses this one plus s.
         stochastic: Sample actions instead of taking the mode of the policy.
         save: Replace evaluation.json in the run folder.
         json: Print one JSON line, with the return of each episode.

@@ -46,7 +46,7 @@ class _Lines:
 
 
 def main() -> None:
-    """Train; the exit code is 0 unless an error is not one of pgjax's."""
+    """Train; the exit code is 0, also after an error that pgjax raises on purpose."""
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with, args=(request["parent"],), daemon=True).start()
     # An environment may print: what it prints goes to the standard error.

@@ -11,8 +11,8 @@ _DEEPEST = 100  # nested lists and objects, far fewer than Python can follow
 class JsonObject(Mapping[str, Any]):
     """A mapping of names to JSON values that cannot change, and can be hashed.
 
-    It keeps its canonical text and parses it on every access, so that whoever changes a list in it
-    changes a copy.
+    It keeps its canonical text and parses it on every access, so that changing a list in it changes
+    only a copy.
 
     Args:
       values: a mapping, or the text of a JSON object. Tuples and arrays become lists.

@@ -9,6 +9,7 @@ import numpy as np
 
 from pgjax.errors import ConfigError, RunError, check_count, counted
 from pgjax.evaluation.curves import draw_groups, draw_line, read_columns, with_smoothing
+from pgjax.evaluation.during import read_evaluations
 from pgjax.evaluation.groups import group_runs
 from pgjax.runs import store
 from pgjax.runs.folder import absolute, diverged, load_config, read_lines, seed_folders
@@ -113,9 +114,7 @@ def _draw_run(axes: Any, run_dir: Path, smooth: int = 1) -> None:
     else:
         axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label=label)
     draw_line(axes, steps, mean, linewidth=1.5, label="mean of the update's episodes")
-    evaluations = run_dir / "evaluations.jsonl"
-    if evaluations.exists():
-        rows = read_lines(evaluations)
+    if rows := read_evaluations(run_dir):
         label = f"evaluation, mean of {counted(rows[0]['episodes'], 'episode')}"
         points = [row["total_env_steps"] for row in rows], [row["mean"] for row in rows]
         axes.plot(*points, "o", color="tab:orange", markersize=4, label=label)

@@ -227,8 +227,8 @@ class CheckedEnv(gym.Wrapper):
         result = self._call(self.env.step, action)
         over, cut, info = write_step(result, 0, self._rows, self._rewards, self._encode)
         success = success_in(info) if over or cut else math.nan
-        told = {} if math.isnan(success) else {SUCCESS[0]: success}
-        return result[0], float(self._rewards[0]), over, cut, told
+        kept = {} if math.isnan(success) else {SUCCESS[0]: success}
+        return result[0], float(self._rewards[0]), over, cut, kept
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -87,14 +87,16 @@ def _follow(
     run_dir: Path,
     observers: Sequence[Observer],
 ) -> None:
-    """Tell the observers of each update, and warn of each seed that fails."""
+    """Pass each update to the observers, and warn of each seed that fails."""
+    listed = bool(folder.seeds_in(run_dir))
     for seed, timings in updates:
         if seed.error is not None:
             _warn_of_failure(seed, len(seeds))
             continue
-        if not folder.seeds_in(run_dir):
+        if not listed:
             first = seeds[0].config.seed
             folder.write_seeds(run_dir, range(first, first + len(seeds)))
+            listed = True
         together = {**timings, "steps_per_second": sum(of.steps_per_second for of in seeds)}
         for observer in observers:
             observer.update([of.metrics for of in seeds], together)

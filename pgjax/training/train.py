@@ -121,7 +121,7 @@ def resume(
     if seeds and not config.on_device:
         _refuse_devices(num_devices)
         train_in_processes(configs, path, paths, observers, resuming=True)
-        return _saved(paths)
+        return _saved([folder.seed_folder(path, seed) for seed in folder.seeds_in(path)])
     runs = _train(configs, path, paths, observers, num_devices, evaluator, resuming=True)
     for of_seed in ended:
         config = folder.read_config(of_seed, **options)

@@ -1,6 +1,7 @@
 """Evaluations while a run trains."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -61,7 +62,8 @@ def test_a_resumed_run_has_the_same_lines(tmp_path):
     path = tmp_path / "run" / "evaluations.jsonl"
     assert [line["update"] for line in read_lines(path)] == [2]
     # As if it had been killed later than its last checkpoint.
-    path.write_text(path.read_text() + '{"update": 4, "mean": 0.0}\n{"update": 6, "mean": 0.0}\n')
+    later = '"total_env_steps": 9, "mean": 0.0, "episodes": 3'
+    path.write_text(f'{path.read_text()}{{"update": 4, {later}}}\n{{"update": 6, {later}}}\n')
     training.resume(tmp_path / "run", evaluator=record_evaluation)
     assert path.read_bytes() == (whole.path / "evaluations.jsonl").read_bytes()
 
@@ -85,3 +87,11 @@ def test_the_curve_shows_the_evaluations(tmp_path):
     shown = pgjax.plot(run, tmp_path / "shown.png").read_bytes()
     (run.path / "evaluations.jsonl").unlink()
     assert pgjax.plot(run, tmp_path / "without.png").read_bytes() != shown
+
+
+@pytest.mark.parametrize("text", ["not JSON", "[1]\n", '{"update": 2}\n'])
+def test_damaged_evaluations_are_reported(text, run_dir, tmp_path):
+    path = shutil.copytree(run_dir, tmp_path / "run")
+    (path / "evaluations.jsonl").write_text(text)
+    with pytest.raises(pgjax.RunError, match=r"evaluations\.jsonl cannot be read .*remove it"):
+        pgjax.plot(path)
