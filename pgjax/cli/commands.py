@@ -28,6 +28,8 @@ RunFolders = Annotated[
     arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
 ]
 
+Checkpoint = Annotated[str, arg(metavar="best|last|N")]
+
 
 def _resume(
     run: RunFolder,
@@ -35,6 +37,7 @@ def _resume(
     device: Annotated[DeviceOptions, OmitArgPrefixes] = DeviceOptions(),  # noqa: B008  (frozen)
     tracker: Annotated[TrackerOptions, OmitArgPrefixes] = TrackerOptions(),  # noqa: B008
     updates: int | None = None,
+    checkpoint: Checkpoint = "last",
     allow_env_import: bool = False,
 ) -> None:
     """Resume an interrupted run, or extend a complete one.
@@ -46,9 +49,11 @@ def _resume(
         device: Devices and processes.
         tracker: Copies of the metrics for other programs.
         updates: Total number of updates, to extend a complete run.
+        checkpoint: Continue from the last checkpoint, from the best, or from the one written after
+            an update; the updates after it are dropped and made again.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
-    if said := why_complete(run_path(run), updates):
+    if checkpoint == "last" and (said := why_complete(run_path(run), updates)):
         print(said)
         return
     num_seeds = len(seeds_in(run)) or 1
@@ -57,6 +62,7 @@ def _resume(
             run,
             observers,
             updates=updates,
+            checkpoint=checkpoint,
             num_devices=device.num_devices,
             allow_env_import=allow_env_import,
             progress=True,
@@ -70,6 +76,7 @@ def _evaluate(
     episodes: int = 100,
     seed: int = 1000,
     stochastic: bool = False,
+    checkpoint: Checkpoint = "last",
     save: bool = False,
     json: bool = False,
     allow_env_import: bool = False,
@@ -86,6 +93,7 @@ def _evaluate(
         seed: Random seed, independent of training. In a folder of several seeds, the run of seed s
             uses this one plus s.
         stochastic: Sample actions instead of taking the mode of the policy.
+        checkpoint: The last, the one with the best mean return, or that of an update.
         save: Replace evaluation.json in the run folder.
         json: Print one JSON line, with the return of each episode.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
@@ -93,7 +101,13 @@ def _evaluate(
     """
     set_up_compile_cache(compile_cache)
     result, by_seed = evaluate_each(
-        run, episodes, seed, stochastic=stochastic, save=save, allow_env_import=allow_env_import
+        run,
+        episodes,
+        seed,
+        stochastic=stochastic,
+        save=save,
+        checkpoint=checkpoint,
+        allow_env_import=allow_env_import,
     )
     if json:
         print(json_lines.dumps(result))
@@ -110,6 +124,7 @@ def _render(
     episodes: int = 1,
     seed: int = 1000,
     stochastic: bool = False,
+    checkpoint: Checkpoint = "last",
     allow_env_import: bool = False,
 ) -> None:
     """Write a video of a trained agent.
@@ -123,12 +138,21 @@ def _render(
         seed: Random seed, independent of training. The same seed shows the episodes of `pgjax
             evaluate`, except for an on-device run: Gymnasium's environment is rendered.
         stochastic: Sample actions instead of taking the mode of the policy.
+        checkpoint: The last, the one with the best mean return, or that of an update.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
     from pgjax.evaluation.video import render
 
     print(
-        render(run, out, episodes, seed, stochastic=stochastic, allow_env_import=allow_env_import)
+        render(
+            run,
+            out,
+            episodes,
+            seed,
+            stochastic=stochastic,
+            checkpoint=checkpoint,
+            allow_env_import=allow_env_import,
+        )
     )
 
 
@@ -205,6 +229,7 @@ def _export(
     *,
     out: Path | None = None,
     format: Literal["orbax", "csv"] = "orbax",
+    checkpoint: Checkpoint = "last",
     allow_env_import: bool = False,
 ) -> None:
     """Write a run in a format that other programs read.
@@ -213,11 +238,12 @@ def _export(
         run: The run folder.
         out: What to write; by default orbax or metrics.csv in the run folder.
         format: The TrainState for Orbax, or the metrics as CSV.
+        checkpoint: The TrainState to export: last, best, or the number of an update.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
     """
     from pgjax.runs.export import export
 
-    print(export(run, out, format=format, allow_env_import=allow_env_import))
+    print(export(run, out, format=format, checkpoint=checkpoint, allow_env_import=allow_env_import))
 
 
 def _gradcheck(*, json: bool = False) -> None:

@@ -19,6 +19,7 @@ from pgjax.evaluation.evaluate import evaluation_sentence, greedy
 from pgjax.evaluation.video import render
 from pgjax.gym.acting import Act, act_in
 from pgjax.runs import run as runs
+from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.folder import read_lines
 from pgjax.runs.metrics import Metrics
 
@@ -31,7 +32,8 @@ class Run(runs.RunData):
 
     Use `act` to apply the agent, `metrics` to analyse the training, and `show` to watch an episode
     in a notebook, which also shows the learning curve of a run. The fields are `path`, `config`,
-    `agent` (policy and algorithm) and `state` (the TrainState after the last update).
+    `agent` (policy and algorithm) and `state` (the TrainState, after the last update unless another
+    checkpoint was loaded).
 
     Example:
       >>> import pgjax, pathlib, tempfile
@@ -169,13 +171,22 @@ class Run(runs.RunData):
         return f"<div>{shown}</div>"
 
 
-def load(path: Path | str, *, allow_env_import: bool = False, env: EnvSource | None = None) -> Run:
-    """Read a run from its folder, with the state of its last valid checkpoint.
+def load(
+    path: Path | str,
+    *,
+    checkpoint: CheckpointName | str = "last",
+    allow_env_import: bool = False,
+    env: EnvSource | None = None,
+) -> Run:
+    """Read a run from its folder, with the state of its last valid checkpoint or another one.
 
     Use it to work with an agent that was trained earlier.
 
     Args:
       path: the run folder.
+      checkpoint: "last"; "best", that with the highest mean return (of the evaluations, if there
+        were any during training, else of an update's episodes); or the number of the update after
+        which it was written. The last three and the best are kept.
       allow_env_import: allow an environment id module:Name, wrappers, and arguments that may name a
         module or a file to import code and run it. Use it only for folders that you trust. Those
         that this machine made need no permission, unless they were moved.
@@ -186,7 +197,7 @@ def load(path: Path | str, *, allow_env_import: bool = False, env: EnvSource | N
 
     Raises:
       RunError: if it is not the folder of one run, or its settings or all its checkpoints are
-        damaged.
+        damaged, or no checkpoint was kept after the update `checkpoint`.
       ConfigError: if its environment cannot be made or needs `allow_env_import` or `env`, its
         settings are not valid in this version, or JAX finds no device.
       SpaceError: if the spaces of its environment are not supported.
@@ -199,4 +210,5 @@ def load(path: Path | str, *, allow_env_import: bool = False, env: EnvSource | N
       >>> int(pgjax.load(path).state.step)
       1
     """
-    return Run(*runs.load(path, allow_env_import=allow_env_import, env=env))
+    options: Any = {"allow_env_import": allow_env_import, "env": env}
+    return Run(*runs.load(path, checkpoint=checkpoint, **options))

@@ -11,6 +11,7 @@ from pgjax.commands.run import Run
 from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import ConfigError, RunWarning, counted
 from pgjax.evaluation.during import record_evaluation
+from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.folder import (
     diverged,
     load_config,
@@ -132,6 +133,7 @@ def resume(
     observers: Sequence[Observer] = (),
     *,
     updates: int | None = None,
+    checkpoint: CheckpointName | str = "last",
     num_devices: int | None = None,
     allow_env_import: bool = False,
     env: EnvSource | None = None,
@@ -148,6 +150,8 @@ def resume(
       run: a run folder, the folder of several seeds, or a Run.
       observers, num_devices, progress: as for `train`; num_devices may differ from before.
       updates: the total number of updates; by default that of the run's settings.
+      checkpoint: where to continue, as for `pgjax.load`; for a single run only. The updates after
+        it are dropped from the folder and made again, a complete run's too.
       allow_env_import, env: as for `pgjax.load`.
 
     Returns:
@@ -155,7 +159,7 @@ def resume(
 
     Raises:
       ConfigError: if the run cannot have this number of updates.
-      RunError: if it is not a run folder, is damaged, or is in use.
+      RunError: if it is not a run folder, is damaged, or is in use, or the checkpoint is missing.
       Otherwise as for `train`.
 
     Example:
@@ -173,13 +177,14 @@ def resume(
             run,
             observers,
             updates=updates,
+            checkpoint=checkpoint,
             num_devices=num_devices,
             allow_env_import=allow_env_import,
             env=env,
             evaluator=record_evaluation,
         )
 
-    if why_complete(run_path(run), updates):
+    if checkpoint == "last" and why_complete(run_path(run), updates):
         return [Run(*of_seed) for of_seed in work(observers)]
     return _with_report(work, observers, progress)
 

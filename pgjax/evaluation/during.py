@@ -13,8 +13,8 @@ from pgjax.runs.run import RunData
 _NAME = "evaluations.jsonl"
 
 
-def record_evaluation(run: RunData, metrics: dict[str, Any]) -> None:
-    """Evaluate a run as it is now, and add a line to evaluations.jsonl.
+def record_evaluation(run: RunData, metrics: dict[str, Any]) -> float:
+    """Evaluate a run as it is now, add a line to evaluations.jsonl, and return the mean return.
 
     The file is replaced atomically, and a line for the same or a later update, which a run that was
     killed has left, is replaced too.
@@ -28,6 +28,7 @@ def record_evaluation(run: RunData, metrics: dict[str, Any]) -> None:
     before = (row for row in read_evaluations(run.path) if row["update"] < result["update"])
     lines = "".join(json.dumps(row) + "\n" for row in [*before, result])
     store.replace(run.path / _NAME, lines.encode())
+    return float(result["mean"])
 
 
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:

@@ -18,9 +18,10 @@ from pgjax.collect.on_device import collect_episodes_on_device
 from pgjax.config.agent import Agent, make_agent
 from pgjax.config.env import open_env
 from pgjax.config.settings import EnvSource, TrainConfig
-from pgjax.errors import RunError, check_count, counted
+from pgjax.errors import ConfigError, RunError, check_count, counted
 from pgjax.evaluation.seeds import check_seed, save_evaluation, seed_runs, seeds_summary
 from pgjax.numerics.xla import compile_in_background, fastest_compile
+from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.run import RunData, RunLike, run_path, unfinished
 from pgjax.types import Algorithm, Params, TrainState
 
@@ -46,6 +47,7 @@ def evaluate(
     *,
     stochastic: bool = False,
     save: bool = False,
+    checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
 ) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def evaluate(
       stochastic: sample actions instead of taking the mode of the policy.
       save: replace evaluation.json, in the folder of each run and of several seeds; it then also
         holds the return of each episode, and `seed` and `stochastic`.
-      allow_env_import, env: as for `pgjax.load`.
+      checkpoint, allow_env_import, env: as for `pgjax.load`; "last" for the state that a Run has.
+        evaluation.json is that of the last checkpoint, so another one cannot be saved.
 
     Returns:
       `mean`, `std` (with ddof 0), `min` and `max` of the undiscounted return, `mean_length` in
@@ -77,7 +80,7 @@ def evaluate(
       they count with their last state.
 
     Raises:
-      ConfigError: if an argument is out of range.
+      ConfigError: if an argument is out of range, or `save` is set with another checkpoint.
       RunError: if memory runs out, since an on-device run evaluates 1,024 episodes together, or
         evaluation.json cannot be written.
       Otherwise as for `pgjax.load`.
@@ -96,6 +99,7 @@ def evaluate(
         seed,
         stochastic=stochastic,
         save=save,
+        checkpoint=checkpoint,
         allow_env_import=allow_env_import,
         env=env,
     )
@@ -109,6 +113,7 @@ def evaluate_each(
     *,
     stochastic: bool = False,
     save: bool = False,
+    checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -119,7 +124,9 @@ def evaluate_each(
       seeds the same of each run, by the name of its folder.
     """
     episodes = check_episodes(episodes)
-    runs = seed_runs(run, seed, allow_env_import=allow_env_import, env=env)
+    if save and checkpoint != "last":
+        raise ConfigError("--save keeps the evaluation of the last checkpoint: omit --checkpoint")
+    runs = seed_runs(run, seed, checkpoint=checkpoint, allow_env_import=allow_env_import, env=env)
     found = [
         (of_seed.path, _evaluate_run(of_seed, episodes, own, stochastic), own)
         for of_seed, own in runs
@@ -128,7 +135,7 @@ def evaluate_each(
     if path != found[0][0]:
         seeds = [of_seed.config.seed for of_seed, _ in runs]
         by_seed = {of_seed: result for of_seed, (_, result, _) in zip(seeds, found, strict=True)}
-        ended = [of_seed.config.seed for of_seed, _ in runs if unfinished(of_seed)]
+        ended = [of.config.seed for of, _ in runs if checkpoint == "last" and unfinished(of)]
         found.append((path, seeds_summary(by_seed, ended), int(seed)))
     for folder, result, own in found if save else ():
         save_evaluation(folder, result | {"seed": own, "stochastic": bool(stochastic)})

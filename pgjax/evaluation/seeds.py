@@ -12,6 +12,7 @@ from pgjax.config.env import open_env
 from pgjax.config.settings import EnvSource
 from pgjax.errors import ConfigError, RunError
 from pgjax.evaluation.statistics import summarize, too_few
+from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.folder import diverged, read_config, read_lines, seed_folders, write_json
 from pgjax.runs.run import RunData, RunLike, as_run, load, run_path
 
@@ -19,7 +20,12 @@ _NAME = "evaluation.json"
 
 
 def seed_runs(
-    run: RunLike, seed: int, *, allow_env_import: bool, env: EnvSource | None = None
+    run: RunLike,
+    seed: int,
+    *,
+    checkpoint: CheckpointName | str = "last",
+    allow_env_import: bool,
+    env: EnvSource | None = None,
 ) -> list[tuple[RunData, int]]:
     """Return the runs in a folder, each with the random seed of its episodes.
 
@@ -32,17 +38,18 @@ def seed_runs(
     """
     seed = int(check_seed(seed))
     folders = [] if isinstance(run, RunData) else seed_folders(run_path(run))
+    options: Any = {"allow_env_import": allow_env_import, "env": env}
     if not folders:
-        return [(as_run(run, allow_env_import=allow_env_import, env=env), seed)]
-    runs = [_load_seed(path, allow_env_import, env) for path in folders]
+        return [(as_run(run, checkpoint=checkpoint, **options), seed)]
+    runs = [_load_seed(path, checkpoint, **options) for path in folders]
     return [(of_seed, (seed + of_seed.config.seed) % 2**32) for of_seed in runs]
 
 
-def _load_seed(path: Path, allow_env_import: bool, env: EnvSource | None) -> RunData:
+def _load_seed(path: Path, checkpoint: CheckpointName | str, **options: Any) -> RunData:
     """Load a run; one that diverged in its first update has no checkpoint, and did not change."""
     if not diverged(path) or read_lines(path / "metrics.jsonl"):
-        return load(path, allow_env_import=allow_env_import, env=env)
-    config = read_config(path, allow_env_import=allow_env_import, env=env)
+        return load(path, checkpoint=checkpoint, **options)
+    config = read_config(path, **options)
     with open_env(config, 1) as opened:
         agent = make_agent(config, opened)
     return RunData(path, config, agent, agent.init(config.seed))

@@ -30,6 +30,7 @@ from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
 from pgjax.evaluation.seeds import seed_runs
 from pgjax.gym.results import EnvError, failure_text
 from pgjax.runs import store
+from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.folder import absolute
 from pgjax.runs.run import RunData, RunLike, run_path
 
@@ -49,6 +50,7 @@ def render(
     seed: int = 1000,
     *,
     stochastic: bool = False,
+    checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
 ) -> Path:
@@ -61,7 +63,7 @@ def render(
     Args:
       run, episodes, seed, stochastic: as for `frames`.
       out: the video file; by default video.mp4 in the run folder. Missing folders are created.
-      allow_env_import, env: as for `pgjax.load`.
+      checkpoint, allow_env_import, env: as for `frames`.
 
     Returns:
       The path of the video.
@@ -78,7 +80,7 @@ def render(
       >>> pgjax.render(pgjax.train(config), path / "agent.gif").name
       'agent.gif'
     """
-    runs = seed_runs(run, seed, allow_env_import=allow_env_import, env=env)
+    runs = seed_runs(run, seed, checkpoint=checkpoint, allow_env_import=allow_env_import, env=env)
     out = run_path(run) / "video.mp4" if out is None else absolute(out)
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"a video must end in .mp4 or .gif, got {out.name!r}")
@@ -97,6 +99,7 @@ def frames(
     seed: int = 1000,
     *,
     stochastic: bool = False,
+    checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
 ) -> list[np.ndarray]:
@@ -111,7 +114,7 @@ def frames(
       seed: random seed. The same seed shows the episodes of `pgjax.evaluate`, except for an
         on-device run: Gymnasium's environment is rendered.
       stochastic: sample actions instead of taking the mode of the policy.
-      allow_env_import, env: as for `pgjax.load`.
+      checkpoint, allow_env_import, env: as for `pgjax.load`; "last" for the state that a Run has.
 
     Returns:
       Frames [height, width, 3] uint8, one per reset and one per step.
@@ -128,7 +131,8 @@ def frames(
       (400, 600, 3)
     """
     images: list[np.ndarray] = []
-    for of_seed, own in seed_runs(run, seed, allow_env_import=allow_env_import, env=env):
+    runs = seed_runs(run, seed, checkpoint=checkpoint, allow_env_import=allow_env_import, env=env)
+    for of_seed, own in runs:
         _film(of_seed, episodes, own, stochastic, lambda image, _: images.append(image))
     return images
 

@@ -3,19 +3,21 @@
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import flax.serialization
 import jax
 import jax.numpy as jnp
 
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import RunError, RunWarning
+from pgjax.errors import ConfigError, RunError, RunWarning, short_repr
 from pgjax.runs import store
 from pgjax.runs.states import RunState
 from pgjax.types import TrainState
 
 _State = TypeVar("_State", bound=RunState)
+# Which checkpoint of a run: that with the highest score, the newest, or that after an update.
+CheckpointName = Literal["best", "last"] | int
 
 
 def settings_digest(config: TrainConfig) -> str:
@@ -47,6 +49,37 @@ def valid_checkpoints(
         elif problem not in reported:
             reported.add(problem)
             report(problem)
+
+
+def choose(
+    found: Iterator[store.Checkpoint], name: CheckpointName | str
+) -> store.Checkpoint | None:
+    """Return one of the checkpoints of a run, or None if the run has none.
+
+    Args:
+      found: the intact checkpoints, newest first.
+      name: "best", "last", or the update after which it was written, as a number or its digits.
+
+    Raises:
+      ConfigError: if it is none of these.
+      RunError: if no checkpoint was kept after that update.
+    """
+    if isinstance(name, bool) or not (name in ("best", "last") or str(name).isdecimal()):
+        raise ConfigError(
+            f"--checkpoint must be best, last or the number of an update, got {short_repr(name)}"
+        )
+    if name == "last":
+        return next(found, None)
+    there = list(found)
+    if name == "best":  # the oldest among equals, which is the one that is kept
+        return max(reversed(there), key=lambda at: at.score, default=None)
+    if chosen := [at for at in there if at.update == int(name)]:
+        return chosen[0]
+    updates = ", ".join(str(at.update) for at in reversed(there)) or "none"
+    raise RunError(
+        f"there is no intact checkpoint of update {name}: choose one of those that were kept "
+        f"({updates}), best or last"
+    )
 
 
 def refuse_changed_logs(path: Path) -> None:

@@ -11,7 +11,7 @@ import jax
 from pgjax.config.settings import EnvSource
 from pgjax.errors import ConfigError, RunError
 from pgjax.runs import store
-from pgjax.runs.checkpoints import with_key_data, with_typed_key
+from pgjax.runs.checkpoints import CheckpointName, with_key_data, with_typed_key
 from pgjax.runs.folder import absolute, load_config, read_lines, seed_folders
 from pgjax.runs.run import RunData, RunLike, as_run, run_path
 from pgjax.types import TrainState
@@ -22,6 +22,7 @@ def export(
     out: Path | str | None = None,
     *,
     format: Literal["orbax", "csv"] = "orbax",
+    checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
 ) -> Path:
@@ -35,7 +36,7 @@ def export(
       out: the folder or file to write; by default `orbax` or `metrics.csv` in the run folder.
       format: "orbax" writes the TrainState (see `pgjax.runs.to_orbax`), "csv" the metrics, a line
         per update.
-      allow_env_import, env: as for `pgjax.load`.
+      checkpoint, allow_env_import, env: as for `pgjax.load`; "last" for the state that a Run has.
 
     Returns:
       The path written.
@@ -56,7 +57,7 @@ def export(
         return _to_csv(run_path(run), out)
     if format != "orbax":
         raise ConfigError(f'format must be "orbax" or "csv", got {format!r}')
-    run = as_run(run, allow_env_import=allow_env_import, env=env)
+    run = as_run(run, checkpoint=checkpoint, allow_env_import=allow_env_import, env=env)
     return to_orbax(run, run.path / format if out is None else absolute(out))
 
 

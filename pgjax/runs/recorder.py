@@ -104,8 +104,12 @@ class Recorder:
         ends = store.append(self.path, self._now[1], lines)
         self._before, self._now = self._now, (metrics[-1], ends)
 
-    def save(self, state: RunState) -> None:
-        """Write a checkpoint of the state after the last, or second-to-last, call of `record`."""
+    def save(self, state: RunState, score: float | None = None) -> None:
+        """Write a checkpoint of the state after the last, or second-to-last, call of `record`.
+
+        The score decides which checkpoint is the best: the mean return of an evaluation, or None
+        without one. Where a run is evaluated while it trains, only states with a score count.
+        """
         if int(state.step) != self.last["update"]:
             self._now = self._before
         last, ends = self._now
@@ -114,13 +118,19 @@ class Recorder:
             store.commit(
                 self.path / "checkpoints",
                 last["update"],
-                # Running episodes, which a stream reports before the first end, are not compared.
-                float(last["mean_return"]) if last["total_episodes"] else -sys.float_info.max,
+                self._score() if score is None else score,
                 settings_digest(self._config),
                 marks,
                 flax.serialization.to_bytes(jax.device_get(with_key_data(state))),
             )
             self._saved = last["update"]
+
+    def _score(self) -> float:
+        """The mean return of the last update, or the lowest number where it does not count."""
+        # Running episodes, which a stream reports before the first end, are not compared.
+        if self._config.eval_every or not self.last["total_episodes"]:
+            return -sys.float_info.max
+        return float(self.last["mean_return"])
 
     def finish(self, state: RunState, diverged: str | None = None) -> None:
         """Add the results to the manifest, with the reason if the run ended early."""
@@ -212,11 +222,11 @@ class SeedRecorders:
             for i, recorder in self._running:
                 recorder.record(metrics[i], digests[i], timings)
 
-    def save(self, states: list[RunState]) -> None:
-        """Write a checkpoint of every seed that has not ended."""
+    def save(self, states: list[RunState], scores: Sequence[float | None] | None = None) -> None:
+        """Write a checkpoint of every seed that has not ended, with a score from an evaluation."""
         with self._writing():
             for i, recorder in self._running:
-                recorder.save(states[i])
+                recorder.save(states[i], scores[i] if scores else None)
 
     def finish(self, states: list[RunState]) -> None:
         """Add the results to the manifest of every seed that has not ended."""

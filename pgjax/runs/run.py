@@ -8,7 +8,14 @@ from pgjax.config.env import open_env
 from pgjax.config.settings import EnvSource, TrainConfig
 from pgjax.errors import RunError
 from pgjax.runs import provenance, store
-from pgjax.runs.checkpoints import refuse_changed_logs, restore, valid_checkpoints, warn_of_damage
+from pgjax.runs.checkpoints import (
+    CheckpointName,
+    choose,
+    refuse_changed_logs,
+    restore,
+    valid_checkpoints,
+    warn_of_damage,
+)
 from pgjax.runs.folder import absolute, read_config, with_env
 from pgjax.runs.states import train_state, with_stream
 from pgjax.types import TrainState
@@ -24,7 +31,7 @@ class RunData(NamedTuple):
     agent: Agent
     """Policy and algorithm."""
     state: TrainState
-    """The TrainState after the last update."""
+    """The TrainState, after the last update unless another checkpoint was chosen."""
 
 
 def unfinished(run: RunData) -> bool:
@@ -36,9 +43,13 @@ RunLike = RunData | Path | str
 
 
 def load(
-    path: Path | str, *, allow_env_import: bool = False, env: EnvSource | None = None
+    path: Path | str,
+    *,
+    checkpoint: CheckpointName | str = "last",
+    allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> RunData:
-    """Read a run from its folder, with the state of its last valid checkpoint.
+    """Read a run from its folder, with the state of a valid checkpoint.
 
     Raises:
       RunError, ConfigError, SpaceError: as for `pgjax.load`.
@@ -47,8 +58,8 @@ def load(
     config = read_config(path, allow_env_import=allow_env_import, env=env)
     provenance.require_device()
     problems: list[str] = []
-    checkpoint = next(valid_checkpoints(path, config, problems.append), None)
-    if checkpoint is None:
+    found = choose(valid_checkpoints(path, config, problems.append), checkpoint)
+    if found is None:
         refuse_changed_logs(path)
         why = f" ({problems[0]})" if problems else ""
         raise RunError(f"{path} holds no intact checkpoint{why}: resume it, or train again")
@@ -56,7 +67,7 @@ def load(
         warn_of_damage(problem)
     with open_env(config, 1) as opened:
         agent = make_agent(config, opened)
-    state = restore(checkpoint, lambda: with_stream(config, opened.env, agent.init(config.seed)))
+    state = restore(found, lambda: with_stream(config, opened.env, agent.init(config.seed)))
     return RunData(path, config, agent, train_state(state))
 
 
@@ -71,11 +82,21 @@ def given_env(run: RunLike, env: EnvSource | None) -> EnvSource | None:
 
 
 def as_run(
-    run: RunLike, *, allow_env_import: bool = False, env: EnvSource | None = None
+    run: RunLike,
+    *,
+    checkpoint: CheckpointName | str = "last",
+    allow_env_import: bool = False,
+    env: EnvSource | None = None,
 ) -> RunData:
-    """Return a run, with `env` if it is given, or `load` it from its folder."""
-    if not isinstance(run, RunData):
-        return load(run, allow_env_import=allow_env_import, env=env)
+    """Return a run, with `env` if it is given, or `load` it from its folder.
+
+    "last" means the state that a run has.
+    """
+    if not isinstance(run, RunData) or checkpoint != "last":
+        source = given_env(run, env)
+        return load(
+            run_path(run), checkpoint=checkpoint, allow_env_import=allow_env_import, env=source
+        )
     return run if env is None else run._replace(config=with_env(run.config, env, run.path))
 
 

@@ -28,6 +28,7 @@ from pgjax.errors import (
 )
 from pgjax.numerics.xla import fastest_compile, translate_xla_errors
 from pgjax.runs import checkpoints, folder
+from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.recorder import Recorder, SeedRecorders, new_manifest, zero_totals
 from pgjax.runs.run import RunData, RunLike, given_env, is_complete, load, run_path
 from pgjax.runs.states import RunState, train_state, with_stream
@@ -37,8 +38,9 @@ from pgjax.training.loop import Observer, RunInfo, observing, run_updates, watch
 from pgjax.training.processes import train_in_processes
 from pgjax.types import TrainState
 
-# (run as it is after an update, metrics of the update): evaluates it, for --eval-every.
-Evaluator = Callable[[RunData, dict[str, Any]], None]
+# (run as it is after an update, metrics of the update) -> mean return: evaluates it, for
+# --eval-every.
+Evaluator = Callable[[RunData, dict[str, Any]], float]
 
 
 def train(
@@ -95,6 +97,7 @@ def resume(
     observers: Sequence[Observer] = (),
     *,
     updates: int | None = None,
+    checkpoint: CheckpointName | str = "last",
     num_devices: int | None = None,
     allow_env_import: bool = False,
     env: EnvSource | None = None,
@@ -103,6 +106,11 @@ def resume(
     """Resume a run, or the seeds of a folder; see `pgjax.resume`."""
     path = run_path(run)
     paths = [folder.seed_folder(path, seed) for seed in folder.seeds_in(path)] or [path]
+    if checkpoint != "last" and paths != [path]:
+        raise ConfigError(
+            f"--checkpoint {checkpoint}: choose it for each seed, as in "
+            f"{folder.resume_command(paths[0])} --checkpoint {checkpoint}"
+        )
     ended = [p for p in paths if p != path and folder.diverged(p)]
     paths = [p for p in paths if p not in ended]
     # A run that was killed early may lack the folders of some seeds.
@@ -122,7 +130,16 @@ def resume(
         _refuse_devices(num_devices)
         train_in_processes(configs, path, paths, observers, resuming=True)
         return _saved([folder.seed_folder(path, seed) for seed in folder.seeds_in(path)])
-    runs = _train(configs, path, paths, observers, num_devices, evaluator, resuming=True)
+    runs = _train(
+        configs,
+        path,
+        paths,
+        observers,
+        num_devices,
+        evaluator,
+        resuming=True,
+        checkpoint=checkpoint,
+    )
     for of_seed in ended:
         config = folder.read_config(of_seed, **options)
         agent = runs[0].agent
@@ -154,6 +171,7 @@ def _train(
     evaluator: Evaluator | None,
     *,
     resuming: bool = False,
+    checkpoint: CheckpointName | str = "last",
 ) -> list[RunData]:
     """Train runs that differ only in their seed."""
     config, writes = configs[0], jax.process_index() == 0
@@ -173,7 +191,7 @@ def _train(
         stack.enter_context(observing(observers, info))
         resumed_from: list[Checkpoint | None] = [None] * len(paths)
         if resuming and writes:
-            resumed_from = _last_common_checkpoints(paths, configs)
+            resumed_from = _common_checkpoints(paths, configs, checkpoint)
         states = states_at(configs, env.env, agent, resumed_from)
         done = int(states[0].step)
         if done > config.updates:
@@ -181,13 +199,19 @@ def _train(
                 f"--updates {config.updates}, but the run already has {done}: choose more"
             )
 
-        def evaluate(states: list[RunState], metrics: list[dict[str, Any]]) -> None:
-            if writes and evaluator is not None:
-                for path, config, state, row in zip(paths, configs, states, metrics, strict=True):
-                    if row["update"] == int(state.step):  # it has not diverged
-                        evaluator(RunData(path, config, agent, train_state(state)), row)
+        def evaluate(states: list[RunState], metrics: list[dict[str, Any]]) -> list[float | None]:
+            if not writes or evaluator is None:
+                return [None] * len(states)
+            of_seeds = zip(paths, configs, states, metrics, strict=True)
+            return [
+                evaluator(RunData(path, config, agent, train_state(state)), row)
+                if row["update"] == int(state.step)  # else it has diverged
+                else None
+                for path, config, state, row in of_seeds
+            ]
 
-        if not (resuming and writes and all(map(is_complete, paths, configs))):
+        complete = checkpoint == "last" and all(map(is_complete, paths, configs))
+        if not (resuming and writes and complete):
             recorders = list(map(Recorder, paths, configs, resumed_from)) if writes else []
             folders = SeedRecorders(run_dir, recorders, new_manifest(config), why_not)
             if done:
@@ -208,7 +232,7 @@ def _record_updates(
     folders: SeedRecorders,
     observers: Sequence[Observer],
     run_dir: Path,
-    evaluate: Callable[[list[RunState], list[dict[str, Any]]], None],
+    evaluate: Callable[[list[RunState], list[dict[str, Any]]], list[float | None]],
 ) -> list[RunState]:
     """Run the remaining updates and record them; always save the progress."""
     config, seeds = configs[0], [config.seed for config in configs]
@@ -236,10 +260,10 @@ def _record_updates(
                     for observer in observers:
                         observer.update(of_seeds, timings)
                 newest = [of_seed[-1] for of_seed in records.metrics]
-                if every and max(of["update"] for of in newest) % every == 0:
-                    evaluate(engine.end(current), newest)
-                if time.monotonic() - saved >= config.checkpoint_seconds:
-                    folders.save(engine.end(current))
+                evaluating = every and max(of["update"] for of in newest) % every == 0
+                if evaluating or time.monotonic() - saved >= config.checkpoint_seconds:
+                    now = engine.end(current)
+                    folders.save(now, evaluate(now, newest) if evaluating else None)
                     saved = time.monotonic()
     except BaseException as e:
         if not recorded:
@@ -268,10 +292,15 @@ def _with_saved(
     return noted
 
 
-def _last_common_checkpoints(
-    paths: list[Path], configs: list[TrainConfig]
+def _common_checkpoints(
+    paths: list[Path], configs: list[TrainConfig], name: CheckpointName | str
 ) -> list[Checkpoint | None]:
-    """For each seed, the latest checkpoint at an update that all seeds have, or None."""
+    """For each seed, the latest checkpoint at an update that all seeds have, or None.
+
+    With another name than "last", which only a single run may have, that checkpoint.
+    """
+    if name != "last":
+        return [checkpoints.choose(checkpoints.valid_checkpoints(paths[0], configs[0]), name)]
     found = [
         {at.update: at for at in checkpoints.valid_checkpoints(path, config)}
         for path, config in zip(paths, configs, strict=True)
