@@ -2,8 +2,8 @@
 
     python examples/own_policy.py
 
-Two policies learn Pendulum-v1 for 200 updates: a Gaussian policy with a custom torso, and a custom
-policy with a Laplace distribution.
+Three policies learn Pendulum-v1 for 200 updates: a Gaussian policy with a custom torso, a policy
+with a Laplace distribution, and the same in Flax NNX.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 import pgjax
 
@@ -55,6 +56,20 @@ class LaplacePolicy(nn.Module):
         return Laplace(nn.Dense(1)(x), jnp.broadcast_to(jnp.exp(scale), (*x.shape[:-1], 1)))
 
 
+class NNXPolicy(nnx.Module):
+    """A policy in Flax NNX: pgjax.from_nnx makes it one of pure functions."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(3, 32, rngs=rngs)
+        self.norm = nnx.LayerNorm(32, rngs=rngs)
+        self.loc = nnx.Linear(32, 1, rngs=rngs)
+        self.log_scale = nnx.Param(jnp.zeros(1))
+
+    def __call__(self, obs: jax.Array) -> Laplace:
+        loc = self.loc(self.norm(nnx.gelu(self.hidden(obs))))
+        return Laplace(loc, jnp.broadcast_to(jnp.exp(self.log_scale[...]), loc.shape))
+
+
 def centred_rewards(
     rollout: pgjax.Rollout, value: jax.Array | None = None, next_value: jax.Array | None = None
 ) -> jax.Array:
@@ -71,14 +86,18 @@ def main() -> None:
         optax.clip_by_global_norm(1.0), optax.lion(optax.cosine_decay_schedule(3e-3, 200))
     )
     env = gym.make_vec("Pendulum-v1", num_envs=8, vectorization_mode="sync")
-    for policy in (pgjax.GaussianPolicy(1, hidden_sizes=(), torso=Torso()), LaplacePolicy()):
+    policies = {
+        "Gaussian": pgjax.GaussianPolicy(1, hidden_sizes=(), torso=Torso()),
+        "Laplace": LaplacePolicy(),
+        "Laplace in NNX": pgjax.from_nnx(NNXPolicy),
+    }
+    for name, policy in policies.items():
         estimator = pgjax.advantages.normalized(centred_rewards)
         algorithm = pgjax.reinforce(policy, optimizer, estimator=estimator)
         state = algorithm.init(jax.random.key(0), np.zeros(3, np.float32))
         for update in range(1, 201):
             state, info = algorithm.update(state, pgjax.collect_episodes(env, algorithm, state, 8))
             if update % 50 == 0:
-                name = type(policy).__name__
                 print(f"{name}  update {update}  return {info['mean_return']:.1f}")
     env.close()
 

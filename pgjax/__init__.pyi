@@ -40,6 +40,7 @@ from .evaluation.video import render
 from .gym import actions
 from .gym.acting import act_in
 from .gym.masks import ActionMask
+from .nnx import from_nnx
 from .numerics.sums import Sharding
 from .numerics.xla import enable_compile_cache
 from .policies import (
@@ -56,7 +57,7 @@ from .policies import (
 from .runs.export import export
 from .torsos import ConvTorso, MixedTorso
 from .training.loop import Observer, RunInfo
-from .types import Algorithm, Info, Rollout, TrainState
+from .types import Algorithm, Info, Module, Rollout, TrainState
 
 __version__: str
 
@@ -74,6 +75,7 @@ __all__ = [
     "LessonGaussianPolicy",
     "MaskedPolicy",
     "MixedTorso",
+    "Module",
     "MultiSoftmaxPolicy",
     "NormalizedObs",
     "Observer",
@@ -105,6 +107,7 @@ __all__ = [
     "envs",
     "evaluate",
     "export",
+    "from_nnx",
     "gradcheck",
     "init_on_device",
     "init_stream",

@@ -4,7 +4,7 @@ import ast
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +130,39 @@ class TrainState(NamedTuple):
 
     step: jax.Array
     """[] int32: the number of updates so far."""
+
+
+class Module(Protocol):
+    """What a policy or a critic must be: two pure functions, as Flax's linen modules have.
+
+    Modules of Flax NNX become one by `pgjax.from_nnx`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pgjax
+      >>> class Linear:  # without Flax
+      ...     def init(self, key, obs):
+      ...         return {"params": jnp.zeros((obs.shape[-1], 2))}
+      ...
+      ...     def apply(self, params, obs):
+      ...         return pgjax.distributions.Categorical(obs @ params["params"])
+      >>> algorithm = pgjax.reinforce(Linear(), optax.sgd(0.1))
+      >>> state = algorithm.init(jax.random.key(0), jnp.zeros(4))
+      >>> algorithm.act(state.params, jax.random.key(1), jnp.zeros((3, 4))).shape
+      (3,)
+    """
+
+    def init(self, key: jax.Array, obs: Any, /) -> Any:
+        """Return a dict whose entry "params", any pytree of arrays, is trained."""
+
+    def apply(self, params: Params, obs: Any, /) -> Any:
+        """Return the policy's distribution, or the critic's values, for obs [..., d].
+
+        `params` is what `init` returned, or was trained to; it has further entries, which are not
+        this module's.
+        """
 
 
 @_document_fields

@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,7 +22,16 @@ from pgjax.numerics import running_moments
 from pgjax.numerics.dtypes import at_least_float32, standard_promotion
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, check_sharding
 from pgjax.numerics.xla import jit_fast_compile, jit_with_metrics
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, known_number, type_name
+from pgjax.types import (
+    Algorithm,
+    Info,
+    Module,
+    Params,
+    Rollout,
+    TrainState,
+    known_number,
+    type_name,
+)
 
 RETURNS = "return_moments"  # collection of the running moments of discounted returns, if kept
 _NETWORKS = ("params", "critic")  # the collections of policy and critic
@@ -32,10 +40,10 @@ _NETWORKS = ("params", "critic")  # the collections of policy and critic
 class Objective(NamedTuple):
     """The parts and coefficients of a loss; `reinforce` describes them."""
 
-    policy: nn.Module
+    policy: Module
     estimator: Estimator
     value_target: Estimator  # what the critic is fitted to; see resolve_value_target
-    critic: nn.Module | None = None
+    critic: Module | None = None
     entropy_coef: ArrayLike | optax.Schedule = 0.0
     value_coef: ArrayLike = 0.5
     mean_over: Literal["episodes", "steps"] = "episodes"
@@ -129,7 +137,7 @@ def check_objective(objective: Objective) -> None:
 
 
 def resolve_value_target(
-    critic: nn.Module | None, estimator: Estimator, value_target: Estimator | None
+    critic: Module | None, estimator: Estimator, value_target: Estimator | None
 ) -> Estimator:
     """Return what the critic is fitted to: `value_target`, or else what the estimator declares.
 
@@ -191,11 +199,9 @@ def init(
     policy_key, critic_key = jax.random.split(init_key)
     # Policy and critic share one dict: Flax ignores collections that a module does not use, so that
     # policy.apply(state.params, obs) works with and without a critic.
-    with checks.as_config_error(type(policy).__name__, "a policy takes observations [..., d]"):
-        params = dict(policy.init(policy_key, obs))
+    params = checks.initial_variables("policy", policy, policy_key, obs)
     if critic is not None:
-        with checks.as_config_error(type(critic).__name__, "a critic takes observations [..., d]"):
-            variables = dict(critic.init(critic_key, obs))
+        variables = checks.initial_variables("critic", critic, critic_key, obs)
         params["critic"] = variables.pop("params", {})
         if both := (params.keys() & variables.keys()) - {running_moments.OBS}:
             raise ConfigError(f"policy and critic both have a collection named {sorted(both)}")

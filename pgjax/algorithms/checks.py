@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +16,8 @@ import optax
 from jax.typing import ArrayLike
 
 from pgjax.advantages import Estimator, Values, estimate
-from pgjax.errors import ConfigError, PgjaxError
-from pgjax.types import Params, Rollout, type_name
+from pgjax.errors import ConfigError, PgjaxError, short_repr
+from pgjax.types import Module, Params, Rollout, type_name
 
 _NO_VALUES = "; without a critic the values are None"
 
@@ -42,11 +41,26 @@ def check_key(key: jax.Array) -> None:
 
 
 def check_module(name: str, module: Any, example: str) -> None:
-    """Raise ConfigError unless a policy or critic is an object with apply, as Flax modules are."""
-    if isinstance(module, type) or not callable(getattr(module, "apply", None)):
+    """Raise ConfigError unless a policy or critic is an object with init and apply."""
+    names = ("init", "apply")
+    if isinstance(module, type) or not all(callable(getattr(module, x, 0)) for x in names):
         raise ConfigError(
-            f"the {name} must be a Flax module such as {example}, got {type_name(module)}"
+            f"the {name} must be a Flax module such as {example}, or another object with init and "
+            "apply (pgjax.from_nnx makes one from a module of Flax NNX), got "
+            f"{type_name(module)}"
         )
+
+
+def initial_variables(name: str, module: Module, key: jax.Array, obs: jax.Array) -> dict[str, Any]:
+    """Initialise a policy or critic; raise ConfigError unless it returns a dict with "params"."""
+    with as_config_error(type(module).__name__, f"a {name} takes observations [..., d]"):
+        variables = module.init(key, obs)
+    if not isinstance(variables, Mapping) or (variables and "params" not in variables):
+        raise ConfigError(
+            f"init of the {name} must return a dict whose entry 'params' is trained, got "
+            f"{short_repr(jax.tree.map(jnp.shape, variables))}"
+        )
+    return dict(variables)
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -96,7 +110,7 @@ def check_params(params: Any, *collections: str) -> None:
 
 
 @contextlib.contextmanager
-def fitting(module: nn.Module, params: Params, obs: ArrayLike, contract: str) -> Iterator[None]:
+def fitting(module: Module, params: Params, obs: ArrayLike, contract: str) -> Iterator[None]:
     """Re-raise what `module.apply(params, obs)` raises as a ConfigError.
 
     It names the first parameter that was made for observations of another shape, if there is one.
@@ -110,7 +124,7 @@ def fitting(module: nn.Module, params: Params, obs: ArrayLike, contract: str) ->
         raise (ConfigError(difference) if difference else e) from e.__cause__
 
 
-def _first_difference(module: nn.Module, params: Params, obs: ArrayLike) -> str:
+def _first_difference(module: Module, params: Params, obs: ArrayLike) -> str:
     """Describe the first parameter that does not have the shape that observations need, if any."""
     try:
         rows = jax.ShapeDtypeStruct(np.shape(obs), jnp.result_type(obs))
@@ -131,8 +145,8 @@ def _first_difference(module: nn.Module, params: Params, obs: ArrayLike) -> str:
 
 
 def check_networks(
-    policy: nn.Module,
-    critic: nn.Module | None,
+    policy: Module,
+    critic: Module | None,
     params: Params,
     of_critic: Params,
     obs: Any,
@@ -164,7 +178,7 @@ def check_networks(
             sample = jnp.zeros((2, *action.shape[2:]), jnp.result_type(action))
         return sample, distribution.log_prob(sample), distribution.entropy()
 
-    def guard(module: nn.Module, params: Params, contract: str) -> AbstractContextManager[None]:
+    def guard(module: Module, params: Params, contract: str) -> AbstractContextManager[None]:
         if action is None:  # the parameters have just been made
             return as_config_error(type(module).__name__, contract)
         return fitting(module, params, obs, contract)

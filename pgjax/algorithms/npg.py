@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,6 +25,7 @@ from pgjax.numerics.sums import CHUNK_SIZE, Sharding, fusion_barrier, sum_chunks
 from pgjax.types import (
     Algorithm,
     Info,
+    Module,
     Params,
     Rollout,
     TrainState,
@@ -45,10 +45,10 @@ class Options(NamedTuple):
 
 
 def npg(
-    policy: nn.Module,
+    policy: Module,
     *,
     estimator: Estimator | None = None,
-    critic: nn.Module | None = None,
+    critic: Module | None = None,
     critic_optimizer: optax.GradientTransformation | None = None,
     value_target: Estimator | None = None,
     max_kl: ArrayLike = 0.01,
@@ -86,11 +86,11 @@ def npg(
     as from `reinforce`.
 
     Args:
-      policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution that has a method
-        kl(other) and is a pytree of floating arrays, as those of `pgjax.distributions`.
+      policy: a `pgjax.Module`: policy.apply(params, obs [..., d]) -> a distribution that has a
+        method kl(other) and is a pytree of floating arrays, as those of `pgjax.distributions`.
       estimator: (rollout, value, next_value) -> advantage [T, B]; by default
         normalized(reward_to_go(gamma=0.99)).
-      critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None.
+      critic: a `pgjax.Module`: critic.apply(params, obs [..., d]) -> value [...]; or None.
       critic_optimizer: an optax transformation for the critic's parameters, such as
         optax.adam(1e-3); None without a critic.
       value_target: as for `reinforce`.

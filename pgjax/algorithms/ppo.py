@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,7 +21,16 @@ from pgjax.algorithms.gradients import Terms
 from pgjax.errors import ConfigError
 from pgjax.numerics.dtypes import at_least_float32
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, map_chunks, sum_chunks
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type, known_number
+from pgjax.types import (
+    Algorithm,
+    Info,
+    Module,
+    Params,
+    Rollout,
+    TrainState,
+    check_type,
+    known_number,
+)
 
 _KL_MARGIN = 1.5  # an update ends when it exceeds target_kl by this factor
 
@@ -38,10 +46,10 @@ class Options(NamedTuple):
 
 
 def ppo(
-    policy: nn.Module,
+    policy: Module,
     optimizer: optax.GradientTransformation,
     *,
-    critic: nn.Module | None,
+    critic: Module | None,
     estimator: Estimator | None = None,
     value_target: Estimator | None = None,
     clip: ArrayLike | optax.Schedule = 0.2,
@@ -82,11 +90,11 @@ def ppo(
     of the update. Counts and returns of episodes are as from `reinforce`.
 
     Args:
-      policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution.
+      policy: a `pgjax.Module`: policy.apply(params, obs [..., d]) -> a distribution.
       optimizer: an optax transformation; it updates the parameters of policy and critic. Its
         schedules count optimiser steps, of which an update makes many; `pgjax.scale_by_updates`
         takes a schedule over updates.
-      critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None, with an
+      critic: a `pgjax.Module`: critic.apply(params, obs [..., d]) -> value [...]; or None, with an
         estimator that needs no values.
       estimator: (rollout, value, next_value) -> advantage [T, B]; by default
         normalized(gae(gamma=0.99, lambda_=0.95)), over the whole rollout.

@@ -3,7 +3,6 @@
 import functools
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import optax
 from jax.typing import ArrayLike
@@ -15,15 +14,15 @@ from pgjax.algorithms.actor_critic import Objective
 from pgjax.algorithms.batches import Batch
 from pgjax.algorithms.gradients import Terms
 from pgjax.numerics.sums import CHUNK_SIZE, Sharding, sum_chunks
-from pgjax.types import Algorithm, Info, Params, Rollout, TrainState, check_type
+from pgjax.types import Algorithm, Info, Module, Params, Rollout, TrainState, check_type
 
 
 def reinforce(
-    policy: nn.Module,
+    policy: Module,
     optimizer: optax.GradientTransformation,
     *,
     estimator: Estimator | None = None,
-    critic: nn.Module | None = None,
+    critic: Module | None = None,
     value_target: Estimator | None = None,
     entropy_coef: ArrayLike | optax.Schedule = 0.0,
     value_coef: ArrayLike = 0.5,
@@ -52,7 +51,7 @@ def reinforce(
     the `gamma` of an estimator. Only known numbers are checked for their range.
 
     Args:
-      policy: a Flax module: policy.apply(params, obs [..., d]) -> a distribution. Wrap it in
+      policy: a `pgjax.Module`: policy.apply(params, obs [..., d]) -> a distribution. Wrap it in
         NormalizedObs (and the critic too) to normalise observations by running moments.
       optimizer: an optax transformation; it updates the parameters of policy and critic. It is
         given the loss of the update, before the step, as `value` and the gradient as `grad`, for
@@ -60,7 +59,7 @@ def reinforce(
         that evaluate the loss themselves, such as optax.lbfgs, are refused by `init`.
       estimator: (rollout, value, next_value) -> advantage [T, B]; by default
         normalized(reward_to_go(gamma=0.99)), as in the lesson.
-      critic: a Flax module: critic.apply(params, obs [..., d]) -> value [...]; or None.
+      critic: a `pgjax.Module`: critic.apply(params, obs [..., d]) -> value [...]; or None.
       value_target: (rollout, value, next_value) -> the returns [T, B] that the critic is fitted to;
         by default what the estimator declares. An estimator that is a plain function declares
         none. Ignored without a critic.

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.typing import ArrayLike
 
 from pgjax.envs.base import Box, Discrete, Env, Step
 from pgjax.envs.mdp import MDP, layered_mdp, make_mdp, random_mdp, short_corridor, two_state_chain
 from pgjax.envs.wrappers import time_limit
 from pgjax.errors import ConfigError, check_count
-from pgjax.types import Params, Rollout
+from pgjax.types import Module, Params, Rollout
 
 __all__ = [
     "MDP",
@@ -106,7 +105,7 @@ def as_env(mdp: MDP, max_episode_steps: int | None = None) -> Env:
     return env if max_episode_steps is None else time_limit(env, max_episode_steps)
 
 
-def action_probabilities(mdp: MDP, policy: nn.Module, params: Params) -> jax.Array:
+def action_probabilities(mdp: MDP, policy: Module, params: Params) -> jax.Array:
     """Compute the table of a policy: the probability of each action in each state.
 
     Use it to evaluate a network exactly. Differentiable with respect to `params`.
