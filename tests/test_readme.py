@@ -56,6 +56,12 @@ def test_ci_runs_the_test_command_of_the_readme():
             marks=pytest.mark.slow,
         ),
         pytest.param(
+            "optuna_sweep.py",
+            ["--trials", "2", "--seeds", "1", "--updates", "2", "--out", "{out}.d"],
+            ["trial  learning rate", "sweep.png"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "own_policy.py",
             [],
             [f"{name}  update 200  return -" for name in ("Gaussian", "Laplace", "Laplace in NNX")],
