@@ -5,21 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.progress import track
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from pgjax.cli.comparison import comparison_table
 from pgjax.cli.devices import DeviceOptions, RuntimeOptions, set_up_compile_cache, set_up_devices
 from pgjax.cli.trackers import TrackerOptions
 from pgjax.cli.train import refuse_unfinished, running
-from pgjax.commands.progress import gradient_table, gradient_verdict, make_console
+from pgjax.commands.progress import counting, gradient_table, gradient_verdict, make_console
 from pgjax.commands.train import resume, why_complete
 from pgjax.commands.verify import verdict, verify
 from pgjax.evaluation.compare import compare
 from pgjax.evaluation.evaluate import evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
 from pgjax.evaluation.seeds import summary_sentence
-from pgjax.runs.folder import seeds_in
+from pgjax.runs.folder import absolute, seed_folders, seeds_in
 from pgjax.runs.run import run_path
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
@@ -100,15 +99,18 @@ def _evaluate(
         compile_cache: Keep compiled programs in your cache folder.
     """
     set_up_compile_cache(compile_cache)
-    result, by_seed = evaluate_each(
-        run,
-        episodes,
-        seed,
-        stochastic=stochastic,
-        save=save,
-        checkpoint=checkpoint,
-        allow_env_import=allow_env_import,
-    )
+    total = episodes * (len(seed_folders(absolute(run))) or 1)
+    with counting(make_console(quiet=json), "episodes evaluated", total) as ended:
+        result, by_seed = evaluate_each(
+            run,
+            episodes,
+            seed,
+            stochastic=stochastic,
+            save=save,
+            checkpoint=checkpoint,
+            allow_env_import=allow_env_import,
+            ended=ended,
+        )
     if json:
         print(json_lines.dumps(result))
         return
@@ -143,8 +145,8 @@ def _render(
     """
     from pgjax.evaluation.video import render
 
-    print(
-        render(
+    with counting(make_console(), "images drawn") as drawn:
+        path = render(
             run,
             out,
             episodes,
@@ -152,8 +154,9 @@ def _render(
             stochastic=stochastic,
             checkpoint=checkpoint,
             allow_env_import=allow_env_import,
+            drawn=drawn,
         )
-    )
+    print(path)
 
 
 def _plot(runs: RunFolders, *, out: Path | None = None, smooth: int = 1) -> None:
@@ -257,14 +260,12 @@ def _gradcheck(*, json: bool = False) -> None:
     from pgjax.gradcheck import compare
 
     console = make_console(quiet=json)
-    deferred = track(
-        compare.deferred_rows(),
-        "computing expectations",
-        console=console,
-        transient=True,
-        disable=json or not console.is_terminal,
-    )
-    rows = [row() for row in deferred]
+    deferred = compare.deferred_rows()
+    rows = []
+    with counting(console, "expectations computed", len(deferred)) as computed:
+        for row in deferred:
+            rows.append(row())
+            computed(1)
     if json:
         print(json_lines.dumps([{**row._asdict(), "ok": row.ok} for row in rows]))
     console.print(gradient_table(rows))

@@ -231,14 +231,21 @@ class ReturnLog(EpisodeLog):
     Args:
       num_episodes: number of columns.
       max_steps: an episode that has not ended after this many steps is cut off.
+      ended: called with 1 after each episode, or None.
       *args: as for EpisodeLog.
     """
 
     _capacity = _WINDOW
 
-    def __init__(self, num_episodes: int, max_steps: float, *args: Any):
+    def __init__(
+        self,
+        num_episodes: int,
+        max_steps: float,
+        ended: Callable[[int], object] | None,
+        *args: Any,
+    ):
         super().__init__(*args)
-        self.max_steps = max_steps
+        self.max_steps, self._ended = max_steps, ended
         self.returns = np.zeros(num_episodes)  # undiscounted
         self.lengths = np.zeros(num_episodes, np.int64)
         self.successes = np.full(num_episodes, np.nan)
@@ -250,6 +257,8 @@ class ReturnLog(EpisodeLog):
         self.lengths[episode.column] = episode.stop - episode.start
         self.successes[episode.column] = episode.success
         self.cut[episode.column] = not (episode.terminated or episode.truncated)
+        if self._ended is not None:
+            self._ended(1)
 
     def _make_room(self, running: Iterable[Episode]) -> None:
         now = self.time

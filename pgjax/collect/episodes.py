@@ -103,13 +103,15 @@ def episode_returns(
     max_steps: float = math.inf,
     squash: bool = False,
     step_timeout: float = math.inf,
+    ended: Callable[[int], object] | None = None,
 ) -> ReturnLog:
     """Run the episodes that `collect_episodes` collects, and keep only their returns and lengths.
 
     An episode that has not ended after `max_steps` is cut off. Memory does not depend on the number
-    of steps. Arguments and errors are those of `collect_episodes`.
+    of steps. `ended` is called with 1 after each episode. Other arguments, and errors, are those of
+    `collect_episodes`.
     """
-    make_log = functools.partial(ReturnLog, num_episodes, max_steps)
+    make_log = functools.partial(ReturnLog, num_episodes, max_steps, ended)
     return run_episodes(
         make_log, env, algorithm, state, num_episodes, squash=squash, step_timeout=step_timeout
     )

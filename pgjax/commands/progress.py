@@ -1,10 +1,12 @@
 """Progress of a run: a bar in a terminal (rich), else plain lines."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -50,15 +52,45 @@ def interactive() -> bool:
     return console.is_terminal or console.is_jupyter
 
 
+def _animates(console: Console) -> bool:
+    """Whether a console can show a bar that moves; in a notebook, rich needs a widget for it."""
+    return console.is_terminal or (
+        console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    )
+
+
+@contextlib.contextmanager
+def counting(
+    console: Console, what: str, total: int | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar that counts, and is removed at the end; yield the function that advances it.
+
+    Nothing is shown where the output is not a terminal or a notebook.
+
+    Args:
+      console: where to show it.
+      what: what is counted, such as "episodes evaluated".
+      total: how many there will be, or None.
+    """
+    columns = "{task.completed:,}" + ("/{task.total:,}" if total else "") + " {task.description}"
+    with Progress(
+        TextColumn(columns),
+        BarColumn(bar_width=24),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=console.quiet or not _animates(console),
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield functools.partial(bar.advance, task)
+
+
 class Terminal:
     """An Observer that shows updates, episodes, steps per second and the recent mean return."""
 
     def __init__(self, console: Console):
         self._console = console
-        # In a notebook, rich animates by a widget.
-        self._animated = console.is_terminal or (
-            console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        )
+        self._animated = _animates(console)
         self._bar = Progress(
             TextColumn("{task.fields[counts]}", markup=False),
             BarColumn(bar_width=24),

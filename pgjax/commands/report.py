@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pgjax.commands.progress import counting
 from pgjax.errors import counted
 from pgjax.evaluation.evaluate import compile_evaluation, evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
@@ -41,7 +42,8 @@ def report(trained: Sequence[RunData], console: Console) -> None:
             plot(run)
         if not episodes:
             continue
-        result, _ = evaluate_each(run, episodes)
+        with counting(console, "episodes evaluated", episodes) as ended:
+            result, _ = evaluate_each(run, episodes, ended=ended)
         save_evaluation(run.path, result)
         results[run.config.seed] = result
         label = "evaluation" if len(trained) == 1 else run.path.name

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgjax.commands.progress import make_console, terminal
+from rich.console import Console
+
+from pgjax.commands.progress import counting, make_console, terminal
 from pgjax.config.settings import EnvSource
 from pgjax.errors import ConfigError, counted
 from pgjax.evaluation.evaluate import evaluate_each
@@ -93,22 +95,23 @@ def verify(
         env=env,
     )
     if updates is None:
-        found |= _repeated_evaluation(path, allow_env_import, env)
+        console = make_console(quiet=not following)
+        found |= _repeated_evaluation(path, allow_env_import, env, console)
         found["identical"] &= not found.get("evaluation")
     return found
 
 
 def _repeated_evaluation(
-    path: Path, allow_env_import: bool, env: EnvSource | None
+    path: Path, allow_env_import: bool, env: EnvSource | None, console: Console
 ) -> dict[str, Any]:
     """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
     if not (path / "evaluation.json").exists():
         return {}
     there = read_evaluation(path)
     settings = {name: value for name, value in there.items() if name in ("seed", "stochastic")}
-    here, _ = evaluate_each(
-        path, there["episodes"], allow_env_import=allow_env_import, env=env, **settings
-    )
+    options: Any = {"allow_env_import": allow_env_import, "env": env, **settings}
+    with counting(console, "episodes evaluated", there["episodes"]) as ended:
+        here, _ = evaluate_each(path, there["episodes"], ended=ended, **options)
     here |= settings
     if "returns" not in there:  # older versions did not write them
         del here["returns"]

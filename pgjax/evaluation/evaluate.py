@@ -28,6 +28,7 @@ from pgjax.types import Algorithm, Params, TrainState
 _EVALUATION = 2**32 - 2  # keeps evaluation keys distinct from training keys
 _MAX_ENVS = 16  # at most so many environments step in parallel; affects only speed
 _GROUP = 1024  # episodes that are run together at most; bounds the memory
+Ended = Callable[[int], object]  # called with a number of episodes
 MAX_STEPS = 10_000  # of an episode, where the environment has no time limit
 
 
@@ -116,8 +117,12 @@ def evaluate_each(
     checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
+    ended: Ended | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Evaluate a run, or each of several seeds.
+
+    `ended` is called with the number of episodes that have ended since the last call. Other
+    arguments, and errors, are those of `evaluate`.
 
     Returns:
       As `evaluate`, with `returns`, the return of each episode of a single run; and for several
@@ -128,24 +133,26 @@ def evaluate_each(
         raise ConfigError("--save keeps the evaluation of the last checkpoint: omit --checkpoint")
     runs = seed_runs(run, seed, checkpoint=checkpoint, allow_env_import=allow_env_import, env=env)
     found = [
-        (of_seed.path, _evaluate_run(of_seed, episodes, own, stochastic), own)
+        (of_seed.path, _evaluate_run(of_seed, episodes, own, stochastic, ended), own)
         for of_seed, own in runs
     ]
     path = run_path(run)
     if path != found[0][0]:
         seeds = [of_seed.config.seed for of_seed, _ in runs]
         by_seed = {of_seed: result for of_seed, (_, result, _) in zip(seeds, found, strict=True)}
-        ended = [of.config.seed for of, _ in runs if checkpoint == "last" and unfinished(of)]
-        found.append((path, seeds_summary(by_seed, ended), int(seed)))
+        early = [of.config.seed for of, _ in runs if checkpoint == "last" and unfinished(of)]
+        found.append((path, seeds_summary(by_seed, early), int(seed)))
     for folder, result, own in found if save else ():
         save_evaluation(folder, result | {"seed": own, "stochastic": bool(stochastic)})
     *each, (_, result, _) = found
     return result, {folder.name: of_seed for folder, of_seed, _ in each}
 
 
-def _evaluate_run(run: RunData, episodes: int, seed: int, stochastic: bool) -> dict[str, Any]:
+def _evaluate_run(
+    run: RunData, episodes: int, seed: int, stochastic: bool, ended: Ended | None
+) -> dict[str, Any]:
     method = _evaluate_on_device if run.config.on_device else _evaluate_in_python
-    returns, lengths, cut, successes = method(run, episodes, seed, stochastic)
+    returns, lengths, cut, successes = method(run, episodes, seed, stochastic, ended)
     result = {
         "mean": float(returns.mean()),
         "std": float(returns.std()),
@@ -185,7 +192,9 @@ def _groups(episodes: int) -> tuple[range, int]:
     return range(num_groups), -(-episodes // num_groups)
 
 
-def _evaluate_in_python(run: RunData, episodes: int, seed: int, stochastic: bool) -> _Episodes:
+def _evaluate_in_python(
+    run: RunData, episodes: int, seed: int, stochastic: bool, ended: Ended | None
+) -> _Episodes:
     algorithm = run.agent.algorithm if stochastic else greedy(run.agent)
     state = evaluation_state(run, seed)
     config = run.config
@@ -200,6 +209,7 @@ def _evaluate_in_python(run: RunData, episodes: int, seed: int, stochastic: bool
                 max_steps=MAX_STEPS if env.time_limit is None else math.inf,
                 squash=config.squash,
                 step_timeout=config.step_timeout,
+                ended=ended,
             )
             for group in groups
         ]
@@ -210,7 +220,9 @@ def _evaluate_in_python(run: RunData, episodes: int, seed: int, stochastic: bool
     return found if env.time_limit is None else found._replace(cut=None)
 
 
-def _evaluate_on_device(run: RunData, episodes: int, seed: int, stochastic: bool) -> _Episodes:
+def _evaluate_on_device(
+    run: RunData, episodes: int, seed: int, stochastic: bool, ended: Ended | None
+) -> _Episodes:
     collect = compile_evaluation(run.config, episodes, stochastic=stochastic).result()
     groups, size = _groups(episodes)
     sums = []
@@ -219,6 +231,8 @@ def _evaluate_on_device(run: RunData, episodes: int, seed: int, stochastic: bool
             found = collect(run.state.params, check_seed(seed), np.int32(group))
             reward, weight = jax.device_get(found)
             sums.append((np.sum(reward, 0, dtype=np.float64), np.sum(weight, 0)))
+            if ended is not None:
+                ended(size)
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise

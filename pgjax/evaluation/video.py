@@ -1,13 +1,9 @@
 """Render a trained agent to a video or to images."""
 
-import contextlib
-import io
 import math
 import numbers
-import struct
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +17,14 @@ from pgjax.errors import (
     ConfigError,
     PgjaxError,
     RolloutError,
-    RunError,
     RunWarning,
     counted,
     short_repr,
 )
 from pgjax.evaluation.evaluate import check_episodes, evaluation_state, greedy
 from pgjax.evaluation.seeds import seed_runs
+from pgjax.evaluation.video_files import Show, gif, mp4
 from pgjax.gym.results import EnvError, failure_text
-from pgjax.runs import store
 from pgjax.runs.checkpoints import CheckpointName
 from pgjax.runs.folder import absolute
 from pgjax.runs.run import RunData, RunLike, run_path
@@ -38,9 +33,6 @@ __all__ = ["frames", "render"]
 
 MAX_STEPS = 1_000  # of an episode in a video, where the environment has no time limit
 _DEFAULT_FPS = 30.0  # as in Gymnasium
-_MOST_GIF_FPS = 50.0  # viewers show a frame of under 2 hundredths of a second for 10
-
-Show = Callable[[np.ndarray, float], None]  # (image [height, width, 3] uint8, frames per second)
 
 
 def render(
@@ -53,6 +45,7 @@ def render(
     checkpoint: CheckpointName | str = "last",
     allow_env_import: bool = False,
     env: EnvSource | None = None,
+    drawn: Callable[[int], object] | None = None,
 ) -> Path:
     """Write a video of the agent, .mp4 or .gif, at the environment's frame rate.
 
@@ -64,6 +57,7 @@ def render(
       run, episodes, seed, stochastic: as for `frames`.
       out: the video file; by default video.mp4 in the run folder. Missing folders are created.
       checkpoint, allow_env_import, env: as for `frames`.
+      drawn: called with 1 after each image, to show progress.
 
     Returns:
       The path of the video.
@@ -87,7 +81,13 @@ def render(
     if out.is_symlink() or out.is_dir():
         kind = "symbolic link" if out.is_symlink() else "folder"
         raise ConfigError(f"{out} is a {kind}: choose another --out")
-    with (_gif if out.suffix == ".gif" else _mp4)(out) as show:
+    with (gif if out.suffix == ".gif" else mp4)(out) as write:
+
+        def show(image: np.ndarray, fps: float) -> None:
+            write(image, fps)
+            if drawn is not None:
+                drawn(1)
+
         for of_seed, own in runs:
             _film(of_seed, episodes, own, stochastic, show)
     return out
@@ -272,82 +272,3 @@ def _frame_rate(env_id: str, fps: Any) -> float:
         stacklevel=2,
     )
     return _DEFAULT_FPS
-
-
-def _cannot_write(out: Path, error: Exception | str) -> RunError:
-    reason = " ".join(str(error).split())
-    return RunError(f"cannot write the video {out} ({reason}): choose another --out")
-
-
-@contextlib.contextmanager
-def _mp4(out: Path) -> Iterator[Show]:
-    """Write an .mp4 image by image; it appears at the end."""
-    try:
-        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-    except ImportError:
-        raise ConfigError(
-            'an .mp4 video needs pip install "pgjax[video]"; a .gif does not'
-        ) from None
-    writer: Any = None
-
-    def show(image: np.ndarray, fps: float) -> None:
-        nonlocal writer
-        height, width = image.shape[:2]
-        odd = ((0, height % 2), (0, width % 2), (0, 0))
-        image = np.pad(image, odd, "edge")  # most players need even sizes
-        try:
-            if writer is None:
-                writer = FFMPEG_VideoWriter(str(video), image.shape[1::-1], fps)
-            writer.write_frame(image)
-        except OSError as e:
-            raise _cannot_write(out, e) from None
-
-    with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "video.mp4"
-        try:
-            yield show
-        finally:
-            if writer is not None:
-                process = writer.proc
-                writer.close()
-        if process.returncode:
-            raise _cannot_write(out, f"ffmpeg exits with code {process.returncode}")
-        _write(out, video.read_bytes())
-
-
-@contextlib.contextmanager
-def _gif(out: Path) -> Iterator[Show]:
-    """Write a .gif; it appears at the end."""
-    from PIL import Image
-
-    images: list[Any] = []
-    given, rate = 0, _MOST_GIF_FPS  # number of frames so far, and frames per second of the .gif
-
-    def show(image: np.ndarray, fps: float) -> None:
-        nonlocal given, rate
-        rate = min(fps, _MOST_GIF_FPS)
-        if math.floor(given * rate / fps + 1e-6) == len(images):
-            # One byte per pixel, as in the file.
-            images.append(Image.fromarray(image).convert("P", palette=Image.Palette.ADAPTIVE))
-        given += 1
-
-    yield show
-    # A .gif counts in hundredths of a second: round the time of each frame, not its duration.
-    times = np.rint(100 / rate * np.arange(len(images) + 1))
-    milliseconds = (10 * np.diff(times)).astype(int).tolist()
-    video = io.BytesIO()
-    try:
-        images[0].save(
-            video, "gif", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
-        )
-    except (struct.error, ValueError) as e:  # too large, or the same image for over 655 s
-        raise RunError(f"the images do not fit into a .gif ({e}): write an .mp4") from None
-    _write(out, video.getvalue())
-
-
-def _write(out: Path, video: bytes) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        store.replace(out, video)
-    except OSError as e:
-        raise _cannot_write(out, e) from None

@@ -197,3 +197,25 @@ def test_a_run_folder_with_brackets(tmp_path, capsys):
     app.main(["train", "CartPole-v1", *FAST, "--run-dir", str(path)])
     assert str(path) in capsys.readouterr().out
     assert (path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("total", "shown"), [(3, "1/3 episodes evaluated"), (None, "1 episodes")])
+def test_a_count_is_a_bar_in_a_terminal_and_nothing_elsewhere(total, shown):
+    for terminal in (True, False):
+        out = io.StringIO()
+        console = Console(file=out, width=100, force_terminal=terminal)
+        with progress.counting(console, "episodes evaluated", total) as ended:
+            ended(1)
+        assert (shown in out.getvalue()) == terminal
+        assert terminal or not out.getvalue()
+
+
+def test_evaluating_and_drawing_report_each_episode_and_image(run_dir, tmp_path):
+    counts = []
+    result, _ = evaluate.evaluate_each(run_dir, 5, ended=counts.append)
+    assert counts == [1] * 5
+    images = []
+    pgjax.render(run_dir, tmp_path / "v.gif", drawn=images.append)
+    # The first episode of the evaluation: an image at the reset and one after each step, each of
+    # which has the reward 1.
+    assert sum(images) == 1 + result["returns"][0]
