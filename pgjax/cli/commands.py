@@ -195,6 +195,7 @@ def _verify(
     run: RunFolder,
     *,
     updates: str | None = None,
+    sample: int | None = None,
     num_devices: int | None = None,
     json: bool = False,
     allow_env_import: bool = False,
@@ -203,11 +204,12 @@ def _verify(
     """Train a run again from its settings and compare every update. Writes nothing.
 
     Compares the metrics and the parameters after each update, the last checkpoint, and the
-    evaluation (not with --updates). Exits with 0 if all are identical, else 1.
+    evaluation (not with --updates or --sample). Exits with 0 if all are identical, else 1.
 
     Args:
         run: The run folder.
         updates: Compare only updates A:B, starting from the last checkpoint before A.
+        sample: Compare only so many updates from the beginning, and after each checkpoint kept.
         num_devices: Number of devices that share the episodes of an update.
         json: Print one JSON line.
         allow_env_import: Allow the environment and wrappers that the folder names to import code.
@@ -218,6 +220,7 @@ def _verify(
     found = verify(
         run,
         updates=updates,
+        sample=sample,
         num_devices=num_devices,
         allow_env_import=allow_env_import,
         progress=not json,

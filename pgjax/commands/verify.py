@@ -1,5 +1,6 @@
 """Verify a run: its updates, and its evaluation."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,13 @@ from rich.console import Console
 
 from pgjax.commands.progress import counting, make_console, terminal
 from pgjax.config.settings import EnvSource
-from pgjax.errors import ConfigError, counted
+from pgjax.errors import ConfigError, check_count, counted
 from pgjax.evaluation.evaluate import evaluate_each
 from pgjax.evaluation.seeds import read_evaluation
 from pgjax.runs.folder import seed_folders
 from pgjax.runs.run import RunLike, given_env, run_path
 from pgjax.training import verify as training
-from pgjax.training.forecast import duration, expected_seconds
+from pgjax.training.forecast import duration, expected_seconds, sample_ranges
 from pgjax.training.loop import Observer
 
 
@@ -24,6 +25,7 @@ def verify(
     observers: Sequence[Observer] = (),
     *,
     updates: str | None = None,
+    sample: int | None = None,
     num_devices: int | None = None,
     allow_env_import: bool = False,
     env: EnvSource | None = None,
@@ -38,6 +40,8 @@ def verify(
       observers: as for `pgjax.train`.
       updates: compare only the updates "A:B", starting from the last checkpoint before A, or from
         the beginning if there is none; by default all that are logged, and the evaluation.
+      sample: compare only so many updates from the beginning, and after each checkpoint that was
+        kept: a quick look at a long run.
       num_devices, progress: as for `pgjax.train`.
       allow_env_import, env: as for `pgjax.load`.
 
@@ -50,11 +54,12 @@ def verify(
       `machine` (the differences between the two machines) and `reason` (the likely cause). With an
       evaluation, `evaluated` (its number of episodes) and `evaluation` (for each name that differs,
       the recorded and the new value). For the folder of several seeds, `identical` and `seeds`, one
-      such dict for each. A RunWarning at the start says what differs between this machine and that
-      of the run, if it may change results.
+      such dict for each; with `sample`, `identical` and `samples`. A RunWarning at the start says
+      what differs between this machine and that of the run, if it may change results.
 
     Raises:
-      ConfigError: if the range contains updates that are not in the logs.
+      ConfigError: if the range contains updates that are not in the logs, or `sample` is below 1
+        or given with `updates`.
       RunError: if it is not a run folder, or its logs cannot be read.
 
     Example:
@@ -66,20 +71,22 @@ def verify(
       True
     """
     path, env = run_path(run), given_env(run, env)
+    options: Any = {"allow_env_import": allow_env_import, "env": env}
+    part: Any = functools.partial(
+        verify, observers=observers, num_devices=num_devices, progress=progress, **options
+    )
     if folders := seed_folders(path):
         seeds = {
-            folder.name.removeprefix("seed-"): verify(
-                folder,
-                observers,
-                updates=updates,
-                num_devices=num_devices,
-                allow_env_import=allow_env_import,
-                env=env,
-                progress=progress,
-            )
+            folder.name.removeprefix("seed-"): part(folder, updates=updates, sample=sample)
             for folder in folders
         }
         return {"identical": all(of["identical"] for of in seeds.values()), "seeds": seeds}
+    if sample is not None:
+        if updates is not None:
+            raise ConfigError("--sample and --updates exclude each other: omit one")
+        ranges = sample_ranges(path, check_count("--sample", sample))
+        samples = [part(path, updates=f"{first}:{last}") for first, last in ranges]
+        return {"identical": all(of["identical"] for of in samples), "samples": samples}
     first, last = update_range(updates)
     following = terminal(progress)
     if following and (seconds := expected_seconds(path, first, last)) is not None:
@@ -91,27 +98,23 @@ def verify(
         first=first,
         last=last,
         num_devices=num_devices,
-        allow_env_import=allow_env_import,
-        env=env,
+        **options,
     )
     if updates is None:
         console = make_console(quiet=not following)
-        found |= _repeated_evaluation(path, allow_env_import, env, console)
+        found |= _repeated_evaluation(path, console, **options)
         found["identical"] &= not found.get("evaluation")
     return found
 
 
-def _repeated_evaluation(
-    path: Path, allow_env_import: bool, env: EnvSource | None, console: Console
-) -> dict[str, Any]:
+def _repeated_evaluation(path: Path, console: Console, **options: Any) -> dict[str, Any]:
     """Evaluate a run as evaluation.json says; return {name: [recorded, new]} of what differs."""
     if not (path / "evaluation.json").exists():
         return {}
     there = read_evaluation(path)
     settings = {name: value for name, value in there.items() if name in ("seed", "stochastic")}
-    options: Any = {"allow_env_import": allow_env_import, "env": env, **settings}
     with counting(console, "episodes evaluated", there["episodes"]) as ended:
-        here, _ = evaluate_each(path, there["episodes"], ended=ended, **options)
+        here, _ = evaluate_each(path, there["episodes"], ended=ended, **options, **settings)
     here |= settings
     if "returns" not in there:  # older versions did not write them
         del here["returns"]
@@ -142,6 +145,11 @@ def verdict(found: dict[str, Any]) -> str:
     """Format what `verify` returned as text."""
     if "seeds" in found:
         return "\n".join(f"seed {seed}: {verdict(of)}" for seed, of in found["seeds"].items())
+    if "samples" in found:
+        if found["identical"]:
+            updates = ", ".join(f"{of['first']} to {of['last']}" for of in found["samples"])
+            return f"identical in the updates {updates}"
+        return "\n".join(verdict(of) for of in found["samples"] if not of["identical"])
     if found["identical"]:
         start = "" if found["first"] == 1 else f"from update {found['first']} "
         evaluated = found.get("evaluated")

@@ -5,10 +5,10 @@ import warnings
 from pathlib import Path
 
 from pgjax.config.settings import TrainConfig
-from pgjax.errors import RunWarning
+from pgjax.errors import RunError, RunWarning
 from pgjax.runs import store
 from pgjax.runs.checkpoints import valid_checkpoints, warn_of_damage
-from pgjax.runs.folder import load_config
+from pgjax.runs.folder import load_config, read_lines
 from pgjax.runs.provenance import differences, machine_facts
 from pgjax.runs.run import RunLike, run_path
 
@@ -23,6 +23,26 @@ def checkpoint_before(
         return None
     report = (lambda problem: None) if quiet else warn_of_damage
     return next((at for at in valid_checkpoints(path, config, report) if at.update < first), None)
+
+
+def sample_ranges(path: Path, size: int) -> list[tuple[int, int]]:
+    """Return the first and last updates of the samples that `verify` compares.
+
+    Each has at most `size` updates: the first ones, and those after each checkpoint that was kept.
+
+    Raises:
+      ConfigError, RunError: if it is not a run folder, or its settings are not valid.
+    """
+    config = load_config(path)
+    try:
+        recorded = len(read_lines(path / "metrics.jsonl"))
+    except (OSError, ValueError) as e:
+        raise RunError(f"{path} has no readable logs ({e}): train again") from None
+    kept = valid_checkpoints(path, config, lambda problem: None)
+    starts = sorted({0} if config.restarts_episodes else {0, *(at.update for at in kept)})
+    ends = [*starts[1:], recorded]
+    pairs = zip(starts, ends, strict=True)
+    return [(start + 1, min(start + size, end)) for start, end in pairs if start < end]
 
 
 def expected_seconds(run: RunLike, first: int = 1, last: int | None = None) -> float | None:

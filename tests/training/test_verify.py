@@ -162,3 +162,44 @@ def test_the_command_repeats_the_returns_of_an_evaluation_if_they_were_written(
     with pytest.raises(SystemExit) as caught:
         app.main(["verify", str(tmp_path / "run")])
     assert caught.value.code == 2
+
+
+def test_a_sample_starts_at_each_checkpoint(tmp_path):
+    config = pgjax.TrainConfig(
+        "CartPole-v1", updates=9, episodes_per_update=2, hidden_sizes=(4,), run_dir=tmp_path / "r",
+        checkpoint_seconds=0,
+    )  # fmt: skip
+    run = training.train(config)
+    best = pgjax.load(run.path, checkpoint="best").state.step.item()
+    starts = sorted({0, best, 7, 8})
+    ends = [*starts[1:], 9]
+    expected = [
+        (start + 1, min(start + 2, end))
+        for start, end in zip(starts, ends, strict=True)
+        if start < end
+    ]
+    found = pgjax.verify(run.path, sample=2)
+    assert found["identical"]
+    assert [(of["first"], of["last"]) for of in found["samples"]] == expected
+    assert verdict(found).startswith("identical in the updates 1 to ")
+    change = {"mean_return": 1.5}
+    edit_lines(run.path, "metrics.jsonl", lambda rows: [*rows[:8], {**rows[8], **change}])
+    with pytest.warns(pgjax.RunWarning, match="using an earlier checkpoint"):
+        found = pgjax.verify(run.path, sample=9)
+    # The checkpoint of update 9 no longer fits its log; that of update 8 does.
+    assert [of["identical"] for of in found["samples"]][-1] is False
+    assert "update 9 is the first that differs" in verdict(found)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"sample": 0}, "--sample must be"),
+    ({"sample": 1, "updates": "1:2"}, "exclude each other"),
+])  # fmt: skip
+def test_a_sample_must_be_a_number_and_alone(options, message, whole):
+    with pytest.raises(pgjax.ConfigError, match=message):
+        pgjax.verify(whole.path, **options)
+
+
+def test_a_sample_of_what_is_no_run(tmp_path):
+    with pytest.raises(pgjax.RunError):
+        pgjax.verify(tmp_path, sample=1)
