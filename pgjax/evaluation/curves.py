@@ -32,27 +32,36 @@ class Curve(NamedTuple):
     """[points] the upper end of the band."""
     meaning: str
     """What line and band are."""
+    left_out: int
+    """Number of seeds that diverged."""
 
 
 def draw_groups(axes: Any, groups: Sequence[Group], smooth: int) -> None:
     """Draw a curve for each group, with a band if it has several seeds."""
     for i, group in enumerate(groups):
         curve = group_curve(group, smooth)
-        colour = _COLOURS[i % len(_COLOURS)]
-        style = _STYLES[i // len(_COLOURS) % len(_STYLES)]
-        if len(group.folders) > 1 and len(curve.steps) > 1:
-            axes.fill_between(
-                curve.steps, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0
-            )
-        label = textwrap.fill(f"{group.name}: {curve.meaning}", 90)
-        draw_line(
-            axes, curve.steps, curve.mean, color=colour, linestyle=style, linewidth=1.8, label=label
+        meaning = f"{group.name}: {curve.meaning}"
+        if curve.left_out:
+            meaning += f" ({counted(curve.left_out, 'seed')} diverged, not shown)"
+        draw_curve(
+            axes,
+            curve._replace(meaning=textwrap.fill(meaning, 90)),
+            color=_COLOURS[i % len(_COLOURS)],
+            linestyle=_STYLES[i // len(_COLOURS) % len(_STYLES)],
         )
     axes.set(
         title=groups[0].config.env_id,
         xlabel="environment steps",
         ylabel=with_smoothing("mean return of an update", smooth),
     )
+
+
+def draw_curve(axes: Any, curve: Curve, **style: Any) -> None:
+    """Draw a curve and its band, which is named what they mean."""
+    if len(curve.steps) > 1 and not np.array_equal(curve.low, curve.high):
+        band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(curve.steps, curve.low, curve.high, **band)
+    draw_line(axes, curve.steps, curve.mean, linewidth=1.8, label=curve.meaning, **style)
 
 
 def group_curve(group: Group, smooth: int = 1) -> Curve:
@@ -76,9 +85,7 @@ def group_curve(group: Group, smooth: int = 1) -> Curve:
         meaning = f"interquartile mean of {len(runs)} seeds, with its 95 % bootstrap interval"
     elif len(runs) > 1:
         meaning = f"mean of {len(runs)} seeds, from the lowest to the highest seed"
-    if left_out := len(group.folders) - len(folders):
-        meaning += f" ({counted(left_out, 'seed')} diverged, not shown)"
-    return Curve(grid, mean, low, high, meaning)
+    return Curve(grid, mean, low, high, meaning, len(group.folders) - len(folders))
 
 
 def common_grid(steps: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,9 +8,16 @@ from typing import Any, cast
 import numpy as np
 
 from pgjax.errors import ConfigError, RunError, check_count, counted
-from pgjax.evaluation.curves import draw_groups, draw_line, read_columns, with_smoothing
+from pgjax.evaluation.curves import (
+    draw_curve,
+    draw_groups,
+    draw_line,
+    group_curve,
+    read_columns,
+    with_smoothing,
+)
 from pgjax.evaluation.during import read_evaluations
-from pgjax.evaluation.groups import group_runs
+from pgjax.evaluation.groups import Group, group_runs
 from pgjax.runs import store
 from pgjax.runs.folder import absolute, diverged, load_config, read_lines, seed_folders
 from pgjax.runs.run import RunData, RunLike, run_path
@@ -23,17 +30,15 @@ def plot(
 
     Use it to see how training progressed, or to compare runs.
 
-    For a folder of several seeds, plot the mean return of each seed, and the mean over the seeds:
-    for each update that all of them have, the mean of their returns against the mean of their
-    environment steps. The line of a seed that diverged ends with a cross, and the mean leaves it
-    out.
+    For the folder of several seeds, plot a thin line for each seed, and their mean with a band.
+    Returns are interpolated to common environment steps, up to where the first seed ends. With five
+    or more seeds, the line is their interquartile mean and the band its 95 % bootstrap interval at
+    each step; with two to four, their mean, and the range from the lowest to the highest. The line
+    of a seed that diverged ends with a cross, and the mean leaves it out.
 
-    For several runs of one task, plot a curve for each group of runs whose settings differ only in
-    the seed; the legend names the settings in which the groups differ, without those in which each
-    follows the preset of its algorithm. Returns are interpolated to common environment steps, up to
-    where the first seed of a group ends. With five or more seeds, the line is their interquartile
-    mean and the band its 95 % bootstrap interval at each step; with two to four, their mean, and
-    the range from the lowest to the highest. Seeds that diverged are left out, and counted in the
+    For several runs of one task, plot such a mean for each group of runs whose settings differ only
+    in the seed; the legend names the settings in which the groups differ, without those in which
+    each follows the preset of its algorithm. Seeds that diverged are left out, and counted in the
     legend.
 
     Args:
@@ -124,26 +129,21 @@ def _draw_run(axes: Any, run_dir: Path, smooth: int = 1) -> None:
 
 
 def _draw_seeds(axes: Any, folders: list[Path], smooth: int = 1) -> None:
-    config = load_config(folders[0])
-    ended = [folder for folder in folders if diverged(folder)]
-
-    def read(folder: Path) -> list[np.ndarray]:
-        return read_columns(folder, smooth, "mean_return")
-
-    curves = [read(folder) for folder in folders if folder not in ended]
-    short = [read(folder) for folder in ended if read_lines(folder / "metrics.jsonl")]
-    shortest = min(len(steps) for steps, _ in curves)
-    for i, (steps, mean) in enumerate(curves + short):
+    """Draw a thin line for each seed, and their mean with its band."""
+    ended = []
+    for i, folder in enumerate(folders):
+        if not read_lines(folder / "metrics.jsonl") and diverged(folder):  # in its first update
+            continue
+        steps, mean = read_columns(folder, smooth, "mean_return")
         label = "each seed" if i == 0 else None
         draw_line(axes, steps, mean, color="tab:blue", alpha=0.3, linewidth=0.8, label=label)
-    steps, mean = np.mean([[column[:shortest] for column in curve] for curve in curves], 0)
-    label = "mean over seeds"
+        if diverged(folder):
+            ended.append((steps[-1], mean[-1]))
     if ended:
-        label = "mean over seeds that did not diverge"
-        ends = np.array([[column[-1] for column in curve] for curve in short]).reshape(-1, 2)
-        axes.plot(*ends.T, "x", color="tab:red", label="diverged")
-    draw_line(axes, steps, mean, color="tab:orange", linewidth=1.8, label=label)
-    last = config.seed + len(folders) - 1
-    title = f"{config.env_id}, seeds {config.seed} to {last}"
+        axes.plot(*np.array(ended).T, "x", color="tab:red", label="diverged")
+    config = load_config(folders[0])
+    group = Group("all seeds", {}, config, dict(enumerate(folders, config.seed)))
+    draw_curve(axes, group_curve(group, smooth), color="tab:orange")
+    title = f"{config.env_id}, seeds {config.seed} to {load_config(folders[-1]).seed}"
     ylabel = with_smoothing("mean return of an update", smooth)
     axes.set(title=title, xlabel="environment steps", ylabel=ylabel)

@@ -55,7 +55,7 @@ def test_a_seed_that_diverged_is_left_out_and_counted(tmp_path):
     b = fake_run(tmp_path / "b", [], seed=2, diverged="the loss is not finite")
     curve = curve_of(a, b)
     assert curve.mean.tolist() == [1, 2]
-    assert curve.meaning == "seed 1 (1 seed diverged, not shown)"
+    assert (curve.meaning, curve.left_out) == ("seed 1", 1)
     with pytest.raises(pgjax.ConfigError, match="all seeds diverged"):
         curve_of(b)
 
@@ -69,7 +69,7 @@ def test_a_moving_average_is_over_each_update_and_those_before_it(tmp_path):
 
 def test_the_plot_has_a_line_for_each_group_and_says_what_it_shows(tmp_path):
     rows = [(10, 1.0), (20, 2.0)]
-    seeds = fake_seeds(tmp_path / "seeds", [rows, rows], updates=200)
+    seeds = fake_seeds(tmp_path / "seeds", [rows, [(10, 3.0), (20, 4.0)]], updates=200)
     others = [fake_run(tmp_path / str(n), rows, updates=n) for n in range(1, 8)]
     axes = Figure().subplots()
     curves.draw_groups(axes, group_runs([seeds, *others]), 4)

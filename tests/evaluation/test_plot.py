@@ -61,9 +61,17 @@ def test_the_curve_of_several_seeds_is_drawn_against_environment_steps(run_dir, 
     plot._draw_seeds(axes, folders)
     *seeds, mean = [line.get_xydata().tolist() for line in axes.lines]
     assert seeds == [[[10, 1], [30, 5], [70, 9]], [[20, 3], [50, 7]]]
-    assert mean == [[15, 2], [40, 6]]  # over the updates that both have
+    # From the first update of any to the last of the seed that ends first, where the other is
+    # halfway between its second and its third.
+    assert (mean[0], mean[-1]) == ([10, 2], [50, 7])
+    [band] = axes.collections
+    assert band.get_paths()[0].get_extents().ymin == 1.0  # the lowest seed, at the start
+    assert axes.get_legend_handles_labels()[1] == [
+        "each seed",
+        "mean of 2 seeds, from the lowest to the highest seed",
+    ]
     assert axes.get_xlabel() == "environment steps"
     axes = Figure().subplots()
     folders[1] = folder_with(run_dir, tmp_path / "short", rows[1][:1])
     plot._draw_seeds(axes, folders)
-    assert [line.get_marker() for line in axes.lines] == ["None", "o", "o"]
+    assert [line.get_marker() for line in axes.lines] == ["None", "o", "None"]
