@@ -56,8 +56,8 @@ BUGS = [
     ),
     in_agent(
         "the critic has its default activation",
-        "ValueNetwork(config.hidden_sizes, activation, torso)",
-        "ValueNetwork(config.hidden_sizes, torso=torso)",
+        "ValueNetwork(**layers)",
+        'ValueNetwork(**layers | {"activation": nn.relu})',
     ),
     Bug(
         "the evaluation on the device samples",
@@ -117,7 +117,7 @@ BUGS = [
     ),
     Bug(
         "grad_norm is that of the updates",
-        "pgjax/algorithms/actor_critic.py",
+        "pgjax/algorithms/gradients.py",
         "optax.tree.norm(grads)",
         "optax.tree.norm(updates)",
         "tests/algorithms/test_reinforce.py",
@@ -165,15 +165,15 @@ BUGS = [
     Bug(
         "training on the device does not squash",
         "pgjax/training/engines.py",
-        "algorithm, env, config.episodes_per_update, squash=config.squash, sharding=sharding",
-        "algorithm, env, config.episodes_per_update, sharding=sharding",
+        '{"squash": config.squash, "sharding": sharding}',
+        '{"sharding": sharding}',
         "tests/training/test_engines.py",
     ),
     Bug(
         "training in Python does not squash",
         "pgjax/training/engines.py",
-        '{"squash": config.squash, ',
-        "{",
+        '{"squash": config.squash, "step_timeout"',
+        '{"step_timeout"',
         "tests/training/test_engines.py",
     ),
     Bug(
@@ -192,6 +192,27 @@ BUGS = [
         "    after = batches.merge_moments(before, batches.moment_sums(before, every))\n"
         "    state = state._replace(params=state.params | after)",
         "tests/numerics/test_running_moments.py tests/algorithms",
+    ),
+    Bug(
+        "the best checkpoint is the worst",
+        "pgjax/runs/checkpoints.py",
+        "return max(reversed(there)",
+        "return min(reversed(there)",
+        "tests/runs/test_chosen_checkpoint.py",
+    ),
+    Bug(
+        "with --eval-every, returns of training decide which checkpoint is the best",
+        "pgjax/runs/recorder.py",
+        "if self._config.eval_every or not",
+        "if not",
+        "tests/runs/test_chosen_checkpoint.py",
+    ),
+    Bug(
+        "parameters of NNX modules do not depend on the key",
+        "pgjax/nnx.py",
+        "bridge.init(key, obs)",
+        "bridge.init(jax.random.key(0), obs)",
+        "tests/test_nnx.py",
     ),
 ]  # fmt: skip
 
