@@ -20,6 +20,7 @@ LIBRARY = {
     "craftax_classic": "craftax",
 }
 MAKERS = {make.__name__: make for make in third_party.ENVIRONMENTS}
+LINES = [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}, {0, 3, 6}, {1, 4, 7}, {2, 5, 8}, {0, 4, 8}, {2, 4, 6}]
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries warn
 
 
@@ -87,7 +88,11 @@ def test_the_opponent_answers_and_results_are_rewarded():
             assert board[:, 1].sum() - board[:, 0].sum() == began
             assert (obs[:9] == 1 - board.sum(-1)).all()
             key = jax.random.fold_in(jax.random.key(seed), int(board.sum()))
-            state, obs, reward, over, _ = step(key, state, int(np.argmax(obs[:9])))
+            assert state.current_player == 0
+            move = int(np.argmax(obs[:9]))
+            mine = {move, *np.flatnonzero(board[:, 0]).tolist()}
+            state, obs, reward, over, _ = step(key, state, move)
+            assert (reward == 1) == any(line <= mine for line in LINES)
             assert over or reward == 0
         results.append(float(reward))
     assert {1.0, -1.0} <= set(results) <= {1.0, 0.0, -1.0}
