@@ -53,6 +53,7 @@ def make(request):
     return MAKERS[request.param]
 
 
+@pytest.mark.slow
 def test_two_updates_run(make):
     returns = third_party.train(make, updates=2, num_envs=4, num_steps=8)
     assert np.isfinite(returns).all()
