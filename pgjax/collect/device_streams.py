@@ -68,7 +68,8 @@ def init_stream(
 ) -> DeviceStream:
     """Reset environments on the device, for `collect_steps_on_device`.
 
-    Use it once at the beginning of a run. It is pure and jittable.
+    Use it once at the beginning of a run. It is pure and jittable, and compiles itself if it is
+    called outside jit.
 
     Args:
       env: a functional environment.
@@ -95,6 +96,11 @@ def init_stream(
     base.check_env(env)
     check_sharding(sharding)
     base.check(env)
+    return _begin(env, num_envs, sharding, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _begin(env: base.Env, num_envs: int, sharding: Sharding, key: jax.Array) -> DeviceStream:
     column, columns = _share(num_envs, sharding)
     # On as many rows as `_collect` has: a single one would be computed, and rounded, differently.
     rows = jnp.arange(width_of(columns), dtype=jnp.uint32)
