@@ -148,7 +148,7 @@ _PPO: dict[str, dict[str, Any]] = {
     "HalfCheetah-v5": _MUJOCO,
     "Hopper-v5": _MUJOCO,
     "Walker2d-v5": _MUJOCO,
-    # RL Zoo's discount and lambda; falling ends an episode, and less noise at first lets it walk.
+    # RL Zoo's discount and lambda, and less noise at first.
     "Ant-v5": dict(gamma=0.98, gae_lambda=0.8, init_std=0.4),
     "InvertedPendulum-v5": _MUJOCO,
     "Reacher-v5": _MUJOCO,
