@@ -88,12 +88,13 @@ def summary(gradients: ArrayLike) -> Info:
 
     Returns:
       A dict of scalars, where g is the gradient of one episode:
-        grad_norm: L2 norm of the mean.
-        grad_variance: E |g - E g|² summed over the parameters (ddof 1).
-        grad_snr: signal-to-noise ratio of the mean, |mean|² / (grad_variance / B); about 1 for pure
-          noise.
-        grad_cosine: cosine between the means of the even and the odd episodes, in [-1, 1]; about 0
-          for pure noise.
+
+      - grad_norm: L2 norm of the mean.
+      - grad_variance: E |g - E g|² summed over the parameters (ddof 1).
+      - grad_snr: signal-to-noise ratio of the mean, |mean|² / (grad_variance / B); about 1 for pure
+        noise.
+      - grad_cosine: cosine between the means of the even and the odd episodes, in [-1, 1]; about 0
+        for pure noise.
 
     Raises:
       ConfigError: for fewer than two episodes, or gradients that are not [B, P].
