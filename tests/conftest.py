@@ -35,7 +35,7 @@ from pgjax.runs.folder import read_lines
 
 ROOT = Path(__file__).parents[1]
 
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # only for speed; see the README
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # only for speed; see docs/compilation.md
 gc.set_threshold(50_000, 20, 100)  # for speed, too: tracing makes many objects and little garbage
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The check that no key is used twice is slow, so it runs only in these modules.

@@ -1,30 +1,75 @@
-"""Check that the code in the README and in examples/ runs, with tiny budgets."""
+"""The code in the README, in docs/ and in examples/ runs, with tiny budgets."""
 
 import re
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT, import_with_torch
+from documents import blocks
+
+from pgjax.cli import app
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+SMALLER = {
+    "range(30)": "range(2)",
+    "length=30": "length=2",
+    "updates=30": "updates=2",
+}
+CODE = [
+    pytest.param(block.code, id=block.name, marks=[pytest.mark.slow] if block.slow else [])
+    for block in blocks("python")
+]
+COMMANDS = sorted(
+    {
+        command.strip()
+        for block in blocks("sh")
+        for line in block.code.replace("\\\n", " ").splitlines()
+        for command in line.split(" #")[0].split("&&")
+        if command.strip().startswith("pgjax ") and "--help" not in command
+    }
+)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_blocks_run(number, capsys):
-    code = BLOCKS[number].replace("range(30)", "range(2)").replace("length=30", "length=2")
+@pytest.mark.filterwarnings("ignore:resumable, not bit-exact")  # of streams over Gymnasium
+@pytest.mark.parametrize("code", CODE)
+def test_python_blocks_run(code, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # runs are written to the current folder
+    for budget, small in SMALLER.items():
+        code = code.replace(budget, small)
     if "num_shards" not in code:
         code = code.replace("num_episodes=16", "num_episodes=4")
     names = {}
-    exec(compile(code, f"README block {number + 1}", "exec"), names)
+    exec(compile(code, "a block", "exec"), names)
     if "info['mean_return']:.1f" in code:
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 2
         assert all(re.fullmatch(r"return \d+\.\d  entropy 0\.\d{3}", line) for line in lines)
         # "A dozen lines", not counting comments and blank lines.
         assert len([x for x in code.splitlines() if x.strip() and not x.startswith("#")]) <= 14
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_of_commands_exist(command):
+    words = shlex.split(command)[1:]
+    assert callable(app._parse([{"N": "2", "I": "0"}.get(word, word) for word in words]))
+
+
+def test_the_readme_is_a_front_page():
+    assert len(README.splitlines()) <= 150
+
+
+def test_numbers_of_the_readme_were_measured():
+    """Each number of its promises stands in the benchmarks, or in the matrix of what is tested."""
+    promises = README[README.index("- **Correct.**") : README.index("## Install")]
+    pages = "benchmarks/README.md", "docs/reproducibility.md"
+    measured = "\n".join((ROOT / page).read_text() for page in pages)
+    number = r"(?<![\d.,\w-])\d[\d,]*(?:\.\d+)?(?![\w-]|[.,]\d)"
+    found = {x.rstrip(",") for x in re.findall(number, promises)}
+    assert len(found) > 5
+    assert found <= {x.rstrip(",") for x in re.findall(number, measured)}
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -7,8 +7,9 @@ import sysconfig
 
 import pytest
 from conftest import ROOT
+from documents import blocks
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+SNIPPETS = [block.code for block in blocks("python")]
 SCRIPT = '''
 """What a researcher writes: a loop, an estimator, a policy, an environment of their own."""
 
