@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+from docutils import nodes
 from jax.typing import ArrayLike
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
@@ -33,7 +34,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # notebooks run anywhere
 default_role = "py:obj"  # `name` in a docstring links to the name, if it is documented
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-smartquotes = False  # they change `params["critic"]`
+smartquotes = False  # they change params["critic"] and --seed
 maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -78,7 +79,7 @@ def to_markup(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
         elif not line.strip():
             kind = "text" if kind == "example" else kind
         elif indented and not above and kind == "text" and not SECTION.fullmatch(heading):
-            marked, kind = [*marked, "::", ""], "formula"
+            marked, kind = [*marked, ".. code-block:: text", ""], "formula"
         marked.append(escape(line) if kind == "text" else line)
     lines[:] = marked
 
@@ -103,8 +104,16 @@ def shorten_signature(
     return signature, returns
 
 
+def draw_dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """Put a dash between a parameter and what it means; options such as --seed keep theirs."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above; Sphinx calls it."""
     app.connect("source-read", link_to_pages)
     app.connect("autodoc-process-docstring", to_markup, priority=0)  # before napoleon
+    app.connect("doctree-read", draw_dashes)
     app.connect("autodoc-process-signature", shorten_signature)
