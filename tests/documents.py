@@ -6,7 +6,8 @@ from typing import NamedTuple
 from conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SLOW = "<!-- slow -->\n"  # above a block that takes many seconds
+# Above a block that takes many seconds, or that also needs a package.
+MARK = r"<!-- (?:(slow)|needs (\w+)) -->\n"
 
 
 class Block(NamedTuple):
@@ -14,16 +15,18 @@ class Block(NamedTuple):
 
     name: str  # PAGE-NUMBER, from 1
     code: str
-    slow: bool
+    slow: bool = False
+    needs: str = ""  # a package, without which it is skipped
 
 
 def blocks(language: str) -> list[Block]:
     """The blocks of all pages in a language, as ```language begins them."""
     found = []
     for page in PAGES:
-        pattern = rf"({SLOW})?^```{language}\n(.*?)^```"
+        pattern = rf"(?:{MARK})?^```{language}\n(.*?)^```"
         for number, match in enumerate(re.findall(pattern, page.read_text(), re.S | re.M), 1):
-            found.append(Block(f"{page.stem}-{number}", match[1], bool(match[0])))
+            slow, needs, code = match
+            found.append(Block(f"{page.stem}-{number}", code, bool(slow), needs))
     return found
 
 

@@ -19,7 +19,9 @@ SMALLER = {
     "updates=30": "updates=2",
 }
 CODE = [
-    pytest.param(block.code, id=block.name, marks=[pytest.mark.slow] if block.slow else [])
+    pytest.param(
+        block, id=block.name, marks=[pytest.mark.slow] if block.slow or block.needs else []
+    )
     for block in blocks("python")
 ]
 COMMANDS = sorted(
@@ -34,9 +36,12 @@ COMMANDS = sorted(
 
 
 @pytest.mark.filterwarnings("ignore:resumable, not bit-exact")  # of streams over Gymnasium
-@pytest.mark.parametrize("code", CODE)
-def test_python_blocks_run(code, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", CODE)
+def test_python_blocks_run(block, capsys, tmp_path, monkeypatch):
+    if block.needs:
+        pytest.importorskip(block.needs)
     monkeypatch.chdir(tmp_path)  # runs are written to the current folder
+    code = block.code
     for budget, small in SMALLER.items():
         code = code.replace(budget, small)
     if "num_shards" not in code:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from documents import blocks
 
-SNIPPETS = [block.code for block in blocks("python")]
+SNIPPETS = [block.code for block in blocks("python") if not block.needs]
 SCRIPT = '''
 """What a researcher writes: a loop, an estimator, a policy, an environment of their own."""
 
