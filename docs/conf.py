@@ -108,7 +108,9 @@ def draw_dashes(app: Sphinx, doctree: nodes.document) -> None:
     """Put a dash between a parameter and what it means; options such as --seed keep theirs."""
     for text in list(doctree.findall(nodes.Text)):
         if text == " -- ":
-            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
+            after = text.parent[text.parent.index(text) + 1 :]
+            meaning = "".join(node.astext() for node in after)
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} " if meaning else ""))
 
 
 def setup(app: Sphinx) -> None:
