@@ -232,7 +232,7 @@ def _with_report(
         )
         return [Run(*run) for run in runs]
     from pgjax.commands.progress import Terminal, interactive, make_console
-    from pgjax.commands.report import EvaluationCompiler, report
+    from pgjax.commands.results import EvaluationCompiler, show_results
 
     first = jax.process_index() == 0  # the only process that prints and writes
     shown = interactive() if progress is None else progress
@@ -243,7 +243,7 @@ def _with_report(
     runs = work([*mine, *observers])
     if first:
         try:
-            report(runs, console)
+            show_results(runs, console)
         except KeyboardInterrupt as e:
             path = runs[0].path if len(runs) == 1 else runs[0].path.parent
             raise type(e)(f"(while evaluating; to continue: {resume_command(path)})") from e

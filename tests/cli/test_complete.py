@@ -7,7 +7,7 @@ import pytest
 
 import pgjax
 from pgjax.cli import app, train
-from pgjax.commands import report
+from pgjax.commands import results
 from pgjax.runs import folder, store
 
 SMALL = (
@@ -111,7 +111,7 @@ def test_an_interrupted_evaluation_says_how_to_resume(run, capsys, monkeypatch):
         train.Signals, "__enter__", lambda self: handles.append(self) or enter(self)
     )
     monkeypatch.setattr(train.Signals, "end", lambda self: None)
-    monkeypatch.setattr(report, "report", interrupted)
+    monkeypatch.setattr(results, "show_results", interrupted)
     (run / "evaluation.json").unlink()
     app.main(["resume", str(run)])
     assert capsys.readouterr().err == (

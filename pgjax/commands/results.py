@@ -29,7 +29,7 @@ class EvaluationCompiler:
         pass
 
 
-def report(trained: Sequence[RunData], console: Console) -> None:
+def show_results(trained: Sequence[RunData], console: Console) -> None:
     """Evaluate every run, plot learning curves, and print the results and the run folder."""
     episodes = trained[0].config.eval_episodes
 
