@@ -1,5 +1,6 @@
 """Compare the evaluations of runs, grouped by their settings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,11 @@ def compare(*runs: RunLike) -> dict[str, Any]:
       >>> [group["name"] for group in found["groups"]]
       ['learning_rate 0.01', 'learning_rate 0.001']
     """
-    groups = group_runs(runs)
+    return compare_groups(group_runs(runs))
+
+
+def compare_groups(groups: Sequence[Group]) -> dict[str, Any]:
+    """Compare the evaluations of groups of runs, as `compare` does."""
     evaluations = [{seed: read_evaluation(of) for seed, of in x.folders.items()} for x in groups]
     if len({bool(of.get("stochastic")) for x in evaluations for of in x.values()}) > 1:
         raise ConfigError(
@@ -80,7 +85,7 @@ def compare(*runs: RunLike) -> dict[str, Any]:
 def _summary(group: Group, evaluations: dict[int, dict[str, Any]]) -> dict[str, Any]:
     means = {str(seed): float(of["mean"]) for seed, of in evaluations.items()}
     episodes = [of["episodes"] for of in evaluations.values()]
-    costs = [_cost(path) for path in group.folders.values()]
+    costs = [training_cost(path) for path in group.folders.values()]
     env_steps, seconds = np.mean(costs, axis=0)
     return {
         "name": group.name,
@@ -94,7 +99,7 @@ def _summary(group: Group, evaluations: dict[int, dict[str, Any]]) -> dict[str, 
     }
 
 
-def _cost(run_dir: Path) -> tuple[float, float]:
+def training_cost(run_dir: Path) -> tuple[float, float]:
     """Return the environment steps and seconds of a run; zeros if it has no update."""
     try:
         steps = [float(row["total_env_steps"]) for row in read_lines(run_dir / "metrics.jsonl")]

@@ -1,7 +1,7 @@
 """Learning curves of groups of runs, over a common grid of environment steps."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ from pgjax.errors import ConfigError, RunError, counted
 from pgjax.evaluation.groups import Group
 from pgjax.evaluation.statistics import FEWEST, bootstrap_interval, middle_mean
 from pgjax.runs.folder import diverged, read_lines
+from pgjax.runs.metrics import Metrics
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the pale yellow.
-_COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
-_STYLES = "solid", "dashed", "dotted", "dashdot"
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+STYLES = "solid", "dashed", "dotted", "dashdot"
 _POINTS = 500  # of a grid
 _RESAMPLES = 2_000  # for each point of a band
 
@@ -46,8 +47,8 @@ def draw_groups(axes: Any, groups: Sequence[Group], smooth: int) -> None:
         draw_curve(
             axes,
             curve._replace(meaning=textwrap.fill(meaning, 90)),
-            color=_COLOURS[i % len(_COLOURS)],
-            linestyle=_STYLES[i // len(_COLOURS) % len(_STYLES)],
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=STYLES[i // len(COLOURS) % len(STYLES)],
         )
     axes.set(
         title=groups[0].config.env_id,
@@ -71,49 +72,71 @@ def group_curve(group: Group, smooth: int = 1) -> Curve:
       ConfigError: if all seeds diverged.
       RunError: if the metrics of a run cannot be read.
     """
-    folders = {seed: path for seed, path in group.folders.items() if diverged(path) is None}
+    folders = without_diverged(group)
     if not folders:
         raise ConfigError(f"{group.name}: all seeds diverged, so there is no curve: leave it out")
-    runs = [read_columns(path, smooth, "mean_return") for path in folders.values()]
-    grid = common_grid([steps for steps, _ in runs])
-    returns = np.array([np.interp(grid, steps, of_run) for steps, of_run in runs])
-    meaning = f"seed {next(iter(folders))}"
-    mean, low, high = returns.mean(0), returns.min(0), returns.max(0)
+    runs = {seed: read_columns(path, smooth, "mean_return") for seed, path in folders.items()}
+    return mean_curve(runs)._replace(left_out=len(group.folders) - len(folders))
+
+
+def without_diverged(group: Group) -> dict[int, Path]:
+    """Return the run folder of each seed that did not diverge."""
+    return {seed: path for seed, path in group.folders.items() if diverged(path) is None}
+
+
+def mean_curve(runs: Mapping[int, Sequence[np.ndarray]], points: int = _POINTS) -> Curve:
+    """Compute the mean of the curves of several seeds, and their spread.
+
+    Args:
+      runs: for each seed, the environment steps and the values, each [updates].
+      points: the largest number of points of the result.
+    """
+    grid = common_grid([steps for steps, _ in runs.values()], points)
+    values = np.array([np.interp(grid, steps, of_run) for steps, of_run in runs.values()])
+    meaning = f"seed {next(iter(runs))}"
+    mean, low, high = values.mean(0), values.min(0), values.max(0)
     if len(runs) >= FEWEST:
-        mean = middle_mean(returns, axis=0)
-        low, high = bootstrap_interval(middle_mean, returns.T, resamples=_RESAMPLES)
+        mean = middle_mean(values, axis=0)
+        low, high = bootstrap_interval(middle_mean, values.T, resamples=_RESAMPLES)
         meaning = f"interquartile mean of {len(runs)} seeds, with its 95 % bootstrap interval"
     elif len(runs) > 1:
         meaning = f"mean of {len(runs)} seeds, from the lowest to the highest seed"
-    return Curve(grid, mean, low, high, meaning, len(group.folders) - len(folders))
+    return Curve(grid, mean, low, high, meaning, 0)
 
 
-def common_grid(steps: Sequence[np.ndarray]) -> np.ndarray:
-    """Return environment steps at which to compare runs, given those of their updates.
+def common_grid(steps: Sequence[np.ndarray], points: int = _POINTS) -> np.ndarray:
+    """Return at most `points` environment steps at which to compare runs, given those of updates.
 
     They reach from the first update of any run, before which the others have the return of their
     own first update, to the last update of the run that ends first.
     """
-    if len(steps[0]) <= _POINTS and all(np.array_equal(of, steps[0]) for of in steps):
+    if len(steps[0]) <= points and all(np.array_equal(of, steps[0]) for of in steps):
         return steps[0]
     first, last = min(of[0] for of in steps), min(of[-1] for of in steps)
-    return np.unique(np.linspace(first, last, _POINTS))
+    return np.unique(np.linspace(first, last, points))
 
 
 def read_columns(run_dir: Path, smooth: int, *names: str) -> list[np.ndarray]:
     """Read total_env_steps and other columns of metrics.jsonl, smoothed by a moving average."""
+    table = read_table(run_dir, *names)
+    return [table["total_env_steps"], *(moving_average(table[name], smooth) for name in names)]
+
+
+def read_table(run_dir: Path, *needed: str) -> Metrics:
+    """Read metrics.jsonl, of which total_env_steps and the columns that are needed are checked."""
     try:
         rows = read_lines(run_dir / "metrics.jsonl")
         if not rows:
             raise ValueError("it is empty")
-        columns = [[float(row[name]) for row in rows] for name in ("total_env_steps", *names)]
+        for row in rows:
+            for name in ("total_env_steps", *needed):
+                row[name] = float(row[name])
+        return Metrics(rows)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         reason = f"{type(e).__name__}: {e}"
         raise RunError(
             f"{run_dir} has no readable metrics.jsonl ({reason}): resume it, or train again"
         ) from None
-    steps, *values = map(np.array, columns)
-    return [steps, *(moving_average(of, smooth) for of in values)]
 
 
 def moving_average(values: np.ndarray, size: int) -> np.ndarray:

@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pgjax.config.presets import preset_values
 from pgjax.config.settings import TrainConfig
 from pgjax.errors import ConfigError
 from pgjax.runs.folder import load_config, seed_folders
-from pgjax.runs.run import RunLike, run_path
+from pgjax.runs.run import RunData, RunLike, run_path
 
 # Settings in which the runs of a group may differ: no update depends on them.
-_SAME: dict[str, Any] = {"seed": 0, "eval_every": 0, "checkpoint_seconds": 30.0}
+OF_A_RUN: dict[str, Any] = {"seed": 0, "eval_every": 0, "checkpoint_seconds": 30.0}
 
 
 class Group(NamedTuple):
@@ -43,7 +43,7 @@ def group_runs(runs: Sequence[RunLike]) -> list[Group]:
     named = [run_path(run) for run in runs]
     for folder in (folder for path in named for folder in seed_folders(path) or [path]):
         config = load_config(folder)
-        folders = found.setdefault(dataclasses.replace(config, **_SAME), {})
+        folders = found.setdefault(dataclasses.replace(config, **OF_A_RUN), {})
         if config.seed in folders:
             raise ConfigError(
                 f"{folders[config.seed]} and {folder} have the same settings and the same seed: "
@@ -66,6 +66,13 @@ def group_runs(runs: Sequence[RunLike]) -> list[Group]:
     return [Group(*group) for group in groups]
 
 
+def listed_runs(runs: RunLike | Sequence[RunLike]) -> list[RunLike]:
+    """Return a list of runs, given one or several."""
+    if isinstance(runs, RunData | Path | str):
+        return [runs]
+    return list(cast(Sequence[RunLike], runs))  # a Run is a tuple, too
+
+
 def _differing(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
     """For each config, its settings that are not the same in all of them."""
     values = [config.to_json() for config in configs]
@@ -79,13 +86,13 @@ def _names(configs: Sequence[TrainConfig]) -> list[str]:
     Two configs have the same name only if they are equal: they would be of one algorithm, and equal
     its preset in all that is left out.
     """
-    differing, presets = _differing(configs), [_preset(config) for config in configs]
+    differing, presets = _differing(configs), [preset_of(config) for config in configs]
     pairs = list(zip(differing, presets, strict=True))
     names = [name for name in differing[0] if any(of[name] != preset[name] for of, preset in pairs)]
     return [", ".join(_text(name, of[name]) for name in names) for of in differing]
 
 
-def _preset(config: TrainConfig) -> dict[str, Any]:
+def preset_of(config: TrainConfig) -> dict[str, Any]:
     """The settings that a run's preset gives it; no preset explains the algorithm."""
     values = preset_values(config.env_id, config.algorithm)
     return TrainConfig(config.env_id, **values).to_json() | {"algorithm": None}

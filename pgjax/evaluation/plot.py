@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,10 @@ from pgjax.evaluation.curves import (
     with_smoothing,
 )
 from pgjax.evaluation.during import read_evaluations
-from pgjax.evaluation.groups import Group, group_runs
+from pgjax.evaluation.groups import Group, group_runs, listed_runs
 from pgjax.runs import store
 from pgjax.runs.folder import absolute, diverged, load_config, read_lines, seed_folders
-from pgjax.runs.run import RunData, RunLike, run_path
+from pgjax.runs.run import RunLike, run_path
 
 
 def plot(
@@ -67,7 +67,7 @@ def plot(
     from matplotlib.ticker import MaxNLocator
 
     smooth = check_count("--smooth", smooth)
-    runs = _listed(run)
+    runs = listed_runs(run)
     if len(runs) > 1 and out is None:
         raise ConfigError("a plot of several runs needs a file: add --out FILE")
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -90,12 +90,6 @@ def plot(
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.grid(alpha=0.3)
     return _save(figure, run_path(runs[0]) / "learning_curve.png" if out is None else absolute(out))
-
-
-def _listed(run: RunLike | Sequence[RunLike]) -> list[RunLike]:
-    if isinstance(run, RunData | Path | str):
-        return [run]
-    return list(cast(Sequence[RunLike], run))  # a Run is a tuple, too
 
 
 def _save(figure: Any, out: Path) -> Path:
