@@ -36,6 +36,7 @@ from .evaluation import video
 from .evaluation.compare import compare
 from .evaluation.evaluate import evaluate
 from .evaluation.plot import plot
+from .evaluation.report import report
 from .evaluation.video import render
 from .gym import actions
 from .gym.acting import act_in
@@ -119,6 +120,7 @@ __all__ = [
     "ppo",
     "reinforce",
     "render",
+    "report",
     "resume",
     "returns",
     "runs",

@@ -6,18 +6,23 @@ import pgjax
 from pgjax.runs import folder, store
 
 
-def fake_run(path, rows, mean=None, env_id="CartPole-v1", diverged=None, **settings):
+def fake_run(
+    path, rows, mean=None, env_id="CartPole-v1", diverged=None, manifest=(), metrics=(), **settings
+):
     """Write a run of the given (environment steps, mean return) of its updates; return its folder.
 
-    `mean` is the mean return of its evaluation, which it lacks by default.
+    `mean` is the mean return of its evaluation, which it lacks by default; `manifest` and `metrics`
+    are added to its manifest and to the metrics of each update.
     """
     path.mkdir(parents=True)
     config = pgjax.TrainConfig.preset(env_id, **settings)
     store.write_sealed(path / "config.json", config.to_json())
-    store.write_sealed(path / "manifest.json", {"diverged": diverged} if diverged else {})
+    ended = {"diverged": diverged} if diverged else {}
+    store.write_sealed(path / "manifest.json", {**ended, **dict(manifest)})
     with (path / "metrics.jsonl").open("w") as file:
         for steps, of_update in rows:
-            print(json.dumps({"total_env_steps": steps, "mean_return": of_update}), file=file)
+            row = {"total_env_steps": steps, "mean_return": of_update, **dict(metrics)}
+            print(json.dumps(row), file=file)
     with (path / "timings.jsonl").open("w") as file:
         for _ in rows:
             print(json.dumps({"seconds": 0.5}), file=file)

@@ -30,6 +30,8 @@ SHELL_ONLY = {
     "gymnasium",
     "orbax",
     "matplotlib",
+    "plotly",
+    "jinja2",
     "tyro",
     "rich",
     "tensorboardX",
@@ -102,11 +104,11 @@ import sys, warnings, numpy, jax
 import flax, optax, chex, gymnasium
 before = dict(jax.config.values), numpy.geterr(), list(warnings.filters)
 import pgjax
-shown_or_written = {"compare", "evaluate", "export", "plot", "render", "verify", "video"}
+shown_or_written = {"compare", "evaluate", "export", "plot", "render", "report", "verify", "video"}
 for name in set(pgjax.__all__) - shown_or_written:
     getattr(pgjax, name)
 assert (dict(jax.config.values), numpy.geterr(), list(warnings.filters)) == before
-heavy = {"torch", "matplotlib", "tyro", "pygame", "PIL", "moviepy", "orbax"}
+heavy = {"torch", "matplotlib", "tyro", "pygame", "PIL", "moviepy", "orbax", "plotly", "jinja2"}
 print(sorted(heavy & set(sys.modules)))
 """
     assert printed(script) == "[]"

@@ -17,6 +17,7 @@ from pgjax.commands.verify import verdict, verify
 from pgjax.evaluation.compare import compare
 from pgjax.evaluation.evaluate import evaluate_each, evaluation_sentence
 from pgjax.evaluation.plot import plot
+from pgjax.evaluation.report import report
 from pgjax.evaluation.seeds import summary_sentence
 from pgjax.runs.folder import absolute, seed_folders, seeds_in
 from pgjax.runs.run import run_path
@@ -191,6 +192,30 @@ def _compare(runs: RunFolders, *, json: bool = False) -> None:
         make_console().print(comparison_table(found))
 
 
+def _report(
+    runs: RunFolders,
+    *,
+    out: Path | None = None,
+    smooth: int = 1,
+    video: bool = False,
+    allow_env_import: bool = False,
+) -> None:
+    """Write a report of runs of one task: an HTML file that needs no network.
+
+    It has learning curves, evaluations, the probability of improvement of the first group over the
+    others, settings, videos from the run folders, machine and packages, and for each run the digest
+    of its parameters and the command that verifies it.
+
+    Args:
+        runs: Run folders, of one seed or of several.
+        out: The .html file; by default report.html in the run folder. Several runs need it.
+        smooth: Show a moving average over this many updates.
+        video: Render an episode of each group of runs that has no video in its folder.
+        allow_env_import: Allow the environment and wrappers that the folder names to import code.
+    """
+    print(report(runs, out, smooth=smooth, video=video, allow_env_import=allow_env_import))
+
+
 def _verify(
     run: RunFolder,
     *,
@@ -284,6 +309,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "render": _render,
     "plot": _plot,
     "compare": _compare,
+    "report": _report,
     "export": _export,
     "gradcheck": _gradcheck,
 }
