@@ -11,16 +11,19 @@ class Table(NamedTuple):
     caption: str
 
 
-def comparison_text(found: dict[str, Any]) -> Table:
-    """Format the result of `pgjax.compare`: a row for each group, without its name."""
+def comparison_text(found: dict[str, Any], first: int = 1) -> Table:
+    """Format the result of `pgjax.compare`: a row for each group, without its name.
+
+    `first` is the number by which the text names the first group.
+    """
     groups = found["groups"]
     columns = ["seeds", "return", "95 % interval", "env steps", "time"]
     rows = [_figures(group) for group in groups]
     if len(groups) > 1:
-        columns.append("P(1 > this)")
+        columns.append(f"P({first} > this)")
         for row, chance in zip(rows, ["", *map(_chance, found["improvement"])], strict=True):
             row.append(chance)
-    return Table(columns, rows, _caption(groups))
+    return Table(columns, rows, _caption(groups, first))
 
 
 def _figures(group: dict[str, Any]) -> list[str]:
@@ -60,7 +63,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _caption(groups: list[dict[str, Any]]) -> str:
+def _caption(groups: list[dict[str, Any]], first: int) -> str:
     sentences = []
     if any("low" in group for group in groups):
         sentences.append("Return: interquartile mean over seeds, with its bootstrap interval.")
@@ -69,6 +72,6 @@ def _caption(groups: list[dict[str, Any]]) -> str:
     sentences.append("Steps and time: mean over seeds.")
     if len(groups) > 1:
         sentences.append(
-            "P: probability that a seed of row 1 has a higher return than one of this row."
+            f"P: probability that a seed of row {first} has a higher return than one of this row."
         )
     return " ".join(sentences)

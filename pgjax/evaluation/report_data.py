@@ -87,7 +87,7 @@ def _evaluations(groups: Sequence[Group]) -> dict[str, Any]:
     if not whole:
         return {"evaluation": None, "commands": commands}
     found = compare_groups([groups[i] for i in whole])
-    text = comparison_text(found)
+    text = comparison_text(found, whole[0] + 1)
     points = [
         {
             "group": i,
@@ -98,8 +98,7 @@ def _evaluations(groups: Sequence[Group]) -> dict[str, Any]:
         for i, row in zip(whole, found["groups"], strict=True)
     ]
     rows = list(zip(whole, text.rows, strict=True))
-    caption = text.caption.replace("row 1", f"row {whole[0] + 1}")
-    table = {"columns": text.columns, "rows": rows, "caption": caption, "points": points}
+    table = {"columns": text.columns, "rows": rows, "caption": text.caption, "points": points}
     return {"evaluation": table, "commands": commands}
 
 

@@ -39,7 +39,9 @@ def find_videos(
             else:
                 continue
             if len(video) > _MOST_BYTES:
-                raise ValueError(f"{name} has {len(video) / 1e6:.0f} MB")
+                raise ValueError(
+                    f"{name} has {len(video) / 1e6:.1f} MB, more than {_MOST_BYTES / 1e6:.0f} MB"
+                )
         except (PgjaxError, gym.error.Error, OSError, ValueError, ImportError) as e:
             warnings.warn(f"the report has no video of group {i}: {e}", RunWarning, stacklevel=3)
             continue

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 import pgjax
 from pgjax.cli import app
 from pgjax.evaluation import report as report_module
+from pgjax.evaluation import report_videos
 from pgjax.evaluation.statistics import interquartile_mean
 from pgjax.runs import store
 
@@ -36,8 +37,9 @@ def following(texts, text, count):
 
 def two_groups(path):
     """Groups of five seeds, the first with higher returns."""
-    metrics = {"grad_norm": 0.5, "update": 1, "note": "text"}
+    metrics = {"grad_norm": 0.5, "update": 1, "note": "text", "huge": float("inf")}
     manifest = {"params_sha256": "ab" * 32, "updates": 2, "machine": {"jax version": "0.10"}}
+    manifest |= {"git_commit": "c0ffee", "git_dirty": True, "environment": {"module": None}}
     rows = [[(10, x), (30, 2 * x)] for x in HIGH]
     high = fake_seeds(
         path / "high", rows, HIGH, learning_rate=0.5, manifest=manifest, metrics=metrics
@@ -63,17 +65,22 @@ def test_a_report_has_what_two_groups_reach_and_what_differs(tmp_path, monkeypat
     # Of 25 pairs the first group wins 2, 5, 5, 5 and 3 (with a tie of 5 and 5, which counts half).
     row = following(page.texts, "1.0 s", 7)
     assert row[:4] == ["2", "learning_rate 0.02", "5", "3.667"]
-    assert "6.0 s" not in page.texts
     assert f"{(2 + 5 + 5 + 5 + 3.5) / 25:.2f} (" in " ".join(page.texts)
     # Settings: the first group's differs from the preset, which is the second group's.
     assert following(page.texts, "What differs between the groups:", 6) == [
         *("setting", "1", "2", "learning_rate", "0.5", "0.02"),
     ]
-    assert "0.5 | 0.02" in page.texts
+    settings = page.texts[page.texts.index("All settings") :]
+    assert following(settings, "learning_rate", 2) == ["0.5 | 0.02", "0.02"]
+    assert following(settings, "algorithm", 2) == ['"reinforce"', "updates"]  # no preset
+    assert "seed" not in settings
     # Runs, their digests and commands; and machines that differ.
     assert page.texts.count("ab" * 32) == 10
     assert "pgjax verify high/seed-4" in page.texts
-    assert "0.10 (5 runs), 0.11 (5 runs)" in page.texts
+    assert following(page.texts, "Machine", 4) == [
+        *("jax version", "0.10 (5 runs), 0.11 (5 runs)"),
+        *("pgjax's git commit", "c0ffee, with changes"),
+    ]
 
 
 def test_curves_are_those_of_the_logs(tmp_path):
@@ -88,7 +95,7 @@ def test_curves_are_those_of_the_logs(tmp_path):
     # A metric of one group only; text and counters have no chart.
     assert grad_norm["curves"] == [{"group": 0, "x": [10, 30], "mean": [0.5, 0.5]}]
     assert page.texts.count("grad_norm") == 1
-    assert "note" not in page.texts
+    assert not {"note", "huge"} & set(page.texts)
     points = found["evaluation"]
     assert [of["seeds"] for of in points] == [HIGH, LOW]
     assert points[1]["mean"] == pytest.approx(11 / 3)
@@ -203,9 +210,13 @@ def test_runs_without_an_evaluation_have_curves_and_the_command_that_evaluates(t
     [points] = numbers(page)["evaluation"]
     assert (points["group"], points["seeds"], points["mean"]) == (1, [4.0], 4.0)
     assert len(numbers(page)["charts"][0]["curves"]) == 2
+    three = fake_run(tmp_path / "three", ROWS, 5.0, updates=3)
+    page = Page(pgjax.report([seeds, one, three], tmp_path / "report.html"))
+    assert following(page.texts, "P(2 > this)", 1) == ["2"]
+    assert "a seed of row 2 has a higher return" in " ".join(page.texts)
 
 
-def test_a_video_in_a_folder_is_embedded(tmp_path):
+def test_a_video_in_a_folder_is_embedded(tmp_path, monkeypatch):
     seeds = fake_seeds(tmp_path / "seeds", [ROWS] * 2)
     other = fake_run(tmp_path / "other", ROWS, updates=7)
     (seeds / "seed-1" / "a.gif").write_bytes(b"GIF of a seed")
@@ -215,7 +226,12 @@ def test_a_video_in_a_folder_is_embedded(tmp_path):
     [image], [video] = page.find("img"), page.find("video")
     assert image["src"] == "data:image/gif;base64," + base64.b64encode(b"GIF of a seed").decode()
     assert video["src"] == "data:video/mp4;base64," + base64.b64encode(b"MP4").decode()
+    monkeypatch.setattr(report_videos, "_MOST_BYTES", 3)
+    with pytest.warns(pgjax.RunWarning, match="no video of group 1: a.gif has 0.0 MB"):
+        page = Page(pgjax.report([seeds, other], tmp_path / "report.html"))
+    assert (len(page.find("img")), len(page.find("video"))) == (0, 1)
     (other / "video.mp4").unlink()
+    (seeds / "seed-1" / "a.gif").unlink()
     (other / "video.mp4").symlink_to(other / "a.gif")
     with pytest.warns(pgjax.RunWarning, match="no video of group 2: .* cannot be read"):
         page = Page(pgjax.report([seeds, other], tmp_path / "report.html"))

@@ -134,6 +134,8 @@ def test_the_table_can_be_read(browser, reports, width):
     assert cells[0][:3] == ["1 learning_rate 0.5", "5", "6.667"]
     assert cells[1][0] == "2 learning_rate 0.02"
     assert cells[1][-1].startswith("0.50 (")
+    header = browser.find_element(By.CSS_SELECTOR, "#evaluation thead")
+    assert header.is_displayed() == (width > 600)
     size = "return getComputedStyle(document.querySelector('#evaluation td')).fontSize"
     assert float(browser.execute_script(size).removesuffix("px")) >= 14
 
