@@ -109,7 +109,7 @@ def test_the_command_shows_progress_in_a_terminal_only(monkeypatch):
         console = Console(file=out, force_terminal=terminal, width=80)
         monkeypatch.setattr(commands, "make_console", lambda *, quiet, console=console: console)
         main(["gradcheck"])
-        assert ("computing expectations" in out.getvalue()) == terminal
+        assert ("expectations computed" in out.getvalue()) == terminal
 
 
 def test_rows_can_be_computed_one_by_one():
