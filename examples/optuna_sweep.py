@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("optuna-sweep"))
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # PPO over Gymnasium's streams: of no interest for a search, and said once for each run.
+    # Each run of PPO over Gymnasium gives this warning, which does not matter for a search.
     warnings.filterwarnings("ignore", "resumable, not bit-exact", pgjax.RunWarning)
     config = pgjax.TrainConfig.preset(args.env_id, algorithm="ppo", updates=args.updates)
     study = optuna.create_study(

@@ -41,7 +41,10 @@ def check_key(key: jax.Array) -> None:
 
 
 def check_module(name: str, module: Any, example: str) -> None:
-    """Raise ConfigError unless a policy or critic is an object with apply; init needs init too."""
+    """Raise ConfigError unless a policy or critic is an object with `apply`.
+
+    Only `initial_variables` needs its `init`.
+    """
     if isinstance(module, type) or not callable(getattr(module, "apply", None)):
         raise ConfigError(
             f"the {name} must be a Flax module such as {example}, or another object with init and "
@@ -54,10 +57,11 @@ def initial_variables(name: str, module: Module, key: jax.Array, obs: jax.Array)
     """Initialise a policy or critic; raise ConfigError unless it returns a dict with "params"."""
     with as_config_error(type(module).__name__, f"a {name} takes observations [..., d]"):
         variables = module.init(key, obs)
-    if not isinstance(variables, Mapping) or (variables and "params" not in variables):
+    is_dict = isinstance(variables, Mapping)
+    if not is_dict or (variables and "params" not in variables):
+        got = f"the entries {short_repr(list(variables))}" if is_dict else type_name(variables)
         raise ConfigError(
-            f"init of the {name} must return a dict whose entry 'params' is trained, got "
-            f"{short_repr(jax.tree.map(jnp.shape, variables))}"
+            f"init of the {name} must return a dict whose entry 'params' is trained, got {got}"
         )
     return dict(variables)
 

@@ -41,9 +41,7 @@ def draw_groups(axes: Any, groups: Sequence[Group], smooth: int) -> None:
     """Draw a curve for each group, with a band if it has several seeds."""
     for i, group in enumerate(groups):
         curve = group_curve(group, smooth)
-        meaning = f"{group.name}: {curve.meaning}"
-        if curve.left_out:
-            meaning += f" ({counted(curve.left_out, 'seed')} diverged, not shown)"
+        meaning = f"{group.name}: {curve.meaning}{not_shown(curve.left_out)}"
         draw_curve(
             axes,
             curve._replace(meaning=textwrap.fill(meaning, 90)),
@@ -57,8 +55,13 @@ def draw_groups(axes: Any, groups: Sequence[Group], smooth: int) -> None:
     )
 
 
+def not_shown(left_out: int) -> str:
+    """Say how many seeds a curve leaves out; empty if none."""
+    return f" ({counted(left_out, 'seed')} diverged, not shown)" if left_out else ""
+
+
 def draw_curve(axes: Any, curve: Curve, **style: Any) -> None:
-    """Draw a curve and its band, which is named what they mean."""
+    """Draw a curve and its band; the legend says what they mean."""
     if len(curve.steps) > 1 and not np.array_equal(curve.low, curve.high):
         band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
         axes.fill_between(curve.steps, curve.low, curve.high, **band)

@@ -15,7 +15,7 @@ from pgjax.evaluation.groups import group_runs, listed_runs
 from pgjax.evaluation.report_data import report_data
 from pgjax.evaluation.report_videos import find_videos
 from pgjax.runs import store
-from pgjax.runs.folder import absolute
+from pgjax.runs.folder import output_file
 from pgjax.runs.run import RunLike, run_path
 
 _MOST_BYTES = 10**6  # of a report, besides its videos and plotly
@@ -72,7 +72,11 @@ def report(
         raise ConfigError('a report needs plotly and jinja2: pip install "pgjax[report]"') from None
     smooth = check_count("--smooth", smooth)
     listed = listed_runs(runs)
-    out = _checked_out(listed, out)
+    if out is None and len(listed) != 1:
+        raise ConfigError("a report of several runs needs a file: add --out FILE")
+    out = output_file(
+        run_path(listed[0]) / "report.html" if out is None else out, "a report", ".html"
+    )
     groups = group_runs(listed)
     data = report_data(groups, smooth)
     videos = find_videos(groups, render_missing=video, allow_env_import=allow_env_import, env=env)
@@ -96,18 +100,6 @@ def report(
         )
     _write(out, page.encode())
     return out
-
-
-def _checked_out(runs: Sequence[RunLike], out: Path | str | None) -> Path:
-    if out is None and len(runs) != 1:
-        raise ConfigError("a report of several runs needs a file: add --out FILE")
-    path = run_path(runs[0]) / "report.html" if out is None else absolute(out)
-    if path.suffix != ".html":
-        raise ConfigError(f"a report must end in .html, got {path.name!r}")
-    if path.is_symlink() or path.is_dir():
-        kind = "symbolic link" if path.is_symlink() else "folder"
-        raise ConfigError(f"{path} is a {kind}: choose another --out")
-    return path
 
 
 def _template(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pgjax.errors import RunError, counted
 from pgjax.evaluation.compare import compare_groups, training_cost
 from pgjax.evaluation.comparison_text import comparison_text, duration, number
-from pgjax.evaluation.curves import COLOURS, STYLES, without_diverged
+from pgjax.evaluation.curves import COLOURS, STYLES, not_shown, without_diverged
 from pgjax.evaluation.groups import OF_A_RUN, Group, preset_of
 from pgjax.evaluation.report_curves import report_curves
 from pgjax.evaluation.seeds import read_evaluation
@@ -68,8 +68,7 @@ def _manifest(run_dir: Path) -> dict[str, Any]:
 
 
 def _group_facts(i: int, group: Group, meaning: str) -> dict[str, Any]:
-    if left_out := len(group.folders) - len(without_diverged(group)):
-        meaning += f" ({counted(left_out, 'seed')} diverged, not shown)"
+    meaning += not_shown(len(group.folders) - len(without_diverged(group)))
     dash = STYLES[i // len(COLOURS) % len(STYLES)]
     style = {"colour": COLOURS[i % len(COLOURS)], "dash": _DASHES.get(dash, dash)}
     return {"name": group.name, "meaning": meaning, **style}

@@ -26,7 +26,7 @@ from pgjax.evaluation.seeds import seed_runs
 from pgjax.evaluation.video_files import Show, gif, mp4
 from pgjax.gym.results import EnvError, failure_text
 from pgjax.runs.checkpoints import CheckpointName
-from pgjax.runs.folder import absolute
+from pgjax.runs.folder import output_file
 from pgjax.runs.run import RunData, RunLike, run_path
 
 __all__ = ["frames", "render"]
@@ -75,12 +75,9 @@ def render(
       'agent.gif'
     """
     runs = seed_runs(run, seed, checkpoint=checkpoint, allow_env_import=allow_env_import, env=env)
-    out = run_path(run) / "video.mp4" if out is None else absolute(out)
-    if out.suffix not in (".gif", ".mp4"):
-        raise ConfigError(f"a video must end in .mp4 or .gif, got {out.name!r}")
-    if out.is_symlink() or out.is_dir():
-        kind = "symbolic link" if out.is_symlink() else "folder"
-        raise ConfigError(f"{out} is a {kind}: choose another --out")
+    out = output_file(
+        run_path(run) / "video.mp4" if out is None else out, "a video", ".mp4", ".gif"
+    )
     with (gif if out.suffix == ".gif" else mp4)(out) as write:
 
         def show(image: np.ndarray, fps: float) -> None:

@@ -51,6 +51,21 @@ def absolute(path: Path | str) -> Path:
         raise ConfigError(f"{path}: {e}") from None
 
 
+def output_file(out: Path | str, what: str, *suffixes: str) -> Path:
+    """Return the absolute path of a file to write.
+
+    Raises:
+      ConfigError: if it has none of the suffixes, or is a folder or a symbolic link.
+    """
+    path = absolute(out)
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{what} must end in {' or '.join(suffixes)}, got {path.name!r}")
+    if path.is_symlink() or path.is_dir():
+        kind = "symbolic link" if path.is_symlink() else "folder"
+        raise ConfigError(f"{path} is a {kind}: choose another --out")
+    return path
+
+
 def new_run_dir(config: TrainConfig) -> Path:
     """Return the absolute path of a new run folder: config.run_dir, or a new name in runs/.
 
